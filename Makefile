@@ -1,0 +1,62 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint .ci/constraints.txt
+
+# Recorded conversations, where they lie beside the repository (tests that need the full sets are skipped without them).
+ifneq ($(wildcard ../shared/traces),)
+export WARMLINE_DATA ?= $(abspath ../shared)
+endif
+
+.PHONY: help
+help: ## what there is to make
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(VENV)/.installed ## a conversation, a crash, a resume, eight branches, and the bill (no key needed)
+	@$(BIN)/warmline demo
+
+.PHONY: test
+test: $(VENV)/.installed-dev ## lint, types, layers, tests with coverage
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	rm -f .coverage .coverage.*
+	$(BIN)/pytest --cov --cov-report=
+	$(BIN)/coverage report
+
+.PHONY: lint
+lint: $(VENV)/.installed-dev ## the same without the tests, and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: bench
+bench: $(VENV)/.installed-dev ## what session.send costs beside the bare SDK call
+	$(BIN)/python -m tests.benchmarks
+
+.PHONY: clean
+clean: ## remove the environment, caches and what the programs left
+	rm -rf $(VENV) build dist .coverage .coverage.* htmlcov .hypothesis .grimp_cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment that exists is used as it is; only what is missing goes into it.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "warmline needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@echo "setting up $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml .ci/constraints.txt | $(BIN)/python
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml .ci/constraints.txt | $(BIN)/python
+	@$(PIP) --editable '.[dev,postgres,chat,bench]'
+	@touch $@ $(VENV)/.installed

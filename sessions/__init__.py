@@ -1,0 +1,68 @@
+"""Conversation sessions for Claude that stay warm, resume after a crash, and lose nothing."""
+
+from sessions.clock import Clock, SystemClock
+from sessions.core.profiles import Profile, profile_for
+from sessions.core.settings import Settings
+from sessions.core.transcript import Entry
+from sessions.core.ttl import ExpectedCost, Fixed, Outlook, Policy
+from sessions.core.usage import Usage
+from sessions.errors import (
+    ConfigurationError,
+    Conflict,
+    InDoubtToolCalls,
+    InvalidHistory,
+    InvalidImport,
+    LeaseLost,
+    ModelError,
+    PrefixChange,
+    SchemaOutOfDate,
+    SessionBusy,
+    SessionNotFound,
+    SessionsError,
+    StepLimitReached,
+    ToolsChanged,
+)
+from sessions.manager import SessionManager
+from sessions.replies import Call, Cost, Miss, Reply, SessionInfo, Step
+from sessions.session import Session
+from sessions.streaming import ReplyStream
+from sessions.tools import Tool, tool
+
+__all__ = [
+    "Call",
+    "Clock",
+    "ConfigurationError",
+    "Conflict",
+    "Cost",
+    "Entry",
+    "ExpectedCost",
+    "Fixed",
+    "InDoubtToolCalls",
+    "InvalidHistory",
+    "InvalidImport",
+    "LeaseLost",
+    "Miss",
+    "ModelError",
+    "Outlook",
+    "Policy",
+    "PrefixChange",
+    "Profile",
+    "Reply",
+    "ReplyStream",
+    "SchemaOutOfDate",
+    "Session",
+    "SessionBusy",
+    "SessionInfo",
+    "SessionManager",
+    "SessionNotFound",
+    "SessionsError",
+    "Settings",
+    "Step",
+    "StepLimitReached",
+    "SystemClock",
+    "Tool",
+    "ToolsChanged",
+    "Usage",
+    "profile_for",
+    "tool",
+]

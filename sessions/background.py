@@ -1,0 +1,51 @@
+"""Tasks that outlive the call that started them, without a cancel scope held across the caller's `async with`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import sniffio
+
+log = logging.getLogger("sessions")
+
+
+class Background:
+    """Starts tasks on asyncio and Trio; `close` cancels them and waits until they have ended."""
+
+    def __init__(self) -> None:
+        self._running: dict[anyio.Event, anyio.CancelScope] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Callable[[], Awaitable[Any]]) -> None:
+        """Runs `work()`; an error in it is logged."""
+        scope, ended = anyio.CancelScope(), anyio.Event()
+        self._running[ended] = scope
+
+        async def run() -> None:
+            try:
+                with scope:
+                    await work()
+            except Exception:
+                log.exception("a background task failed")
+            finally:
+                ended.set()
+                self._running.pop(ended, None)
+
+        if sniffio.current_async_library() == "trio":
+            import trio
+
+            trio.lowlevel.spawn_system_task(run)
+        else:
+            task = asyncio.get_running_loop().create_task(run())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Cancels what runs and waits for its end."""
+        for ended, scope in list(self._running.items()):
+            scope.cancel()
+            await ended.wait()

@@ -1,0 +1,72 @@
+"""Changing a session's settings and binding its tools again: what keeps the cached prefix, and what breaks it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sessions.core.cache import text_of
+from sessions.core.settings import PREFIX_FIELDS, PREFIX_PARAMS, Settings, make_settings
+from sessions.core.transcript import Malformed, encode
+from sessions.errors import ConfigurationError, ToolsChanged
+from sessions.tools import Toolbox
+
+_CHANGEABLE = frozenset(
+    {"model", "max_tokens", "system", "tools", "thinking", "tool_choice", "output_config", "params", "compact"}
+)
+
+
+def new_settings(old: Settings, changes: Mapping[str, Any], toolbox: Toolbox) -> Settings:
+    """The settings with these changes; raises `Malformed` for one that is unknown or wrong."""
+    if unknown := sorted(set(changes) - _CHANGEABLE):
+        raise Malformed(f"{unknown[0]!r} is no setting that can be changed: {', '.join(sorted(_CHANGEABLE))}")
+    values: dict[str, Any] = {
+        name: getattr(old, name)
+        for name in ("model", "max_tokens", "thinking", "tool_choice", "output_config", "params", "compact")
+    }
+    values |= {"system": list(old.system), "tools": list(old.tools), "context": list(old.context)}
+    values |= {**changes, "local_tools": old.local_tools}
+    if "tools" in changes:
+        values |= {"tools": toolbox.definitions, "local_tools": tuple(toolbox.functions)}
+    made = make_settings(**values)
+    kept = tuple(mark for mark in old.marks if mark[0] not in changes)
+    return replace(made, marks=(*kept, *made.marks))
+
+
+def prefix_changes(old: Settings, new: Settings) -> list[str]:
+    """The names of the settings that differ and are part of the cached prefix."""
+    fields = [name for name in sorted(PREFIX_FIELDS) if _text(getattr(old, name)) != _text(getattr(new, name))]
+    before, after = old.params or {}, new.params or {}
+    params = [name for name in sorted(PREFIX_PARAMS) if _text(before.get(name)) != _text(after.get(name))]
+    return [*fields, *params]
+
+
+def _text(value: Any) -> str:
+    return text_of(list(value) if isinstance(value, tuple) else value)
+
+
+def check_tools(settings: Settings, toolbox: Toolbox) -> None:
+    """Raises `ToolsChanged` naming the first tool that differs from its stored definition."""
+    stored = {str(one.get("name")): encode([one]) for one in settings.tools}
+    for definition in toolbox.definitions:
+        name = str(definition.get("name"))
+        if name not in stored:
+            raise ToolsChanged(f"the session was made without a tool named {name!r}: {_WAYS_OUT}")
+        if stored[name] != encode([definition]):
+            raise ToolsChanged(f"the definition of tool {name!r} differs from the stored one: {_WAYS_OUT}")
+    missing = sorted(set(settings.local_tools) - set(toolbox.functions))
+    if toolbox.definitions and missing:
+        raise ToolsChanged(f"the session was made with a tool named {missing[0]!r}, which was not given: {_WAYS_OUT}")
+
+
+_WAYS_OUT = "give the same tools as on create, or pass rebase=True to store these (the prefix is then billed again)"
+
+
+def metadata_text(metadata: Mapping[str, Any] | None) -> str:
+    """The caller's own data as JSON text. Raises `ConfigurationError` for what JSON cannot hold."""
+    try:
+        return json.dumps(dict(metadata or {}), ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"metadata must be a dict that JSON can hold: {error}") from error

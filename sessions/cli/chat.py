@@ -1,0 +1,147 @@
+"""`warmline chat`: a conversation at the terminal. The prompt waits in the main thread, all else in the event loop."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Annotated
+
+import typer
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from rich.markup import escape
+from rich.status import Status
+
+from sessions import Reply, ReplyStream, Session, SessionManager
+from sessions.cli.history import print_cost
+from sessions.cli.terminal import MODEL, STORE, ModelOption, OwnerOption, StoreOption, claude, console, dollars, report
+from sessions.cli.transcript import below
+from sessions.errors import SessionsError
+
+HELP = """\
+/fork [ENTRY]  go on in a branch that starts here, or at an entry of this session
+/cost          what this conversation has cost so far
+/help          this
+/quit          leave (so does Ctrl-D); `warmline chat ID` comes back
+Ctrl-C         stop an answer and keep what there is of it"""
+
+
+def chat(
+    session: Annotated[str | None, typer.Argument(help="A session to go on with; a new one without it.")] = None,
+    store: StoreOption = STORE,
+    model: ModelOption = MODEL,
+    system: Annotated[str | None, typer.Option("--system", help="The system prompt of a new session.")] = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="The longest answer, in tokens.")] = 8192,
+    owner: OwnerOption = None,
+) -> None:
+    """Talk with Claude; the conversation is kept and can be resumed by its id."""
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(claude()) as client,
+        portal.wrap_async_context_manager(SessionManager(store, client=client)) as manager,
+    ):
+
+        async def begin() -> Session:
+            if session is not None:
+                return await manager.open(session, owner=owner)
+            return await manager.create(model=model, max_tokens=max_tokens, system=system, owner=owner)
+
+        Chat(portal, portal.call(begin)).run()
+
+
+class Chat:
+    """The terminal's side of one conversation; `session` changes when the user forks."""
+
+    def __init__(self, portal: BlockingPortal, session: Session) -> None:
+        self._portal = portal
+        self.session = session
+        self._commands: dict[str, Callable[[str], None]] = {
+            "/fork": self._fork,
+            "/cost": self._cost,
+            "/help": self._help,
+        }
+
+    def run(self) -> None:
+        """Asks and answers until the user leaves."""
+        with contextlib.suppress(ImportError):  # line editing, where the platform has it
+            import readline  # noqa: F401
+        console.print(
+            f"Session [bold]{self.session.id}[/] with {self.session.settings.model}. /help tells the commands."
+        )
+        self._do(self._finish_interrupted)
+        while (line := self._ask()) is not None:
+            command, _, rest = line.partition(" ")
+            if command.startswith("/"):
+                self._do(partial(self._commands.get(command, self._unknown), rest.strip()))
+            else:
+                self._do(partial(self._turn, line))
+        console.print(f"[dim]Go on with: warmline chat {self.session.id}[/]")
+
+    def _do(self, action: Callable[[], None]) -> None:
+        """What goes wrong is told; the conversation goes on."""
+        try:
+            action()
+        except SessionsError as error:
+            report(error)
+
+    def _ask(self) -> str | None:
+        """The next line with words in it, None when the user leaves."""
+        while True:
+            try:
+                line = input("you> " if sys.stdin.isatty() else "").strip()
+            except (EOFError, KeyboardInterrupt):
+                console.print()
+                return None
+            if line == "/quit":
+                return None
+            if line:
+                return line
+
+    def _turn(self, words: str) -> None:
+        stream = self.session.stream(words)
+        answer: Future[Reply] = self._portal.start_task_soon(self._answer, stream)
+        try:
+            reply = answer.result()
+        except KeyboardInterrupt:
+            self._portal.call(stream.cancel)
+            reply = answer.result()
+        self._below(reply)
+
+    async def _answer(self, stream: ReplyStream) -> Reply:
+        with console.status("[dim]thinking[/]") as waiting:
+            async with stream:
+                await self._show(stream, waiting)
+                reply = await stream.get_final_reply()
+        console.print()
+        return reply
+
+    async def _show(self, stream: ReplyStream, waiting: Status) -> None:
+        async for text in stream.text_stream:
+            waiting.stop()
+            console.print(text, end="", markup=False, soft_wrap=True)
+
+    def _below(self, reply: Reply) -> None:
+        if reply.stop_reason not in ("end_turn", "stop_sequence"):
+            console.print(f"[yellow]The answer ended early: {reply.stop_reason}.[/]")
+        console.print(below(reply.usage, dollars(reply.cost)))
+
+    def _finish_interrupted(self) -> None:
+        reply = self._portal.call(self.session.resume)
+        if reply is not None:
+            console.print(f"[yellow]The last turn had been interrupted; it is resumed:[/]\n{escape(reply.text)}")
+            self._below(reply)
+
+    def _fork(self, at: str) -> None:
+        self.session = self._portal.call(self.session.fork, at or None)
+        console.print(f"A branch: session [bold]{self.session.id}[/].")
+
+    def _cost(self, _: str) -> None:
+        print_cost(self._portal.call(self.session.cost))
+
+    def _help(self, _: str) -> None:
+        console.print(HELP, markup=False)
+
+    def _unknown(self, _: str) -> None:
+        console.print(f"There is no such command.\n{HELP}", markup=False)

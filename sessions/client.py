@@ -1,0 +1,176 @@
+"""One way to call the model: always a stream beneath, content built from raw events, every failure a `ModelError`.
+
+Retries are the SDK's business. Zero-token requests are the exception that does not stream: the API refuses it there.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from typing import Any
+
+import anthropic
+import anyio
+from anthropic.types import RawMessageStreamEvent
+
+from sessions.core.incoming import Incoming
+from sessions.errors import ConfigurationError, ModelError, SessionsError
+
+BETA_FIELDS = frozenset(
+    {"betas", "context_management", "compaction", "mcp_servers", "fallbacks", "billing_policy", "fallback_credit_token"}
+)
+_CLIENTS = "AsyncAnthropic, AsyncAnthropicBedrock, AsyncAnthropicVertex, AsyncAnthropicFoundry, …"
+_NO_KEY = (
+    "no API key: set ANTHROPIC_API_KEY (or pass client=AsyncAnthropic(api_key=…)), "
+    "or try it without a key with client=sessions.simulator.client()"
+)
+
+
+class ModelClient:
+    """Calls the model through any of the SDK's async clients; `None` makes `AsyncAnthropic()` at the first call."""
+
+    def __init__(self, client: Any = None) -> None:
+        if client is not None and not (hasattr(client, "messages") and hasattr(client, "base_url")):
+            raise ConfigurationError(f"client must be one of the SDK's async clients ({_CLIENTS}), not {client!r:.80}")
+        if isinstance(client, anthropic.Anthropic):
+            raise ConfigurationError("client must be async: use AsyncAnthropic instead of Anthropic")
+        self._client = client
+
+    @property
+    def base_url(self) -> str | None:
+        """Where requests go, or `None` for the SDK's default."""
+        return str(self._client.base_url) if self._client is not None else None
+
+    @property
+    def sdk(self) -> Any:
+        """The SDK's client. Raises `ConfigurationError` where there is no key."""
+        if self._client is None:
+            try:
+                self._client = anthropic.AsyncAnthropic()
+            except (anthropic.AnthropicError, ValueError) as error:
+                raise ConfigurationError(_NO_KEY) from error
+        return self._client
+
+    def check_params(self, params: Mapping[str, Any]) -> None:
+        """Raises `ConfigurationError` for a request field that the SDK does not have."""
+        known = set(inspect.signature(anthropic.resources.beta.messages.AsyncMessages.create).parameters)
+        if unknown := sorted(set(params) - known):
+            raise ConfigurationError(
+                f"params has {unknown[0]!r}, which is no request field of the SDK: put it in params={{'extra_body': …}}"
+            )
+
+    def _endpoint(self, body: Mapping[str, Any]) -> Any:
+        thinking = body.get("thinking") or {}
+        beta = BETA_FIELDS & set(body) or "block_binding" in thinking
+        return self.sdk.beta.messages if beta else self.sdk.messages
+
+    @asynccontextmanager
+    async def stream(self, body: Mapping[str, Any], incoming: Incoming) -> AsyncIterator[AsyncIterator[Any]]:
+        """Opens the stream; iterating it yields the SDK's events and feeds `incoming`.
+
+        Raises `ModelError`, or `ConfigurationError` without a key.
+        """
+        with _translated():
+            events = await self._endpoint(body).create(**body, stream=True)
+        incoming.request_id = events.response.headers.get("request-id")
+        try:
+            async with aclosing(_events(events, incoming)) as drawn:
+                yield drawn
+        finally:
+            await _close(events)
+
+    async def send(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+        """A request that does not stream (zero tokens): the message as a dict, and the request's id."""
+        with _translated():
+            message = await self._endpoint(body).create(**body)
+        return message.model_dump(mode="json", exclude_unset=True, by_alias=True), message._request_id
+
+
+async def _events(events: Any, incoming: Incoming) -> AsyncGenerator[RawMessageStreamEvent]:
+    recorder = events._decoder = _Recorder(events._decoder)
+    with _translated(incoming.request_id):
+        while (event := await anext(events, None)) is not None:
+            incoming.feed(json.loads(recorder.data))
+            yield event
+
+
+class _Recorder:
+    """Stands before the stream's decoder and keeps the raw text of the event that is being given out.
+
+    The SDK's typed events have their keys in another order than they came; what is stored keeps the order received.
+    """
+
+    def __init__(self, decoder: Any) -> None:
+        self._decoder = decoder
+        self.data = "{}"
+
+    async def aiter_bytes(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for event in self._decoder.aiter_bytes(chunks):
+            self.data = event.data
+            yield event
+
+
+async def _close(events: Any) -> None:
+    """Closes a stream, read to its end or not. Generators inside it that were left half-way are unwound here.
+
+    A cancelled scope makes the next wait inside them raise; only what has arrived already can still come out.
+    """
+    with anyio.CancelScope(shield=True):
+        try:
+            await events.close()
+            with anyio.CancelScope() as unwinding:
+                unwinding.cancel()
+                while await anext(events, None) is not None:
+                    continue
+        except Exception as error:  # a broken connection may fail to close; what it delivered has been kept
+            if not is_connection_trouble(error) and not isinstance(error, anthropic.AnthropicError | ValueError):
+                raise
+
+
+@contextmanager
+def _translated(request_id: str | None = None) -> Iterator[None]:
+    """Whatever the SDK or its HTTP library raises becomes a `ModelError` (much of it is no `APIError`)."""
+    try:
+        yield
+    except SessionsError:
+        raise
+    except Exception as error:
+        if isinstance(error, TypeError) and "authentication method" in str(error):
+            raise ConfigurationError(_NO_KEY) from error
+        raise model_error(error, request_id) from error
+
+
+def is_connection_trouble(error: BaseException) -> bool:
+    """Whether the connection failed, as opposed to the API refusing: worth another try."""
+    library = type(error).__module__.partition(".")[0]
+    return isinstance(error, anthropic.APIConnectionError | OSError) or library in (
+        "httpx2",
+        "httpcore2",
+        "httpx",
+        "h11",
+    )
+
+
+def model_error(error: Exception, request_id: str | None = None) -> ModelError:
+    """Says in one sentence what failed, who should act, and whether trying again can help."""
+    if isinstance(error, anthropic.APIStatusError):
+        status = error.status_code
+        retryable = status in (408, 409, 429) or status >= 500 or status == 200
+        found = getattr(error, "request_id", None) or request_id
+        advice = "try again later: resume() goes on" if retryable else "correct the request"
+        return ModelError(
+            f"the API answered {status}: {error.message} ({advice})", retryable=retryable, request_id=found
+        )
+    if is_connection_trouble(error):
+        text = f"the connection failed ({type(error).__name__}: {error}); resume() asks again"
+        return ModelError(text, retryable=True, request_id=request_id)
+    text = f"the answer could not be read ({type(error).__name__}: {error}); resume() asks again"
+    return ModelError(text, retryable=True, request_id=request_id)
+
+
+def status_of(error: ModelError) -> int | None:
+    """The HTTP status behind a `ModelError`, or `None`."""
+    cause = error.__cause__
+    return cause.status_code if isinstance(cause, anthropic.APIStatusError) else None

@@ -1,0 +1,145 @@
+"""A reply as it arrives: raw stream events in, content by index, usage and stop reason out.
+
+Acts by block index only: some servers interleave blocks. Usage fields are taken last-value-wins and never summed
+(streaming page, 2026); the split of writes by lifetime exists only in `message_start`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sessions.core.transcript import sendable_reply
+from sessions.core.usage import Usage
+
+_TRUNCATED = ("max_tokens", "model_context_window_exceeded")
+_SERVER_CALLS = ("server_tool_use", "mcp_tool_use")
+_TEXT_DELTAS = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
+
+
+def _not_json(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+@dataclass(slots=True)
+class Incoming:
+    """The state of one reply. `started`: a `message_start` was seen; `ended`: a `message_stop` was seen."""
+
+    message: dict[str, Any] = field(default_factory=dict)
+    blocks: dict[int, dict[str, Any]] = field(default_factory=dict)
+    closed: set[int] = field(default_factory=set)
+    usage_fields: dict[str, Any] = field(default_factory=dict)
+    started: bool = False
+    ended: bool = False
+    request_id: str | None = None
+    broken_inputs: dict[int, str] = field(default_factory=dict)
+    _inputs: dict[int, list[str]] = field(default_factory=dict)
+
+    def feed(self, event: Mapping[str, Any]) -> None:
+        """Takes in one raw event; unknown events and deltas change nothing."""
+        kind = event.get("type")
+        if kind == "message_start":
+            self.started = True
+            self.message = dict(event["message"])
+            self.merge_usage(self.message.get("usage") or {})
+        elif kind == "content_block_start":
+            self.blocks[int(event["index"])] = dict(event["content_block"])
+        elif kind == "content_block_delta":
+            self._delta(int(event["index"]), event["delta"])
+        elif kind == "content_block_stop":
+            self._close(int(event["index"]))
+        elif kind == "message_delta":
+            self.message.update({key: value for key, value in event["delta"].items() if value is not None})
+            self.merge_usage(event.get("usage") or {})
+            if (edits := event.get("context_management")) is not None:
+                self.message["context_management"] = edits
+        elif kind == "message_stop":
+            self.ended = True
+
+    def merge_usage(self, usage: Mapping[str, Any]) -> None:
+        """Last value of each field wins; null says nothing."""
+        self.usage_fields.update({key: value for key, value in usage.items() if value is not None})
+
+    def _delta(self, index: int, delta: Mapping[str, Any]) -> None:
+        block = self.blocks.setdefault(index, {"type": "text", "text": ""})
+        kind = str(delta.get("type"))
+        if name := _TEXT_DELTAS.get(kind):
+            block[name] = str(block.get(name) or "") + str(delta.get(name) or "")
+        elif kind == "input_json_delta":
+            self._inputs.setdefault(index, []).append(str(delta.get("partial_json") or ""))
+        elif kind == "citations_delta":
+            block["citations"] = [*(block.get("citations") or []), delta.get("citation")]
+        elif kind == "compaction_delta":
+            block.update({key: value for key, value in delta.items() if key != "type"})
+
+    def _close(self, index: int) -> None:
+        self.closed.add(index)
+        text = "".join(self._inputs.pop(index, ()))
+        if not text or index not in self.blocks:
+            return
+        try:
+            self.blocks[index]["input"] = json.loads(text, parse_constant=_not_json)
+        except (ValueError, RecursionError):
+            self.broken_inputs[index] = text
+
+    @property
+    def content(self) -> list[dict[str, Any]]:
+        """The blocks in index order, as far as they have come."""
+        return [self.blocks[index] for index in sorted(self.blocks)]
+
+    @property
+    def reply(self) -> list[dict[str, Any]]:
+        """The content as it is stored and may be sent back."""
+        return sendable_reply(self.content)
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why the model stopped; `None` where the stream broke before it was said."""
+        reason = self.message.get("stop_reason")
+        return str(reason) if reason is not None else None
+
+    @property
+    def message_id(self) -> str | None:
+        """The API's id of the reply."""
+        return self.message.get("id")
+
+    @property
+    def usage(self) -> Usage:
+        """The usage known so far."""
+        return Usage.from_api(self.usage_fields)
+
+    @property
+    def unfinished_call(self) -> str | None:
+        """The name of a tool call whose input never arrived whole or is no object, or `None`.
+
+        An empty input at the very end of a truncated reply never arrived (facts of November 2026, 17).
+        """
+        truncated = max(self.blocks, default=None) if self.stop_reason in _TRUNCATED else None
+        for index, block in sorted(self.blocks.items()):
+            if block.get("type") != "tool_use":
+                continue
+            if index == truncated and not block.get("input"):
+                return str(block.get("name"))
+            if index in self.broken_inputs or index not in self.closed or not isinstance(block.get("input"), Mapping):
+                return str(block.get("name"))
+        return None
+
+    def partial(self) -> list[dict[str, Any]]:
+        """What may be kept of a reply that was stopped: finished blocks and the text so far.
+
+        Thinking without a signature, tool calls, and server calls without a result are left out (4.5 of the design:
+        none of them can be sent back).
+        """
+        results = {self.blocks[index].get("tool_use_id") for index in self.closed & self.blocks.keys()}
+        kept = []
+        for index in sorted(self.blocks):
+            block = self.blocks[index]
+            kind = block.get("type")
+            signed = kind != "thinking" or (index in self.closed and block.get("signature"))
+            whole = index in self.closed or kind == "text"
+            unanswered = kind in _SERVER_CALLS and block.get("id") not in results
+            if signed and whole and not unanswered and kind != "tool_use":
+                kept.append(block)
+        return sendable_reply(kept)

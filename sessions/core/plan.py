@@ -1,0 +1,344 @@
+"""Where the cache breakpoints of one request go, how long they should live, and what the request should be billed.
+
+Four slots in prompt order: *shared* (the last markable block of tools and system), *context* (the last pinned context
+block), *assistant* (the last markable block of the latest assistant message), *tail* (the last block of the newest
+user message). Markers live in the outgoing request only; what is stored never holds one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sessions.core.cache import SECONDS, Where, bill, find
+from sessions.core.prices import Prices, prices_for
+from sessions.core.profiles import Profile, Ttl, profile_for
+from sessions.core.prompt import Prompt
+from sessions.core.settings import make_settings
+from sessions.core.transcript import Entry, Malformed, canonical, lift_marks
+from sessions.core.ttl import ExpectedCost, Outlook, Policy, Return, expect
+from sessions.core.usage import Usage
+
+Slot = Literal["shared", "context", "anchor", "assistant", "tail", "user"]
+MAX_MARKS = 4
+"""Breakpoints per request that the API takes (September 2026)."""
+_CERTAINLY = 1.6
+"""An estimate this many times too small would still be below the minimum: only then is a mark left out."""
+_ROUGHLY = 0.8
+"""A point counts as read where at least this share of its estimated size was."""
+_USUAL = (0.1, 1.25, 2.0)
+_CARRIED = ("stream", "diagnostics", "thread", "compaction")
+"""Request fields that are no part of the prompt's plan: a planned request keeps them as they are."""
+_SETTINGS = ("model", "max_tokens", "system", "tools", "thinking", "tool_choice", "output_config")
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One breakpoint: its slot, place, lifetime, point, and the size of the prefix that it ends (tokens)."""
+
+    slot: Slot
+    where: Where
+    ttl: Ttl
+    point: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """A cache entry believed readable: its lifetime class and when it lapses (seconds since the epoch)."""
+
+    ttl: Ttl
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The marks of one request in prompt order, the usage it should show (without output), and the point to read."""
+
+    marks: tuple[Mark, ...]
+    expected: Usage
+    hit: str | None = None
+
+
+@dataclass(slots=True)
+class Warmth:
+    """Which points are believed readable, learnt from past calls of the session."""
+
+    points: dict[str, Alive] = field(default_factory=dict)
+
+    def is_alive(self, point: str, now: float) -> bool:
+        """Whether this point can be read by a request that starts now."""
+        found = self.points.get(point)
+        return found is not None and now < found.until
+
+    def learn(self, marks: Sequence[Mark], hit: str | None, usage: Usage, started: float) -> None:
+        """Takes in a finished call: what it wrote lives from the call's start, what it read is refreshed.
+
+        Marks shorter than what was read were neither written nor surely refreshed: they keep their time.
+        """
+        if usage.counters and not usage.cache_read and not usage.cache_write:
+            return
+        read = usage.cache_read if usage.counters else -1
+        scale = _scale(marks, usage)
+        for mark in marks:
+            known = self.points.get(mark.point)
+            if mark.point == hit and known and read > 0 and mark.tokens * scale * _ROUGHLY <= read:
+                self.points[mark.point] = Alive(known.ttl, started + SECONDS[known.ttl])
+            elif mark.tokens * scale > read or read < 0:
+                self.points[mark.point] = Alive(mark.ttl, started + SECONDS[mark.ttl])
+        if hit and read > 0 and (known := self.points.get(hit)):
+            self.points[hit] = Alive(known.ttl, max(known.until, started + SECONDS[known.ttl]))
+
+    def forget(self, now: float) -> None:
+        """Drops what has lapsed."""
+        self.points = {point: alive for point, alive in self.points.items() if now < alive.until}
+
+
+def _scale(marks: Sequence[Mark], usage: Usage) -> float:
+    """Real tokens per planned token: the last mark ends exactly what was read and written, whatever was estimated."""
+    last = marks[-1].tokens if marks else 0
+    covered = usage.cache_read + usage.cache_write
+    return 1.0 if not last or not covered or last == covered else covered / last
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """All that a plan needs beside the prompt. `now`: seconds since the epoch at which the request starts.
+
+    `told`: the caller gave `expected_gap`. `own_marks`: places where the user's content carried `cache_control`.
+    """
+
+    now: float
+    policy: Policy
+    back: Return
+    prices: Prices | None = None
+    told: bool = False
+    own_marks: tuple[Where, ...] = ()
+
+
+def make_plan(prompt: Prompt, warmth: Warmth, at: Circumstances) -> Plan:
+    """Places the marks, chooses their lifetime and predicts the bill; looks only at what is new and what is warm."""
+    if not prompt.profile.markers:
+        return _automatic(prompt)
+    wanted = _slots(prompt, at.own_marks)
+    slots = _with_anchor(prompt, wanted, warmth, at.now)
+    ttl = at.policy.choose(_outlook(prompt, slots, warmth, at))
+    if ttl not in prompt.profile.ttls:
+        ttl = "5m"
+    if not _tail_pays(prompt, slots, ttl, warmth, at):
+        untailed: dict[int, Slot] = {index: slot for index, slot in wanted.items() if slot != "tail"}
+        slots = _with_anchor(prompt, untailed, warmth, at.now)
+    marks = tuple(_mark(prompt, index, slot, ttl) for index, slot in sorted(slots.items()))
+    return _predict(prompt, marks, sorted(slots), warmth, at.now)
+
+
+def _automatic(prompt: Prompt) -> Plan:
+    return Plan((), Usage(input=prompt.total, counters=False))
+
+
+def _mark(prompt: Prompt, index: int, slot: Slot, ttl: Ttl) -> Mark:
+    point = prompt.points[index]
+    return Mark(slot, point.where, ttl, point.digest, prompt.tokens(index + 1))
+
+
+def _slots(prompt: Prompt, own: Sequence[Where]) -> dict[int, Slot]:
+    """The points to mark, at most four, by slot; one point that serves two slots counts once."""
+    found: dict[int, Slot] = {}
+    wanted: list[tuple[Slot, int | None]] = [
+        ("assistant", _latest_assistant(prompt)),
+        ("tail", _tail(prompt)),
+        ("shared", prompt.last_markable(0, prompt.head_points)),
+        ("context", _context(prompt)),
+        *[("user", _own(prompt, where)) for where in reversed(own)],
+    ]
+    for slot, index in wanted:
+        if index is None or index in found or len(found) == MAX_MARKS:
+            continue
+        if slot != "assistant" and _below_minimum(prompt, index):
+            continue
+        found[index] = slot
+    return found
+
+
+def _below_minimum(prompt: Prompt, index: int) -> bool:
+    return prompt.tokens(index + 1) * _CERTAINLY < prompt.profile.minimum_tokens
+
+
+def _starts(prompt: Prompt, number: int) -> int:
+    """The index of the first point of message `number`, or of what follows it."""
+    low, high = prompt.head_points, len(prompt.points)
+    while low < high:
+        middle = (low + high) // 2
+        if prompt.points[middle].where.message < number:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _latest_assistant(prompt: Prompt) -> int | None:
+    """The last markable block of the latest assistant message that has one."""
+    for number in range(len(prompt.messages) - 1, -1, -1):
+        if prompt.messages[number]["role"] == "assistant":
+            index = prompt.last_markable(_starts(prompt, number), _starts(prompt, number + 1))
+            if index is not None:
+                return index
+    return None
+
+
+def _tail(prompt: Prompt) -> int | None:
+    number = len(prompt.messages)
+    while number and prompt.messages[number - 1]["role"] != "assistant":
+        number -= 1
+    return prompt.last_markable(_starts(prompt, number), len(prompt.points))
+
+
+def _context(prompt: Prompt) -> int | None:
+    pinned = len(prompt.settings.context)
+    if not pinned or not prompt.messages:
+        return None
+    content = prompt.messages[0]["content"]
+    if len(content) < pinned or list(content[:pinned]) != list(prompt.settings.context):
+        return None
+    return prompt.last_markable(prompt.head_points, prompt.head_points + pinned)
+
+
+def _own(prompt: Prompt, where: Where) -> int | None:
+    for index in range(len(prompt.points) - 1, -1, -1):
+        if prompt.points[index].where == where:
+            return index if prompt.markable[index] else None
+    return None
+
+
+def _deepest(prompt: Prompt, warmth: Warmth, now: float) -> int | None:
+    alive = (prompt.index[point] for point in warmth.points if point in prompt.index and warmth.is_alive(point, now))
+    return max(alive, default=None)
+
+
+def _readable(prompt: Prompt, warmth: Warmth, now: float) -> Callable[[str], bool]:
+    """Whether a point of this prompt is alive and, as far as sizes are known, long enough to have been written."""
+    minimum = prompt.profile.minimum_tokens
+    return lambda point: warmth.is_alive(point, now) and prompt.tokens(prompt.index[point] + 1) >= minimum
+
+
+def _with_anchor(prompt: Prompt, slots: dict[int, Slot], warmth: Warmth, now: float) -> dict[int, Slot]:
+    """Adds the deepest live point where no mark would find it: it lies a look-back or more before the next mark."""
+    deepest = _deepest(prompt, warmth, now)
+    if deepest is None or deepest in slots or not prompt.markable[deepest]:
+        return slots
+    following = min((index for index in slots if index > deepest), default=None)
+    near = following is not None and (
+        prompt.points[following].position - prompt.points[deepest].position < prompt.profile.lookback
+    )
+    if near:
+        return slots
+    kept: dict[int, Slot] = {**slots, deepest: "anchor"}
+    for slot in ("user", "context", "shared"):
+        for index in [index for index, name in kept.items() if name == slot]:
+            if len(kept) > MAX_MARKS:
+                del kept[index]
+    return kept
+
+
+def _relative(at: Circumstances) -> tuple[float, float, float]:
+    return (at.prices.read, at.prices.write_5m, at.prices.write_1h) if at.prices else _USUAL
+
+
+def _outlook(prompt: Prompt, slots: Mapping[int, Slot], warmth: Warmth, at: Circumstances) -> Outlook:
+    read, write_5m, write_1h = _relative(at)
+    last = max(slots, default=None)
+    prefix = prompt.tokens(last + 1) if last is not None else 0
+    hit = find(prompt.points, list(slots), _readable(prompt, warmth, at.now), prompt.profile.lookback)
+    known = prompt.tokens(hit + 1) if hit is not None else 0
+    return Outlook(prefix, prefix - known, read, write_5m, write_1h, at.back, prompt.profile.ttls, at.told)
+
+
+def _tail_pays(prompt: Prompt, slots: Mapping[int, Slot], ttl: Ttl, warmth: Warmth, at: Circumstances) -> bool:
+    """Whether writing the tail now beats paying it plain now and writing it with the next turn.
+
+    Marked: w + p·r + (1-p)·w later; unmarked: 1 + w later. So it pays when p > (w-1)/(w-r), with p the chance that the
+    next request finds it. A tail that is warm already is only read.
+    """
+    tail = next((index for index, slot in slots.items() if slot == "tail"), None)
+    if tail is not None and warmth.is_alive(prompt.points[tail].digest, at.now):
+        return True
+    read, write_5m, write_1h = _relative(at)
+    write = write_5m if ttl == "5m" else write_1h
+    return write <= read or at.back.within(ttl) > (write - 1) / (write - read)
+
+
+def _predict(prompt: Prompt, marks: tuple[Mark, ...], indexes: Sequence[int], warmth: Warmth, now: float) -> Plan:
+    profile = prompt.profile
+    hit = find(prompt.points, indexes, _readable(prompt, warmth, now), profile.lookback)
+    sizes = {index: mark.tokens for index, mark in zip(indexes, marks, strict=True)}
+    if hit is not None:
+        sizes[hit] = prompt.tokens(hit + 1)
+    billed = bill(
+        sizes,
+        prompt.total,
+        [(i, m.ttl) for i, m in zip(indexes, marks, strict=True)],
+        hit,
+        profile.minimum_tokens,
+    )
+    usage = Usage(billed.input, billed.read, billed.write_5m, billed.write_1h, counters=profile.counters)
+    return Plan(marks, usage, prompt.points[hit].digest if hit is not None else None)
+
+
+def render(prompt: Prompt, marks: Sequence[Mark]) -> dict[str, Any]:
+    """The request body: settings and messages with these markers. Stored content is copied where it is marked."""
+    body = dict(prompt.request)
+    messages: list[dict[str, Any]] = list(prompt.messages)
+    for mark in marks:
+        control = {"type": "ephemeral", "ttl": "1h"} if mark.ttl == "1h" else {"type": "ephemeral"}
+        tier, number, index = mark.where
+        if tier == "messages":
+            if messages[number] is prompt.messages[number]:
+                messages[number] = {**messages[number], "content": list(messages[number]["content"])}
+            content = messages[number]["content"]
+            content[index] = {**content[index], "cache_control": control}
+        else:
+            body[tier] = list(body[tier])
+            body[tier][index] = {**body[tier][index], "cache_control": control}
+    return {**body, "messages": messages}
+
+
+def plan_request(
+    request: Mapping[str, Any],
+    *,
+    now: float,
+    warmth: Warmth | None = None,
+    policy: Policy | None = None,
+    expected_gap: float | None = None,
+    profile: Profile | None = None,
+) -> tuple[dict[str, Any], Plan]:
+    """The planner alone, for callers who keep their own history: a Messages API request body in, the same body with
+    markers out, and the plan.
+
+    `now`: seconds since the epoch at which the request starts. `warmth`: one per conversation; after each call tell it
+    `warmth.learn(plan.marks, plan.hit, Usage.from_api(...), now)`. Markers on blocks are lifted out and become
+    candidates for a free slot; a top-level `cache_control` would take a slot and is refused. Raises `Malformed` for
+    that and for what the API would refuse.
+    """
+    fields = dict(request)
+    given = fields.pop("messages", ())
+    named = {name: fields.pop(name, None) for name in _SETTINGS}
+    carried = {name: fields.pop(name) for name in _CARRIED if name in fields}
+    settings = make_settings(**{**named, "tools": named["tools"] or ()}, params=fields or None)
+    prompt = Prompt(settings, profile or profile_for(settings.model))
+    own = [Where("tools" if place == "tools" else "system", 0, index) for place, index in settings.marks]
+    for number, message in enumerate(given):
+        content, marks = lift_marks(_content(message, number))
+        own += [Where("messages", number, index) for index in marks]
+        prompt.extend([Entry(str(number), None, message["role"], content, now)])
+    back = expect(expected_gap, tools=bool(settings.tools))
+    prices = prices_for(prompt.profile, prompt.total)
+    at = Circumstances(now, policy or ExpectedCost(), back, prices, expected_gap is not None, tuple(own))
+    plan = make_plan(prompt, warmth or Warmth(), at)
+    return {**render(prompt, plan.marks), **carried}, plan
+
+
+def _content(message: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
+    if set(message) != {"role", "content"}:
+        raise Malformed(f"messages[{number}] must have a role and a content, and nothing else")
+    return canonical(message["content"], where=f"messages[{number}].content")

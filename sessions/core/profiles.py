@@ -1,0 +1,242 @@
+"""What a model charges for and supports, and what the endpoint that serves it adds or takes away.
+
+Facts are from Anthropic's documentation of August to November 2026 and the types of the `anthropic` package 2.11; each
+row names the page's month. A fact that could not be settled is set to the value that costs least when wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal
+from urllib.parse import urlsplit
+
+Ttl = Literal["5m", "1h"]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One model at one endpoint. Make your own with `dataclasses.replace(profile_for(model), …)`.
+
+    `minimum_tokens`: shorter prefixes are silently not cached. `keeps_thinking`: thinking of earlier turns stays in the
+    prompt; otherwise the API strips it at the next plain user message. `lookback`: positions searched behind a
+    breakpoint, its own included. `collapses_tools`: a run of `tool_use` (or of `tool_result`) blocks is one position.
+    `markers`: block-level `cache_control` is honoured (`False`: sent none). `ttls`: lifetimes that may be asked for;
+    the `ttl` field is only ever sent for "1h". `automatic`: the endpoint caches prefixes by itself. `counters`: it
+    reports cache reads and writes. `prewarm_max_tokens`: what a warm-up request asks for (0, or 1 where 0 is refused).
+    `window`, `max_output`: tokens. `characters_per_token` is only the first guess: measured sizes replace it.
+    `price_as`: the name to look prices up by; `None`: no price is known.
+    """
+
+    name: str
+    minimum_tokens: int
+    keeps_thinking: bool = True
+    lookback: int = 20
+    collapses_tools: bool = True
+    markers: bool = True
+    ttls: tuple[Ttl, ...] = ("5m", "1h")
+    automatic: bool = False
+    counters: bool = True
+    prewarms: bool = True
+    prewarm_max_tokens: int = 0
+    diagnostics: bool = True
+    system_messages: bool = False
+    binds_thinking: bool = False
+    drops_bound_thinking: bool = False
+    compaction: bool = True
+    prefill: bool = False
+    thinking_types: tuple[str, ...] = ("adaptive",)
+    thinking_default: str | None = "adaptive"
+    default_effort: str = "high"
+    forced_tool_choice: bool = True
+    window: int = 1_000_000
+    max_output: int = 128_000
+    characters_per_token: float = 2.75
+    price_as: str | None = None
+    known: bool = True
+    source: str = ""
+
+
+_OFF = ("adaptive", "disabled")
+
+
+def _model(name: str, minimum: int, source: str, **facts: object) -> Profile:
+    return replace(Profile(name, minimum, price_as=name, source=source), **facts)  # type: ignore[arg-type]
+
+
+def _bound(name: str, source: str, **facts: object) -> Profile:
+    """A model whose thinking signatures are bound to the exact prefix (preserved-thinking page, September 2026)."""
+    return _model(name, 512, source, **{"binds_thinking": True, "drops_bound_thinking": True, **facts})
+
+
+_OLD_TOKENIZER = 3.6
+_SMALL = {"window": 200_000, "max_output": 64_000, "characters_per_token": _OLD_TOKENIZER}
+_ENABLED = {"thinking_types": ("enabled", "disabled"), "thinking_default": None, "prefill": True, **_SMALL}
+_ALWAYS = {"system_messages": True, "forced_tool_choice": False}
+_OPUS_45 = {"keeps_thinking": True, **_ENABLED}
+_STRIPS = {"keeps_thinking": False, **_ENABLED}
+_46 = {"thinking_types": ("adaptive", "enabled", "disabled"), "thinking_default": None, "characters_per_token": 3.6}
+
+_ROWS = (
+    _bound("claude-fable-5-2", "minimum: probable (page of November 2026 lists the model)", **_ALWAYS),
+    _bound("claude-mythos-5-2", "minimum and binding: probable (page of November 2026 lists the model)", **_ALWAYS),
+    _bound("claude-haiku-5-5", "model page, October 2026", thinking_types=_OFF, default_effort="medium"),
+    _bound(
+        "claude-sonnet-5-5",
+        "model page, October 2026",
+        thinking_types=("adaptive", "between_tools"),
+        **_ALWAYS,
+    ),
+    _bound("claude-fable-5-1", "prompt-caching page, September 2026", **_ALWAYS),
+    _bound("claude-opus-5-5", "prompt-caching page, September 2026", default_effort="medium", **_ALWAYS),
+    _model("claude-mythos-5-1", 512, "prompt-caching page, September 2026", price_as="claude-fable-5-1", **_ALWAYS),
+    _model("claude-sonnet-5", 1024, "prompt-caching page, September 2026", thinking_types=_OFF),
+    _model("claude-fable-5", 512, "prompt-caching page, September 2026", system_messages=True),
+    _model(
+        "claude-mythos-5",
+        512,
+        "prompt-caching page, September 2026",
+        system_messages=True,
+        price_as="claude-fable-5",
+    ),
+    _model("claude-opus-5", 512, "prompt-caching page, September 2026", thinking_types=_OFF, system_messages=True),
+    _model(
+        "claude-opus-4-8",
+        1024,
+        "prompt-caching page, September 2026",
+        thinking_types=_OFF,
+        thinking_default=None,
+        system_messages=True,
+    ),
+    _model(
+        "claude-opus-4-7",
+        2048,
+        "prompt-caching page, September 2026",
+        thinking_types=_OFF,
+        thinking_default=None,
+    ),
+    _model(
+        "claude-mythos-preview",
+        2048,
+        "prompt-caching page, September 2026; no price published",
+        thinking_types=("adaptive", "enabled"),
+        price_as=None,
+        window=200_000,
+        max_output=64_000,
+    ),
+    _model("claude-opus-4-6", 4096, "prompt-caching page, September 2026", **_46),
+    _model("claude-sonnet-4-6", 1024, "prompt-caching page, September 2026", **_46),
+    _model("claude-haiku-4-5", 4096, "prompt-caching page, September 2026", **_STRIPS),
+    _model("claude-haiku-4-5-20251001", 4096, "prompt-caching page, September 2026", **_STRIPS),
+    _model("claude-opus-4-5", 4096, "prompt-caching page, September 2026", **_OPUS_45),
+    _model("claude-opus-4-5-20251101", 4096, "prompt-caching page, September 2026", **_OPUS_45),
+    _model("claude-sonnet-4-5", 1024, "prompt-caching page, September 2026", **_STRIPS),
+    _model("claude-sonnet-4-5-20250929", 1024, "prompt-caching page, September 2026", **_STRIPS),
+)
+
+MODELS: dict[str, Profile] = {row.name: row for row in _ROWS}
+"""Every model of the installed SDK's `Model` type, by name."""
+
+
+def unknown_model(model: str) -> Profile:
+    """A cautious profile: the highest minimum, no zero-token requests, no ttl beyond the default, nothing assumed."""
+    return Profile(
+        name=model,
+        minimum_tokens=4096,
+        collapses_tools=False,
+        ttls=("5m",),
+        prewarms=False,
+        compaction=False,
+        thinking_types=("adaptive", "enabled", "disabled"),
+        thinking_default=None,
+        window=200_000,
+        max_output=64_000,
+        price_as=model,
+        known=False,
+        source="assumed: no facts are known about this model",
+    )
+
+
+_PLATFORM: dict[str, object] = {"collapses_tools": False, "diagnostics": False}
+_SELF_CACHING: dict[str, object] = {
+    "markers": False,
+    "automatic": True,
+    "ttls": ("5m",),
+    "prewarms": False,
+    "diagnostics": False,
+    "compaction": False,
+    "system_messages": False,
+    "minimum_tokens": 0,
+    "collapses_tools": False,
+}
+
+ENDPOINTS: dict[str, dict[str, object]] = {
+    "anthropic": {},
+    "aws": {"diagnostics": False},
+    "bedrock": {**_PLATFORM, "compaction": False},
+    "google": _PLATFORM,
+    "foundry": _PLATFORM,
+    "openrouter": {**_PLATFORM, "prewarms": False, "compaction": False},
+    "minimax": {**_PLATFORM, "ttls": ("5m",), "prewarms": False, "compaction": False},
+    "deepseek": {**_SELF_CACHING, "counters": False},
+    "moonshot": _SELF_CACHING,
+    "zai": {**_SELF_CACHING, "counters": False},
+    "vllm": {**_SELF_CACHING, "prewarms": True, "prewarm_max_tokens": 1, "counters": False},
+    "llama.cpp": _SELF_CACHING,
+    "compatible": {**_PLATFORM, "ttls": ("5m",), "prewarms": False, "compaction": False, "counters": False},
+}
+"""What an endpoint changes in a model's profile, by the endpoint's name (vendor tables, 2026)."""
+
+_HOSTS = (
+    ("aws-external-anthropic.", "aws"),
+    ("api.anthropic.com", "anthropic"),
+    ("amazonaws.com", "bedrock"),
+    ("api.aws", "bedrock"),
+    ("googleapis.com", "google"),
+    ("azure.com", "foundry"),
+    ("openrouter.ai", "openrouter"),
+    ("deepseek.com", "deepseek"),
+    ("moonshot.ai", "moonshot"),
+    ("moonshot.cn", "moonshot"),
+    ("z.ai", "zai"),
+    ("bigmodel.cn", "zai"),
+    ("minimax.io", "minimax"),
+    ("minimaxi.com", "minimax"),
+)
+
+
+def endpoint_name(endpoint: str | None) -> str:
+    """The row of `ENDPOINTS` for a base URL (or for a row's own name); "compatible" for a server nobody knows."""
+    if not endpoint:
+        return "anthropic"
+    if endpoint in ENDPOINTS:
+        return endpoint
+    host = (urlsplit(endpoint).hostname or "").lower()
+    for part, name in _HOSTS:
+        if host == part or host.endswith("." + part) or (part.endswith(".") and host.startswith(part)):
+            return name
+    return "compatible"
+
+
+def bare_name(model: str) -> str:
+    """The first-party name inside a platform's id: `us.anthropic.claude-opus-4-5-20251101-v1:0`, `claude-opus-4.5`."""
+    match = re.search(r"claude-[a-z0-9.-]+", model.lower().replace("@", "-"))
+    name = re.sub(r"-v\d+$", "", match.group().replace(".", "-")) if match else model
+    while name not in MODELS and "-" in name:
+        shorter = re.sub(r"-(\d{8}|latest|fast)$", "", name)
+        if shorter == name:
+            return name
+        name = shorter
+    return name
+
+
+def profile_for(model: str, endpoint: str | None = None) -> Profile:
+    """The profile of a model at an endpoint: a base URL, a name of `ENDPOINTS`, or `None` for the Claude API itself.
+
+    An unknown model gets a cautious profile whose `known` is False.
+    """
+    name = endpoint_name(endpoint)
+    found = MODELS.get(model) or MODELS.get(bare_name(model)) or unknown_model(model)
+    if not found.known and name not in ("anthropic", "bedrock", "google", "foundry", "aws", "openrouter"):
+        found = replace(found, known=True, source=f"endpoint {name}")
+    return replace(found, name=model, **ENDPOINTS[name])  # type: ignore[arg-type]

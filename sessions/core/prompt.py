@@ -1,0 +1,140 @@
+"""The prompt of one session as the model sees it: its points and their sizes, kept up to date entry by entry."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sessions.core.cache import Block, Chain, Point, Where, can_mark, can_mark_tool, text_of
+from sessions.core.profiles import Profile
+from sessions.core.settings import Settings
+from sessions.core.transcript import Entry
+
+_IMAGE_TOKENS = 1500
+_PAGE_TOKENS = 2000
+_PAGE_CHARACTERS = 80_000
+"""Base64 of a PDF page, roughly."""
+_BLOCK_TOKENS = 4
+_TOOLS_TOKENS = 300
+
+
+def estimate(block: Block, characters_per_token: float) -> float:
+    """A block's size in tokens, guessed from its text: only used until the API has measured a prompt that holds it."""
+    kind = block.get("type")
+    if kind == "image":
+        return float(_IMAGE_TOKENS)
+    source = block.get("source")
+    if kind == "document" and isinstance(source, Mapping) and source.get("type") == "base64":
+        return _PAGE_TOKENS * max(1.0, len(str(source.get("data"))) / _PAGE_CHARACTERS)
+    if kind in ("thinking", "text"):
+        text = str(block.get(kind) or "")
+    elif kind == "redacted_thinking":
+        text = str(block.get("data") or "")[::3]
+    elif kind == "tool_result" and isinstance(block.get("content"), list):
+        inner = (one for one in block["content"] if isinstance(one, Mapping))
+        return _BLOCK_TOKENS + sum(estimate(one, characters_per_token) for one in inner)
+    else:
+        text = text_of(block)
+    return _BLOCK_TOKENS + len(text.encode("utf-8", "surrogatepass")) / characters_per_token
+
+
+class Prompt:
+    """Points, markable places and sizes (tokens) of settings plus entries. Extending it costs what is new.
+
+    Sizes are exact where a past call measured them (its read + written + plain input is the size of its prompt) and
+    estimated in between; the estimate is scaled by what this conversation's own measurements show.
+    """
+
+    def __init__(self, settings: Settings, profile: Profile, *, endpoint: str = "", workspace: str = "") -> None:
+        self.settings = settings
+        self.profile = profile
+        self.request = settings.request()
+        self.messages: list[dict[str, Any]] = []
+        self.markable: list[bool] = []
+        self.index: dict[str, int] = {}
+        self._chain = Chain(self.request, profile, endpoint=endpoint, workspace=workspace)
+        self._weights: list[float] = [0.0]
+        self._measured: list[tuple[int, int]] = [(0, 0)]
+        self._refresh(0)
+        self.head_points = len(self.points)
+
+    @property
+    def points(self) -> Sequence[Point]:
+        """One a block, in processing order."""
+        return self._chain.points
+
+    @property
+    def total(self) -> int:
+        """Tokens of the whole prompt."""
+        return self.tokens(len(self.points))
+
+    def block(self, where: Where) -> Block:
+        """The block at a place."""
+        if where.tier == "messages":
+            content: list[Block] = self.messages[where.message]["content"]
+            return content[where.block]
+        found: Block = self.request[where.tier][where.block]
+        return found
+
+    def extend(self, entries: Sequence[Entry]) -> None:
+        """Adds entries behind the last one, with what past calls measured."""
+        for entry in entries:
+            ours = entry.role == "assistant" and entry.model in (None, self.settings.model)
+            measured = entry.prompt_tokens if ours else None
+            if measured:
+                self._measure(len(self.points), measured)
+            message = {"role": entry.role, "content": entry.content}
+            self.messages.append(message)
+            self._chain.extend([message])
+            self._refresh(self._chain.stable)
+            if measured and entry.output_tokens:
+                self._measure(len(self.points), measured + entry.output_tokens)
+
+    def _refresh(self, stable: int) -> None:
+        for digest in (
+            [point for point, at in self.index.items() if at >= stable] if stable < len(self.markable) else ()
+        ):
+            del self.index[digest]
+        del self.markable[stable:], self._weights[stable + 1 :]
+        while self._measured[-1][0] > stable:
+            self._measured.pop()
+        for at in range(stable, len(self.points)):
+            point = self.points[at]
+            block = self.block(point.where)
+            tools = point.where.tier == "tools"
+            self.index[point.digest] = at
+            self.markable.append(can_mark_tool(block) if tools else can_mark(block))
+            weight = estimate({"content": block} if tools else block, self.profile.characters_per_token)
+            self._weights.append(self._weights[-1] + weight + (_TOOLS_TOKENS if tools and at == 0 else 0))
+
+    def _measure(self, count: int, tokens: int) -> None:
+        while len(self._measured) > 1 and (self._measured[-1][0] >= count or self._measured[-1][1] > tokens):
+            self._measured.pop()
+        self._measured.append((count, tokens))
+
+    def tokens(self, count: int) -> int:
+        """Tokens of the first `count` points."""
+        at = bisect_right(self._measured, count, key=lambda one: one[0]) - 1
+        below, known = self._measured[at]
+        if below == count:
+            return known
+        weight = self._weights[count] - self._weights[below]
+        if at + 1 < len(self._measured):
+            above, next_known = self._measured[at + 1]
+            span = self._weights[above] - self._weights[below]
+            return known + round((next_known - known) * weight / span)
+        rate = known / self._weights[below] if below else 1.0
+        return known + round(weight * min(4.0, max(0.25, rate)))
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether any past call has told the size of a part of this prompt."""
+        return len(self._measured) > 1
+
+    def last_markable(self, start: int, end: int) -> int | None:
+        """The last point in `start:end` that may carry a marker."""
+        for at in range(min(end, len(self.points)) - 1, start - 1, -1):
+            if self.markable[at]:
+                return at
+        return None

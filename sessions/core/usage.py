@@ -1,0 +1,74 @@
+"""What one call read, wrote and produced, in tokens: the five buckets that the API bills."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens by billing bucket. `input` is what follows the last cache breakpoint, as the API reports it.
+
+    `counters` is False where the endpoint reported no cache counter at all: then a missing read is not a miss.
+    """
+
+    input: int = 0
+    cache_read: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
+    output: int = 0
+    counters: bool = True
+
+    @property
+    def cache_write(self) -> int:
+        """Tokens written to the cache, both lifetimes together."""
+        return self.cache_write_5m + self.cache_write_1h
+
+    @property
+    def total_input(self) -> int:
+        """The size of the prompt in tokens: read + written + uncached."""
+        return self.input + self.cache_read + self.cache_write
+
+    @property
+    def hit_rate(self) -> float:
+        """The share of the prompt that was read from the cache, 0.0 to 1.0 (0.0 for an empty prompt)."""
+        return self.cache_read / self.total_input if self.total_input else 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input + other.input,
+            self.cache_read + other.cache_read,
+            self.cache_write_5m + other.cache_write_5m,
+            self.cache_write_1h + other.cache_write_1h,
+            self.output + other.output,
+            self.counters and other.counters,
+        )
+
+    @classmethod
+    def from_api(cls, usage: Mapping[str, Any]) -> Usage:
+        """Reads a `usage` object of the Messages API. Every cache field may be null or absent.
+
+        With the compaction and fallback betas the top level leaves out some attempts: `iterations`, where present,
+        is the sum that is billed (claude_api facts, 12).
+        """
+        if iterations := usage.get("iterations"):
+            return sum((cls._from_one(one) for one in iterations), start=cls())
+        return cls._from_one(usage)
+
+    @classmethod
+    def _from_one(cls, usage: Mapping[str, Any]) -> Usage:
+        split = usage.get("cache_creation") or {}
+        written = usage.get("cache_creation_input_tokens")
+        read = usage.get("cache_read_input_tokens")
+        one_hour = int(split.get("ephemeral_1h_input_tokens") or 0)
+        total = int(written if written is not None else one_hour + int(split.get("ephemeral_5m_input_tokens") or 0))
+        return cls(
+            input=int(usage.get("input_tokens") or 0),
+            cache_read=int(read or 0),
+            cache_write_5m=max(0, total - one_hour),
+            cache_write_1h=one_hour,
+            output=int(usage.get("output_tokens") or 0),
+            counters=written is not None or read is not None or bool(split),
+        )

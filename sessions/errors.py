@@ -1,0 +1,109 @@
+"""Every error a caller can meet, in one tree. Each message says what is wrong and who should do what.
+
+SessionsError
+├── ConfigurationError     a setting, a key, a path or some content is not usable: change it and call again
+├── SessionNotFound        no such session, or it belongs to another owner
+├── SessionBusy            somebody else holds the session: wait, or raise busy_timeout
+├── LeaseLost              this worker was too slow and another one took over: reload and go on
+├── Conflict               the named entry is no longer on the chain: reload
+├── InvalidHistory         messages that the API would refuse: nothing was written
+├── InvalidImport          a file that is no transcript, or (strict) has a corrupt line
+├── PrefixChange           a setting that would re-bill the cached prefix: pass rebase=True to accept the price
+├── ToolsChanged           the tools given differ from those the session was made with
+├── InDoubtToolCalls       resume(in_doubt="raise") found calls that may or may not have taken effect
+├── StepLimitReached       the turn used all its model calls: resume() or send() goes on
+├── ModelError             the API or the connection failed; what was raised is in __cause__
+└── SchemaOutOfDate        the database needs `warmline db upgrade`, or a newer warmline
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class SessionsError(Exception):
+    """Something in this library failed."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or " ".join((self.__doc__ or "").split()))
+
+
+class ConfigurationError(SessionsError):
+    """A setting is not usable. Change it and call again; nothing was stored."""
+
+
+class SessionNotFound(SessionsError):
+    """There is no such session, or it belongs to another owner. Check the id and the owner."""
+
+
+class SessionBusy(SessionsError):
+    """Another worker holds this session. Try again later, or raise busy_timeout.
+
+    `holder` says who (host, process) held it when waiting was given up.
+    """
+
+    def __init__(self, message: str | None = None, *, holder: str | None = None) -> None:
+        super().__init__(message)
+        self.holder = holder
+
+
+class LeaseLost(SessionsError):
+    """Another worker has taken this session over; nothing was written. Open the session again and call resume()."""
+
+
+class Conflict(SessionsError):
+    """The entry named is not on this session's chain (any more). Open the session again and look at its entries."""
+
+
+class InvalidHistory(SessionsError):
+    """The API would refuse these messages. Correct the one named; nothing was written."""
+
+
+class InvalidImport(SessionsError):
+    """The file is not a transcript that can be read. Give a Claude Code JSONL, a Messages JSON or a trace file."""
+
+
+class PrefixChange(SessionsError):
+    """The change breaks the cached prefix. Pass rebase=True to accept that it is billed again.
+
+    `tokens` is the size of the prefix that would be billed again.
+    """
+
+    def __init__(self, message: str | None = None, *, tokens: int = 0) -> None:
+        super().__init__(message)
+        self.tokens = tokens
+
+
+class ToolsChanged(SessionsError):
+    """The tools given differ from those stored with the session. Open it with the same tools, or update(tools=…)."""
+
+
+class InDoubtToolCalls(SessionsError):
+    """Some tool calls were running when the process died. Call resume() with in_doubt="report" or "rerun".
+
+    `calls` names them as (tool name, tool id) pairs.
+    """
+
+    def __init__(self, message: str | None = None, *, calls: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.calls = tuple(calls)
+
+
+class StepLimitReached(SessionsError):
+    """The turn has used all its model calls. All results are stored: resume() or send() goes on."""
+
+
+class ModelError(SessionsError):
+    """The model call failed; __cause__ holds what the SDK raised.
+
+    `retryable`: the same call may succeed later. `request_id`: the API's id of the request, for its support.
+    """
+
+    def __init__(self, message: str | None = None, *, retryable: bool = False, request_id: str | None = None) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+        self.request_id = request_id
+
+
+class SchemaOutOfDate(SessionsError):
+    """The database has another schema version. Run `warmline db upgrade`, or install a newer warmline."""

@@ -1,0 +1,210 @@
+"""What an open session knows of its conversation: entries, prompt and warm points, read once and then kept up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sessions.core.cache import Where
+from sessions.core.plan import Mark, Warmth
+from sessions.core.profiles import Profile
+from sessions.core.prompt import Prompt
+from sessions.core.settings import Settings
+from sessions.core.transcript import Entry, Role, decode, encode, entry_id
+from sessions.replies import Call
+from storage import EntryRecord, HeadMoved, SessionRecord, Store
+
+RECENT_CALLS = 20
+"""Calls read back when a session is opened: what they marked may still be warm."""
+
+_NOWHERE = Where("messages", 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An entry with its stored form."""
+
+    entry: Entry
+    record: EntryRecord
+
+
+def make_entry(parent: Entry | None, role: Role, content: Sequence[Any], now: float, **facts: Any) -> Written:
+    """The next entry of a chain; `facts` are fields of `Entry` (stop reason, sizes, model, call)."""
+    text = encode(content)
+    parent_id = parent.id if parent else None
+    entry = Entry(
+        entry_id(parent_id, role, text),
+        parent_id,
+        role,
+        decode(text),
+        now,
+        depth=parent.depth + 1 if parent else 1,
+        **facts,
+    )
+    return Written(
+        entry,
+        EntryRecord(
+            entry.id,
+            parent_id,
+            entry.depth,
+            role,
+            text,
+            now,
+            entry.stop_reason,
+            entry.prompt_tokens,
+            entry.output_tokens,
+            entry.message_id,
+            entry.call,
+            entry.model,
+        ),
+    )
+
+
+def _read(record: EntryRecord) -> Entry:
+    return Entry(
+        record.id,
+        record.parent,
+        record.role,  # type: ignore[arg-type]  # only roles that were checked are ever stored
+        decode(record.content),
+        record.created_at,
+        record.stop_reason,
+        depth=record.depth,
+        prompt_tokens=record.prompt_tokens,
+        output_tokens=record.output_tokens,
+        message_id=record.message_id,
+        model=record.model,
+        call=record.call,
+    )
+
+
+class History:
+    """The present chain of one session and the prompt it makes."""
+
+    def __init__(
+        self, store: Store, record: SessionRecord, profile_of: Callable[[str], Profile], endpoint: str
+    ) -> None:
+        self._store = store
+        self.record = record
+        self.settings = Settings.from_json(record.settings)
+        self.entries: list[Entry] = []
+        self.warmth = Warmth()
+        self._profile_of, self._endpoint = profile_of, endpoint
+        self.prompt = self._new_prompt()
+        self._loaded = False
+        self._committed = 0
+
+    def _new_prompt(self) -> Prompt:
+        profile = self._profile_of(self.settings.model)
+        return Prompt(self.settings, profile, endpoint=self._endpoint)
+
+    @property
+    def head(self) -> str | None:
+        """The last committed entry."""
+        return self.record.head
+
+    @property
+    def last(self) -> Entry | None:
+        """The last entry, staged ones included."""
+        return self.entries[-1] if self.entries else None
+
+    def use(self, settings: Settings) -> None:
+        """Other settings: the prompt is made anew."""
+        self.settings = settings
+        self.record = replace(self.record, settings=settings.to_json())
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        self.prompt = self._new_prompt()
+        self.prompt.extend(self.entries)
+
+    async def refresh(self) -> None:
+        """Brings the state up to what is stored: reads what is new, or all after somebody rewound or a write failed."""
+        record = await self._store.load(self.record.id)
+        same = self._loaded and record.settings == self.record.settings
+        known, self.record = self.record.head if same else None, record
+        if same and known == record.head:
+            return
+        if not same:
+            self.settings = Settings.from_json(record.settings)
+        after = known if same and record.head is not None else None
+        try:
+            rows = await self._store.chain(record.id, record.head, after=after)
+        except HeadMoved:
+            after, rows = None, await self._store.chain(record.id, record.head)
+        await self._warm()
+        new = [_read(row) for row in rows]
+        if after is None:
+            self.entries = []
+            self.prompt = self._new_prompt()
+        self.entries.extend(new)
+        self.prompt.extend(new)
+        self._committed, self._loaded = len(self.entries), True
+
+    async def _warm(self) -> None:
+        """What recent calls marked may still be warm."""
+        rows = await self._store.calls(self.record.id, limit=RECENT_CALLS, newest_first=True)
+        for row in reversed(rows):
+            self.learn(Call.of(row))
+
+    def learn(self, call: Call) -> None:
+        """Takes in what a call that reached the model shows about the cache."""
+        if call.first_event is None or not call.points:
+            return
+        marks = [Mark(slot, _NOWHERE, ttl, point, tokens) for slot, point, ttl, tokens in call.points]  # type: ignore[arg-type]
+        self.warmth.learn(marks, call.hit, call.usage, call.started)
+
+    def stage(self, written: Sequence[Written]) -> None:
+        """Adds entries that the next commit will write."""
+        new = [one.entry for one in written]
+        self.entries.extend(new)
+        self.prompt.extend(new)
+
+    def committed(self, head: str | None) -> None:
+        """The commit went through: the chain now ends at `head`."""
+        self.record = replace(self.record, head=head)
+        if self.entries and self.entries[-1].id == head:
+            self._committed = len(self.entries)
+            return
+        self.cut(head)
+
+    def cut(self, head: str | None) -> None:
+        """Goes back to an entry of the chain, or before the first one."""
+        ids = [entry.id for entry in self.entries]
+        del self.entries[ids.index(head) + 1 if head is not None else 0 :]
+        self._committed = len(self.entries)
+        self._rebuild()
+
+    def relabel(self, title: str | None, metadata: str | None) -> None:
+        """Takes over a title or metadata (JSON text) that a commit has changed."""
+        self.record = replace(
+            self.record,
+            title=self.record.title if title is None else title,
+            metadata=self.record.metadata if metadata is None else metadata,
+        )
+
+    def drop_last(self) -> None:
+        """The last entry leaves the chain with the next commit."""
+        self.entries.pop()
+        self._rebuild()
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether what is here is what is stored."""
+        return self._loaded
+
+    @property
+    def has_staged(self) -> bool:
+        """Whether there are entries that no commit has written yet."""
+        return len(self.entries) != self._committed
+
+    def discard(self) -> None:
+        """A commit failed, or may have: what was staged is dropped and all is read again at the next turn."""
+        del self.entries[self._committed :]
+        self._loaded = False
+
+    def position(self, entry: str | None) -> int:
+        """How many entries of the chain lie up to this one; -1 if it is not on the chain."""
+        if entry is None:
+            return 0
+        return next((number for number, one in enumerate(self.entries, 1) if one.id == entry), -1)

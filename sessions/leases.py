@@ -1,0 +1,131 @@
+"""Who may write: one turn of a session at a time, first come first served, under a lease renewed while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
+
+import anyio
+
+from sessions.background import Background, log
+from sessions.clock import Clock, within
+from sessions.errors import SessionBusy
+from storage import Holder, Lease, LeaseGone, LeaseTaken, StorageError, Store
+
+SECONDS = 10.0
+"""How long a lease lasts without renewal."""
+RENEW_AFTER = 3.0
+_POLL = 0.05
+
+
+class _Turnstile:
+    """Lets one in at a time, in the order of arrival; unlike a lock it may be left from another task."""
+
+    def __init__(self) -> None:
+        self.semaphore = anyio.Semaphore(1)
+
+
+class Hold:
+    """A lease that this process holds; `lease` is its newest form."""
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.lost = False
+
+
+class Leases:
+    """The leases of one manager."""
+
+    def __init__(self, store: Store, clock: Clock, background: Background, busy_timeout: float) -> None:
+        self._store, self._clock, self._background, self._busy_timeout = store, clock, background, busy_timeout
+        self._holder = Holder.current(f"{id(self):x}")
+        self._turnstiles: WeakValueDictionary[str, _Turnstile] = WeakValueDictionary()
+        self._held: dict[str, Hold] = {}
+        self._renewing = False
+        self.seconds, self.renew_after = SECONDS, RENEW_AFTER
+
+    @asynccontextmanager
+    async def hold(self, session: str) -> AsyncIterator[Hold]:
+        """Waits for this caller's turn and the lease. Raises `SessionBusy` after the busy timeout."""
+        deadline = self._clock.now() + self._busy_timeout
+        turnstile = self._turnstiles.setdefault(session, _Turnstile())
+        await self._enter(turnstile)
+        try:
+            hold = Hold(await self._acquire(session, deadline))
+            self._held[session] = hold
+            self._keep_renewing()
+            try:
+                yield hold
+            finally:
+                del self._held[session]
+                await self._release(hold)
+        finally:
+            turnstile.semaphore.release()
+
+    def is_held(self, session: str) -> bool:
+        """Whether this manager holds the session now."""
+        return session in self._held
+
+    async def _enter(self, turnstile: _Turnstile) -> None:
+        try:
+            turnstile.semaphore.acquire_nowait()
+        except anyio.WouldBlock:
+            await self._queue(turnstile.semaphore)
+
+    async def _queue(self, semaphore: anyio.Semaphore) -> None:
+        entered = False
+
+        async def enter() -> None:
+            nonlocal entered
+            await semaphore.acquire()
+            entered = True
+
+        try:
+            await within(self._clock, self._busy_timeout, enter)
+        except BaseException as error:
+            if entered:  # its turn came just when it was cancelled: the next one goes
+                semaphore.release()
+            if isinstance(error, TimeoutError):
+                text = f"another turn of this session still runs in this process after {self._busy_timeout:g} seconds"
+                raise SessionBusy(f"{text}: try again later", holder="this process") from None
+            raise
+
+    async def _acquire(self, session: str, deadline: float) -> Lease:
+        while True:
+            try:
+                return await self._store.acquire(session, self._holder, seconds=self.seconds, now=self._clock.now())
+            except LeaseTaken:
+                if self._clock.now() + _POLL > deadline:
+                    raise
+            await self._clock.sleep(_POLL)
+
+    async def _release(self, hold: Hold) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._store.release(hold.lease)
+
+    def _keep_renewing(self) -> None:
+        if not self._renewing:
+            self._renewing = True
+            self._background.start(self._renew)
+
+    async def _renew(self) -> None:
+        try:
+            while self._held:
+                await self._clock.sleep(self.renew_after)
+                for session, hold in list(self._held.items()):
+                    if not hold.lost:
+                        await self._renew_one(session, hold)
+        finally:
+            self._renewing = False
+
+    async def _renew_one(self, session: str, hold: Hold) -> None:
+        try:
+            lease = await self._store.renew(hold.lease, seconds=self.seconds, now=self._clock.now())
+        except LeaseGone:
+            log.warning("session %s was taken over by another worker", session)
+            hold.lost = True
+        except StorageError as error:
+            log.warning("the lease of session %s could not be renewed, trying again: %s", session, error)
+        else:
+            hold.lease = lease

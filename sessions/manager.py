@@ -1,0 +1,199 @@
+"""The manager: owns the store, the client and the background tasks, and hands out sessions."""
+
+from __future__ import annotations
+
+import json
+import uuid
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from sessions.background import Background
+from sessions.changes import check_tools, metadata_text
+from sessions.client import ModelClient
+from sessions.clock import Clock, SystemClock
+from sessions.core.profiles import Profile, profile_for
+from sessions.core.settings import Settings, make_settings
+from sessions.core.ttl import ExpectedCost, Policy
+from sessions.core.usage import Usage
+from sessions.errors import ConfigurationError, SessionNotFound
+from sessions.history import History
+from sessions.leases import Leases
+from sessions.replies import SessionInfo
+from sessions.session import Session
+from sessions.tools import Toolbox
+from sessions.translate import given, storage_errors
+from storage import SessionMissing, SessionRecord, Store, open_store
+
+
+class SessionManager:
+    """Creates, opens, lists and deletes sessions. Use it as an async context manager.
+
+    `store`: "sqlite:///path", "sqlite://" (memory), "postgresql://…" or a `storage.Store`. `client`: any of the SDK's
+    async clients; `None` makes `AsyncAnthropic()` at the first call. `profile`: what the model and endpoint support,
+    where the built-in tables are wrong. `ttl`: a policy, `ExpectedCost()` or `Fixed("5m" | "1h")`. `max_steps`: model
+    calls in one turn. `busy_timeout`: seconds to wait for a session that somebody else uses. `diagnostics`: ask the
+    API why a cache was missed, on every call. Raises `ConfigurationError` for a wrong setting.
+    """
+
+    def __init__(
+        self,
+        store: str | Store = "sqlite:///sessions.db",
+        *,
+        client: Any = None,
+        profile: Profile | None = None,
+        ttl: Policy = ExpectedCost(),  # noqa: B008 - a frozen value
+        clock: Clock = SystemClock(),  # noqa: B008 - it has no state
+        tend: bool = True,
+        warmup: bool = True,
+        warmup_timeout: float = 30.0,
+        recover: bool = False,
+        diagnostics: bool = True,
+        max_steps: int = 100,
+        busy_timeout: float = 60.0,
+    ) -> None:
+        if max_steps < 1:
+            raise ConfigurationError(f"max_steps must be 1 or more, not {max_steps!r}")
+        if not isinstance(ttl, Policy):
+            raise ConfigurationError(f"ttl must be a policy such as Fixed('1h') or ExpectedCost(), not {ttl!r}")
+        with storage_errors():
+            self._store: Store = open_store(store) if isinstance(store, str) else store
+        self._client = ModelClient(client)
+        self._profile = profile
+        self.ttl, self.clock = ttl, clock
+        self.tend, self.warmup, self.warmup_timeout, self.recovers = tend, warmup, warmup_timeout, recover
+        self.diagnostics, self.max_steps, self.busy_timeout = diagnostics, max_steps, busy_timeout
+        self._background = Background()
+        self._leases = Leases(self._store, clock, self._background, busy_timeout)
+        self._warned: set[str] = set()
+
+    async def __aenter__(self) -> Self:
+        with storage_errors():
+            await self._store.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._background.close()
+        await self._store.close()
+
+    async def create(
+        self,
+        *,
+        model: str,
+        max_tokens: int,
+        system: Any = None,
+        tools: Iterable[Any] = (),
+        context: Any = (),
+        thinking: Mapping[str, Any] | None = None,
+        tool_choice: Mapping[str, Any] | None = None,
+        output_config: Mapping[str, Any] | None = None,
+        owner: str | None = None,
+        title: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        compact: str | None = None,
+        id: str | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> Session:
+        """A new, empty session. Nothing is sent.
+
+        `context`: content blocks that open the first user message and have a breakpoint of their own. `params`: any
+        other request field of the SDK, sent as given on every call. Raises `ConfigurationError` saying which setting
+        is wrong; then nothing is stored.
+        """
+        toolbox = Toolbox(tools)
+        with given():
+            settings = make_settings(
+                model=model, max_tokens=max_tokens, system=system, tools=toolbox.definitions, context=context,
+                thinking=thinking, tool_choice=tool_choice, output_config=output_config, params=params, compact=compact,
+                local_tools=tuple(toolbox.functions),
+            )  # fmt: skip
+        self._check(settings)
+        now = self.clock.now()
+        name = id or uuid.uuid4().hex
+        record = SessionRecord(
+            name, uuid.uuid4().hex, owner, title, metadata_text(metadata), settings.to_json(), None, now, now
+        )
+        with storage_errors():
+            await self._store.create(record)
+            return await self._loaded(record, toolbox)
+
+    async def open(
+        self, id: str, *, owner: str | None = None, tools: Iterable[Any] = (), rebase: bool = False
+    ) -> Session:
+        """A stored session. Give the same function tools as on create; without them it can be read and branched.
+
+        Raises `SessionNotFound` if it is absent or belongs to another owner (`owner=None` does not check), and
+        `ToolsChanged` if the tools' definitions differ from the stored ones (`rebase=True` stores the new ones).
+        """
+        tools = list(tools)
+        toolbox = Toolbox(tools)
+        record = await self._find(id, owner)
+        if not rebase:
+            check_tools(Settings.from_json(record.settings), toolbox)
+        with storage_errors():
+            session = await self._loaded(record, toolbox)
+        if rebase and toolbox.definitions:
+            await session.update(tools=tools, rebase=True)
+        return session
+
+    async def list(
+        self, *, owner: str | None = None, limit: int = 50, before: str | None = None, search: str | None = None
+    ) -> list[SessionInfo]:
+        """Sessions, newest first, with totals. `before`: the id of the last one of the page before."""
+        with storage_errors():
+            rows = await self._store.list(owner=owner, limit=limit, before=before, search=search)
+        return [_info(row) for row in rows]
+
+    async def delete(self, id: str, *, owner: str | None = None) -> None:
+        """Really deletes a session; entries that a fork still reaches stay. Raises `SessionNotFound`."""
+        await self._find(id, owner)
+        with storage_errors():
+            await self._store.delete(id)
+
+    async def _find(self, id: str, owner: str | None) -> SessionRecord:
+        with storage_errors():
+            try:
+                record = await self._store.load(id)
+            except SessionMissing as error:
+                raise SessionNotFound(_not_found(id)) from error
+        if owner is not None and record.owner != owner:
+            raise SessionNotFound(_not_found(id))
+        return record
+
+    async def _loaded(self, record: SessionRecord, toolbox: Toolbox) -> Session:
+        history = History(self._store, record, self._profile_of, self._client.base_url or "")
+        await history.refresh()
+        return Session(self, history, toolbox)
+
+    def _profile_of(self, model: str) -> Profile:
+        if self._profile is not None:
+            return replace(self._profile, name=model)
+        return profile_for(model, self._client.base_url)
+
+    def _check(self, settings: Settings) -> None:
+        self._client.check_params(settings.params or {})
+        profile = self._profile_of(settings.model)
+        if not profile.known and settings.model not in self._warned:
+            self._warned.add(settings.model)
+            warnings.warn(
+                f"nothing is known about the model {settings.model!r}: cautious assumptions are used (minimum prefix "
+                f"{profile.minimum_tokens} tokens, no pre-warming); pass SessionManager(profile=…) if you know better",
+                stacklevel=3,
+            )
+
+
+def _not_found(id: str) -> str:
+    return f"there is no session {id!r} for this owner: check the id (`warmline list` shows what there is)"
+
+
+def _info(row: SessionRecord) -> SessionInfo:
+    total = row.totals
+    usage = Usage(total.input, total.cache_read, total.cache_write_5m, total.cache_write_1h, total.output)
+    return SessionInfo(
+        row.id, row.owner, row.title, json.loads(row.metadata), Settings.from_json(row.settings).model, row.head,
+        row.created_at, row.updated_at, total.turns, total.calls, usage, total.cost, total.unpriced,
+    )  # fmt: skip

@@ -1,0 +1,233 @@
+"""The values that a session gives back: replies, steps, calls and costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal
+
+from anthropic.types import Message
+
+from sessions.core.transcript import Entry
+from sessions.core.usage import Usage
+from storage.records import CallRecord
+
+if TYPE_CHECKING:
+    from sessions.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """Why a call read less of the cache than its plan expected, in a sentence that says what to change."""
+
+    cause: str
+    sentence: str
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to the model, as the ledger keeps it. Times are seconds since the epoch, `cost` is USD.
+
+    `points`: what was marked, as (slot, point, lifetime, prefix tokens). `waited`: seconds at the gate. `cost` is
+    `None` where no price is published. `entry`: the reply that the call made, or the head that it was asked from.
+    """
+
+    id: str
+    kind: str
+    model: str
+    started: float
+    status: str
+    usage: Usage
+    expected: Usage | None
+    cost: Decimal | None
+    turn: str | None = None
+    entry: str | None = None
+    first_event: float | None = None
+    ended: float | None = None
+    request_id: str | None = None
+    response_id: str | None = None
+    stop_reason: str | None = None
+    points: tuple[tuple[str, str, str, int], ...] = ()
+    hit: str | None = None
+    waited: float = 0.0
+    miss: Miss | None = None
+    error: str | None = None
+
+    @classmethod
+    def of(cls, record: CallRecord) -> Call:
+        """Reads a row of the ledger."""
+        expected = json.loads(record.expected) if record.expected else None
+        miss = json.loads(record.miss) if record.miss else None
+        return cls(
+            record.id,
+            record.kind,
+            record.model,
+            record.started,
+            record.status,
+            Usage(
+                record.input,
+                record.cache_read,
+                record.cache_write_5m,
+                record.cache_write_1h,
+                record.output,
+                record.counters,
+            ),
+            usage_of(expected) if expected else None,
+            record.cost,
+            record.turn,
+            record.entry,
+            record.first_event,
+            record.ended,
+            record.request_id,
+            record.response_id,
+            record.stop_reason,
+            tuple((one[0], one[1], one[2], one[3]) for one in json.loads(record.points)),
+            expected.get("hit") if expected else None,
+            record.waited,
+            Miss(**miss) if miss else None,
+            record.error,
+        )
+
+
+def usage_of(stored: Mapping[str, Any]) -> Usage:
+    """Reads an expected usage as it is stored."""
+    return Usage(stored["input"], stored["read"], stored["write_5m"], stored["write_1h"], counters=stored["counters"])
+
+
+def total_cost(calls: Iterable[Call]) -> Decimal | None:
+    """USD for these calls, or `None` where the price of one is not known."""
+    total = Decimal(0)
+    for call in calls:
+        if call.cost is None:
+            return None
+        total += call.cost
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """A session's bill: USD in all and by kind of call, with the usage behind it.
+
+    `unpriced`: calls of models without a published price, which the sums leave out.
+    """
+
+    total: Decimal
+    by_kind: Mapping[str, Decimal]
+    usage: Usage
+    calls: int
+    unpriced: int = 0
+
+    @classmethod
+    def of(cls, calls: Iterable[Call]) -> Cost:
+        """Adds up calls."""
+        kinds: dict[str, Decimal] = {}
+        usage, count, unpriced = Usage(), 0, 0
+        for call in calls:
+            usage, count = usage + call.usage, count + 1
+            if call.cost is None:
+                unpriced += 1
+            else:
+                kinds[call.kind] = kinds.get(call.kind, Decimal(0)) + call.cost
+        return cls(sum(kinds.values(), Decimal(0)), kinds, usage, count, unpriced)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A part of a turn as `Session.run` gives it: a reply of the model, or the results of the tools it asked for.
+
+    `content`: blocks. `usage` and `cost` (USD) are the call's, `None` for tool results.
+    """
+
+    kind: Literal["reply", "tool_results"]
+    content: list[dict[str, Any]]
+    entry: Entry | None = None
+    stop_reason: str | None = None
+    call: Call | None = None
+
+    @property
+    def text(self) -> str:
+        """The text blocks, joined."""
+        return text_in(self.content)
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the call read, wrote and produced."""
+        return self.call.usage if self.call else None
+
+    @property
+    def cost(self) -> Decimal | None:
+        """What the call cost, in USD."""
+        return self.call.cost if self.call else None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The end of a turn. `text` and `content` are the last message's; `usage`, `cost` and `calls` cover the turn."""
+
+    content: list[dict[str, Any]]
+    stop_reason: str | None
+    message: Message
+    calls: tuple[Call, ...]
+    session: Session = field(repr=False)
+
+    @property
+    def text(self) -> str:
+        """The text blocks of the last message, joined."""
+        return text_in(self.content)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of all calls of the turn."""
+        return sum((call.usage for call in self.calls), start=Usage())
+
+    @property
+    def cost(self) -> Decimal | None:
+        """USD for all calls of the turn; `None` where no price is published."""
+        return total_cost(self.calls)
+
+
+def text_in(content: Iterable[Mapping[str, Any]]) -> str:
+    """The text of content blocks, joined."""
+    return "".join(str(block.get("text") or "") for block in content if block.get("type") == "text")
+
+
+def message_of(raw: Mapping[str, Any], content: list[dict[str, Any]], stop_reason: str | None) -> Message:
+    """The SDK's `Message` of a reply, from what arrived (or, after a restart, from what was stored).
+
+    Blocks that the non-beta type does not know stay as they came.
+    """
+    usage = {"input_tokens": 0, "output_tokens": 0, **(raw.get("usage") or {})}
+    whole = {
+        **raw,
+        "id": raw.get("id") or "",
+        "type": "message",
+        "role": "assistant",
+        "model": raw.get("model") or "",
+        "content": content,
+        "stop_reason": stop_reason,
+        "stop_sequence": raw.get("stop_sequence"),
+        "usage": usage,
+    }
+    return Message.construct(**whole)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A row of `SessionManager.list`. Times are seconds since the epoch; `cost` is USD."""
+
+    id: str
+    owner: str | None
+    title: str | None
+    metadata: dict[str, Any]
+    model: str
+    head: str | None
+    created_at: float
+    updated_at: float
+    turns: int
+    calls: int
+    usage: Usage
+    cost: Decimal
+    unpriced: int = 0

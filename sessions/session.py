@@ -1,0 +1,368 @@
+"""A conversation: send, stream, run, resume; branch it, read it, and see what it cost."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from copy import deepcopy
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from sessions.changes import metadata_text, new_settings, prefix_changes
+from sessions.core.settings import Settings
+from sessions.core.transcript import Entry, canonical, check_history, lift_marks
+from sessions.core.usage import Usage
+from sessions.errors import Conflict, InvalidHistory, PrefixChange, SessionsError, ToolsChanged
+from sessions.history import History, Written, make_entry
+from sessions.replies import Call, Cost, Reply, Step
+from sessions.streaming import Driver, ReplyStream
+from sessions.tools import Toolbox
+from sessions.translate import given, storage_errors
+from sessions.turn import Event, InDoubt, Options, Turn
+from sessions.warming import prewarm
+from storage import Change, SessionRecord
+
+if TYPE_CHECKING:
+    from sessions.manager import SessionManager
+
+Gap = float | int | timedelta | None
+
+
+class Session:
+    """One conversation of a manager. Get one from `SessionManager.create` or `SessionManager.open`.
+
+    Attributes never touch the store; every method but `stream` and `run` is a coroutine.
+    """
+
+    def __init__(self, manager: SessionManager, history: History, toolbox: Toolbox) -> None:
+        self._manager = manager
+        self._history = history
+        self._toolbox = toolbox
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id} of {self.owner or 'nobody'}, {len(self._history.entries)} entries>"
+
+    # -- what is known without asking the store --
+
+    @property
+    def id(self) -> str:
+        """The session's id."""
+        return self._history.record.id
+
+    @property
+    def owner(self) -> str | None:
+        """Whom it belongs to, as given on create."""
+        return self._history.record.owner
+
+    @property
+    def title(self) -> str | None:
+        """The title, as given."""
+        return self._history.record.title
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The caller's own data, as given."""
+        found: dict[str, Any] = json.loads(self._history.record.metadata)
+        return found
+
+    @property
+    def head(self) -> str | None:
+        """The id of the last entry; `None` for an empty conversation."""
+        return self._history.head
+
+    @property
+    def settings(self) -> Settings:
+        """Model, system prompt, tools and the rest."""
+        return self._history.settings
+
+    @property
+    def created_at(self) -> float:
+        """Seconds since the epoch."""
+        return self._history.record.created_at
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The history as the API takes it, without markers; a fresh copy."""
+        return [entry.message for entry in self._history.entries]
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The history as entries; a fresh copy."""
+        return [replace(entry, content=deepcopy(entry.content)) for entry in self._history.entries]
+
+    @property
+    def _by_caller(self) -> frozenset[str]:
+        """Names of the tools whose calls the caller answers."""
+        names = (str(one["name"]) for one in self.settings.tools if "name" in one)
+        return frozenset(names) - set(self.settings.local_tools)
+
+    # -- turns --
+
+    async def send(
+        self,
+        content: Any,
+        *,
+        expected_gap: Gap = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+    ) -> Reply:
+        """One whole turn: stores the words, asks the model, runs its tools until it has answered.
+
+        `content`: a str or content blocks. `expected_gap`: seconds (or a timedelta) until the user returns, if you know
+        it. `idempotency_key`: the same key again gives the stored reply, or finishes that turn. `timeout`: seconds for
+        the whole turn. Raises `ModelError`, `SessionBusy`, `StepLimitReached`, `LeaseLost`, `ToolsChanged`,
+        `ConfigurationError`, `TimeoutError`; whatever is raised, the words are kept, except where the API refused them.
+        """
+        reply = await self._driver(content, expected_gap, idempotency_key, timeout).reply()
+        if reply is None:
+            raise SessionsError("the turn ended without a reply")  # pragma: no cover - a turn with words always replies
+        return reply
+
+    def stream(
+        self,
+        content: Any,
+        *,
+        expected_gap: Gap = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+    ) -> ReplyStream:
+        """As `send`, as a stream: `async with session.stream(…) as stream: async for text in stream.text_stream: …`"""
+        return ReplyStream(self._driver(content, expected_gap, idempotency_key, timeout))
+
+    async def run(
+        self,
+        content: Any,
+        *,
+        expected_gap: Gap = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Step]:
+        """As `send`, step by step: each reply of the model and each set of tool results, when it is stored."""
+        driver = self._driver(content, expected_gap, idempotency_key, timeout)
+        try:
+            while (one := await driver.next()) is not None:
+                if isinstance(one, Step):
+                    yield one
+        finally:
+            await driver.close()
+
+    async def resume(self, *, in_doubt: InDoubt = "report") -> Reply | None:
+        """Finishes a turn that a crash, an error or a limit interrupted; `None` when there is nothing to finish.
+
+        `in_doubt`: what to do with calls of tools that are not idempotent and may have taken effect: "report" tells
+        the model so, "rerun" runs them again, "raise" raises `InDoubtToolCalls`.
+        """
+        if in_doubt not in ("report", "rerun", "raise"):
+            raise ValueError(f"in_doubt must be 'report', 'rerun' or 'raise', not {in_doubt!r}")
+        self._check_tools()
+        return await Driver(Turn(self, None, Options(in_doubt=in_doubt)), self._manager.clock, None).reply()
+
+    def _driver(self, content: Any, gap: Gap, key: str | None, timeout: float | None) -> Driver:
+        self._check_tools()
+        with given():
+            words = canonical(content)
+        seconds = gap.total_seconds() if isinstance(gap, timedelta) else None if gap is None else float(gap)
+        if seconds is not None and not seconds >= 0:
+            raise ValueError(f"expected_gap must be zero or more seconds, not {gap!r}")
+        return Driver(Turn(self, words, Options(seconds, key)), self._manager.clock, timeout)
+
+    def _check_tools(self) -> None:
+        missing = sorted(set(self.settings.local_tools) - set(self._toolbox.functions))
+        if missing:
+            raise ToolsChanged(
+                f"this session runs the tool {missing[0]!r}, which was not given: "
+                "open it with tools=[…], the same functions as on create"
+            )
+
+    # -- branches --
+
+    async def fork(self, at: str | None = None) -> Session:
+        """A second session that shares the history up to entry `at` (the head where `None`); nothing is copied.
+
+        Raises `Conflict` if this session's tree has no such entry.
+        """
+        with storage_errors():
+            head = self.head if at is None else at
+            if at is not None and await self._manager._store.entry(self.id, at) is None:
+                raise Conflict(f"entry {at} is not an entry of session {self.id}: see session.entries")
+            now = self._manager.clock.now()
+            record = self._history.record
+            made = SessionRecord(
+                uuid.uuid4().hex, record.tree, record.owner, record.title, record.metadata, record.settings, head,
+                now, now, forked_from=self.id, base=head,
+            )  # fmt: skip
+            await self._manager._store.create(made)
+            return await self._manager._loaded(made, self._toolbox)
+
+    async def rewind(self, to: str | None) -> None:
+        """Moves the head back to an entry of the chain (`None`: before the first). What lies behind stays readable.
+
+        Raises `Conflict` if the entry is not on the chain.
+        """
+        async with self._exclusive() as commit:
+            if self._history.position(to) < 0:
+                raise Conflict(f"entry {to} is not on the chain of session {self.id}: see session.entries")
+            await commit(head=to)
+
+    async def map(self, contents: Iterable[Any], *, limit: int | None = None) -> list[Reply]:
+        """One branch per content from this head, in parallel, after one of them has warmed the prefix.
+
+        This session does not move; each reply's `.session` is its branch. `limit`: how many run at the same time. If
+        some fail, the others still finish; then the first error is raised.
+        """
+        self._check_tools()
+        with given():
+            words = [canonical(content) for content in contents]
+        branches = [await self.fork() for _ in words]
+        return await _fan_out(branches, words, limit)
+
+    async def append(self, messages: Iterable[Any]) -> None:
+        """Imports history without calling the model: all messages are checked first, then all are written or none.
+
+        Raises `InvalidHistory` naming the message and the rule.
+        """
+        messages = list(messages)
+        async with self._exclusive() as commit:
+            with given(InvalidHistory):
+                found = check_history(messages, [{"role": e.role, "content": e.content} for e in self._history.entries])
+            await commit(written=self._chained(found))
+
+    def _chained(self, messages: Sequence[dict[str, Any]]) -> list[Written]:
+        last, written = self._history.last, list[Written]()
+        for message in messages:
+            content, _ = lift_marks(message["content"])
+            if last is None and message["role"] == "user":
+                content = [*self.settings.context, *content]
+            one = make_entry(last, message["role"], content, self._manager.clock.now())
+            written.append(one)
+            last = one.entry
+        return written
+
+    # -- settings --
+
+    async def update(self, *, rebase: bool = False, **changes: Any) -> None:
+        """Changes settings (those of `create`, and `title`, `metadata`).
+
+        What keeps the cached prefix is free. What breaks it raises `PrefixChange` naming the tokens that will be billed
+        again, unless `rebase=True`.
+        """
+        title, metadata = changes.pop("title", None), changes.pop("metadata", None)
+        metadata = None if metadata is None else metadata_text(metadata)
+        toolbox = Toolbox(changes["tools"]) if "tools" in changes else self._toolbox
+        async with self._exclusive() as commit:
+            with given():
+                settings = new_settings(self.settings, changes, toolbox)
+            self._manager._check(settings)
+            broken = prefix_changes(self.settings, settings)
+            tokens = self._history.prompt.total if self._history.entries else 0
+            if broken and tokens and not rebase:
+                raise PrefixChange(
+                    f"changing {', '.join(broken)} makes about {tokens} cached tokens be billed again; "
+                    "pass rebase=True to accept that, or fork the session first",
+                    tokens=tokens,
+                )
+            await commit(settings=settings.to_json(), title=title, metadata=metadata)
+            self._history.use(settings)
+            self._toolbox = toolbox
+
+    async def prewarm(self) -> Usage | None:
+        """Writes the prefix to the cache with a zero-token request, so that the next turn starts warm.
+
+        `None` if the prefix is below the model's minimum, already warm, or cannot be warmed with these settings.
+        Raises `ModelError`.
+        """
+        with storage_errors():
+            if self._manager._leases.is_held(self.id):
+                return None  # a turn of this process is about to write the prefix itself
+            async with self._manager._leases.hold(self.id):
+                await self._history.refresh()
+                return await prewarm(self)
+
+    # -- records --
+
+    async def calls(self) -> list[Call]:
+        """The ledger: every request of this session, failed and cancelled ones too, in the order they were recorded."""
+        with storage_errors():
+            return [Call.of(row) for row in await self._manager._store.calls(self.id)]
+
+    async def cost(self) -> Cost:
+        """What the session has cost, in USD, by kind of call."""
+        return Cost.of(await self.calls())
+
+    async def delete(self) -> None:
+        """Really deletes the session; entries that a fork still reaches stay."""
+        await self._manager.delete(self.id)
+
+    @asynccontextmanager
+    async def _exclusive(self) -> AsyncIterator[Any]:
+        """The lease and the newest state; gives a function that commits a change without a turn."""
+        with storage_errors():
+            async with self._manager._leases.hold(self.id) as hold:
+                await self._history.refresh()
+
+                async def commit(written: Sequence[Written] = (), head: Any = _KEEP, **fields: Any) -> None:
+                    last = written[-1].entry.id if written else self.head
+                    new_head = last if head is _KEEP else head
+                    change = Change(
+                        self.head,
+                        new_head,
+                        entries=tuple(one.record for one in written),
+                        updated_at=self._manager.clock.now(),
+                        **fields,
+                    )
+                    await self._manager._store.commit(hold.lease, change)
+                    self._history.stage(written)
+                    if new_head != self.head or written:
+                        self._history.committed(new_head)
+                    self._history.relabel(fields.get("title"), fields.get("metadata"))
+
+                yield commit
+
+
+_KEEP: Any = object()
+
+
+async def _fan_out(branches: Sequence[Session], words: Sequence[Any], limit: int | None) -> list[Reply]:
+    """Runs one turn per branch. One leads; the rest start at the first event of its answer, when it can be read.
+
+    A leader that fails before that hands the lead to the next.
+    """
+    replies: list[Reply | None] = [None] * len(branches)
+    errors: list[Exception] = []
+    slots = anyio.Semaphore(limit or max(1, len(branches)))
+
+    async def run(number: int, begun: anyio.Event | None = None) -> None:
+        async with slots:
+            driver = branches[number]._driver(words[number], None, None, None)
+            try:
+                while (one := await driver.next()) is not None:
+                    if begun is not None and isinstance(one, Event):
+                        begun.set()
+                    replies[number] = one if isinstance(one, Reply) else replies[number]
+            except Exception as error:
+                errors.append(error)
+            finally:
+                await driver.close()
+                if begun is not None:
+                    begun.set()
+
+    async with anyio.create_task_group() as group:
+        leader = 0
+        while leader < len(branches):
+            begun = anyio.Event()
+            group.start_soon(run, leader, begun)
+            await begun.wait()
+            failed = len(errors)
+            leader += 1
+            if failed < leader:
+                break
+        for number in range(leader, len(branches)):
+            group.start_soon(run, number)
+    if errors:
+        raise errors[0]
+    return [reply for reply in replies if reply is not None]

@@ -1,0 +1,69 @@
+"""A valid request as the simulator bills it: token sums at every point, marks as indexes, and the reported `usage`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sessions.core.cache import Point, Where
+from sessions.core.profiles import Profile, Ttl
+from sessions.core.usage import Usage
+from sessions.simulator.tokens import TOOLS_PROMPT, count
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a valid request is: its effective body (dropped thinking gone), its cache plan, and the message's head."""
+
+    body: Mapping[str, Any]
+    profile: Profile
+    usage: Usage
+    writes: Sequence[tuple[str, Ttl]]
+    read: str | None
+    head: dict[str, Any]
+    thinking: bool
+    omitted: bool
+    total: int
+    binding: str = ""
+    thought: str = ""
+
+
+def usage_of(prompt: Prompt) -> dict[str, Any]:
+    """The `usage` of `message_start`: input and cache counters, and a first output token."""
+    usage, first = prompt.usage, min(1, prompt.body.get("max_tokens", 0))
+    if not prompt.profile.counters:
+        return {"input_tokens": usage.total_input, "output_tokens": first}
+    return {
+        "input_tokens": usage.input,
+        "cache_creation_input_tokens": usage.cache_write,
+        "cache_read_input_tokens": usage.cache_read,
+        "cache_creation": {
+            "ephemeral_5m_input_tokens": usage.cache_write_5m,
+            "ephemeral_1h_input_tokens": usage.cache_write_1h,
+        },
+        "output_tokens": first,
+        "service_tier": "standard",
+    }
+
+
+def cumulative(body: Mapping[str, Any], points: Sequence[Point]) -> list[int]:
+    """Tokens of the prompt up to and with each point."""
+    system, messages, tools = body.get("system") or (), body["messages"], body.get("tools") or ()
+    sizes, total = [], TOOLS_PROMPT if tools else 0
+    for point in points:
+        tier, i, j = point.where
+        holder = tools if tier == "tools" else system if tier == "system" else messages[i]["content"]
+        total += count(holder if isinstance(holder, str) else holder[j])
+        sizes.append(total)
+    return sizes
+
+
+def indexes(points: Sequence[Point], marks: Sequence[tuple[Where, Ttl]], profile: Profile) -> list[tuple[int, Ttl]]:
+    """The marks as indexes of points; every point is one where the endpoint caches by itself."""
+    if profile.automatic and not profile.markers:
+        return [(at, "5m") for at in range(len(points))]
+    if not marks:
+        return []
+    at = {point.where: i for i, point in enumerate(points)}
+    return [(at[where], ttl) for where, ttl in marks if where in at]

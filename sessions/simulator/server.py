@@ -1,0 +1,211 @@
+"""The simulator over HTTP, for any client in any language: `/v1/messages`, `/v1/models`, and its own bill and journal.
+
+A plain ASGI application under uvicorn. A fault that cuts a connection really cuts it: the response stops half-way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import anyio
+import uvicorn
+
+from sessions.clock import Clock, SystemClock
+from sessions.simulator.catalogue import models
+from sessions.simulator.delivery import Broken, Latency, Stream, prepare
+from sessions.simulator.engine import Engine
+from sessions.simulator.exchange import Exchange
+from sessions.simulator.transport import receive
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Application:
+    """The ASGI application around one engine."""
+
+    def __init__(self, engine: Engine, *, clock: Clock | None = None, latency: Latency | None = None) -> None:
+        self.engine = engine
+        self.clock: Clock = clock or SystemClock()
+        self.latency = latency or Latency()
+
+    async def __call__(self, scope: Scope, receive_: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        path, raw = scope["path"], await _body(receive_)
+        if scope["method"] == "GET" or path == "/_simulator/evict":
+            status, found = self._look(path)
+            await _json(send, status, found)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        exchange = receive(self.engine, path, raw, headers, self.clock.now())
+        async with anyio.create_task_group() as group:
+            group.start_soon(_watch, receive_, group.cancel_scope)
+            await self._respond(exchange, send)
+            group.cancel_scope.cancel()
+
+    async def _respond(self, exchange: Exchange, send: Send) -> None:
+        """Answers; a client that leaves cancels this, which ends the exchange as cut."""
+        await prepare(self.engine, exchange, self.clock, self.latency)
+        if exchange.state == "failed" and exchange.error is None:
+            _drop(send)
+            return
+        if exchange.error is not None or exchange.result is not None:
+            await _json(send, exchange.status, exchange.error or exchange.result, exchange.headers)
+            return
+        as_json = exchange.fault is not None and exchange.fault.kind == "json"
+        kind = "application/json" if as_json else "text/event-stream; charset=utf-8"
+        await send(_start(200, {**exchange.headers, "content-type": kind}))
+        stream = Stream(self.engine, exchange, self.clock, self.latency)
+        try:
+            async for chunk in stream:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        finally:
+            stream.close()
+        await send({"type": "http.response.body", "body": b""})
+
+    def _look(self, path: str) -> tuple[int, Any]:
+        """The simulator's own pages: `bill`, `requests`, `evict`."""
+        if path.startswith("/v1/models"):
+            return models(path)
+        if path == "/_simulator/bill":
+            return 200, _bill(self.engine)
+        if path == "/_simulator/requests":
+            return 200, [_row(exchange) for exchange in self.engine.requests]
+        if path == "/_simulator/evict":
+            return 200, {"evicted": self.engine.evict()}
+        return 404, {"type": "error", "error": {"type": "not_found_error", "message": "Not Found"}}
+
+
+def _bill(engine: Engine) -> dict[str, Any]:
+    bill = engine.bill()
+    return {
+        "input": bill.usage.input,
+        "cache_read": bill.usage.cache_read,
+        "cache_write_5m": bill.usage.cache_write_5m,
+        "cache_write_1h": bill.usage.cache_write_1h,
+        "output": bill.usage.output,
+        "cost": str(bill.cost) if bill.cost is not None else None,
+        "charged": bill.charged,
+        "refused": bill.refused,
+    }
+
+
+def _row(exchange: Exchange) -> dict[str, Any]:
+    usage = exchange.usage
+    return {
+        "index": exchange.index,
+        "request_id": exchange.request_id,
+        "message_id": exchange.message_id,
+        "path": exchange.path,
+        "model": exchange.model,
+        "started": exchange.started,
+        "began": exchange.began,
+        "ended": exchange.ended,
+        "status": exchange.status,
+        "state": exchange.state,
+        "stop_reason": exchange.stop_reason,
+        "error": exchange.error,
+        "messages": len(exchange.body["messages"]) if exchange.body and exchange.ok else None,
+        "usage": None
+        if usage is None
+        else {
+            "input": usage.input,
+            "cache_read": usage.cache_read,
+            "cache_write_5m": usage.cache_write_5m,
+            "cache_write_1h": usage.cache_write_1h,
+            "output": usage.output,
+        },
+        "cost": str(exchange.cost) if exchange.cost is not None else None,
+    }
+
+
+def _drop(send: Send) -> None:
+    """Breaks the connection before any header. ASGI has no word for it: uvicorn's own cycle holds the socket."""
+    connection = getattr(getattr(send, "__self__", None), "transport", None)
+    if connection is None:
+        raise Broken
+    connection.abort()
+
+
+async def _body(receive_: Receive) -> bytes:
+    chunks = []
+    while True:
+        event = await receive_()
+        chunks.append(event.get("body", b""))
+        if event["type"] == "http.disconnect" or not event.get("more_body"):
+            return b"".join(chunks)
+
+
+async def _watch(receive_: Receive, scope: anyio.CancelScope) -> None:
+    """Cancels the answer when the client hangs up."""
+    while (await receive_())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
+
+
+def _start(status: int, headers: MutableMapping[str, str] | dict[str, str]) -> dict[str, Any]:
+    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    return {"type": "http.response.start", "status": status, "headers": encoded}
+
+
+async def _json(send: Send, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
+    raw = json.dumps(body).encode()
+    await send(_start(status, {**(headers or {}), "content-type": "application/json", "content-length": str(len(raw))}))
+    await send({"type": "http.response.body", "body": raw})
+
+
+@asynccontextmanager
+async def serving(
+    engine: Engine | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    clock: Clock | None = None,
+    latency: Latency | None = None,
+) -> AsyncIterator[str]:
+    """Serves `engine` while the context is open and gives its base URL; port 0 takes a free one. asyncio only.
+
+    Raises `OSError` where the port is taken. May be entered in one task and left in another.
+    """
+    application = Application(engine or Engine(), clock=clock, latency=latency)
+    listener = socket.create_server((host, port))
+    config = uvicorn.Config(application, log_level="critical", lifespan="off", access_log=False)
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        address = listener.getsockname()
+        yield f"http://{address[0]}:{address[1]}"
+    finally:
+        server.should_exit = server.force_exit = True
+        await task
+        listener.close()
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn that leaves the program's signal handlers alone."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(
+    engine: Engine | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8787,
+    clock: Clock | None = None,
+    latency: Latency | None = None,
+    started: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serves until cancelled; `started` is told the base URL. Raises `OSError` where the port is taken."""
+    async with serving(engine, host=host, port=port, clock=clock, latency=latency) as url:
+        started(url)
+        await asyncio.Event().wait()

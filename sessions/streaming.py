@@ -1,0 +1,176 @@
+"""A turn as a stream: the SDK's events as they come, the text alone, and the final reply."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+from anthropic.types import RawMessageStreamEvent
+
+from sessions.clock import Clock, within
+from sessions.errors import SessionsError
+from sessions.replies import Reply, Step
+from sessions.translate import storage_errors
+from sessions.turn import Event, Turn
+
+
+class Driver:
+    """Draws what happens out of a turn, within the caller's time limit (seconds for the whole turn)."""
+
+    def __init__(self, turn: Turn, clock: Clock, timeout: float | None) -> None:
+        self.turn = turn
+        self._clock, self._timeout = clock, timeout
+        self._deadline: float | None = None
+        self._happening: AsyncGenerator[Event | Step | Reply] = turn.drive()
+
+    async def next(self) -> Event | Step | Reply | None:
+        """The next thing that happens, or `None` at the end. Raises `TimeoutError` when the time is up."""
+        if self._timeout is None:
+            with storage_errors():
+                return await anext(self._happening, None)
+        now = self._clock.now()
+        self._deadline = now + self._timeout if self._deadline is None else self._deadline
+        try:
+            with storage_errors():
+                return await within(self._clock, max(0.0, self._deadline - now), lambda: anext(self._happening, None))
+        except TimeoutError:
+            raise TimeoutError(f"the turn was not done after {self._timeout:g} seconds: resume() goes on") from None
+
+    async def close(self) -> None:
+        """Ends the turn; one that has not finished is left for `resume()`."""
+        with storage_errors():
+            await self._happening.aclose()
+
+    async def reply(self) -> Reply | None:
+        """Runs to the end; the reply, or `None` if there was nothing to do."""
+        reply: Reply | None = None
+        try:
+            while (one := await self.next()) is not None:
+                reply = one if isinstance(one, Reply) else reply
+        finally:
+            await self.close()
+        return reply
+
+
+class ReplyStream:
+    """A turn under way. Iterate it for the SDK's events, or `text_stream` for the text; tools run in between.
+
+    Use it as an async context manager. Leaving it early leaves the turn for `resume()`, as a cancelled task does;
+    `cancel()` instead keeps what has come so far as the reply.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._reply: Reply | None = None
+        self._seen = False
+        self._ended = False
+        self._drawing = anyio.Lock()
+        self._replayed: list[Any] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended = True
+        await self._driver.close()
+
+    def __aiter__(self) -> AsyncIterator[RawMessageStreamEvent]:
+        return self
+
+    async def __anext__(self) -> RawMessageStreamEvent:
+        """The SDK's next event. A stored reply (same idempotency key) comes as events too."""
+        async with self._drawing:  # cancel() may draw from another task
+            return await self._next()
+
+    async def _next(self) -> RawMessageStreamEvent:
+        while not self._replayed and not self._ended:
+            try:
+                one = await self._driver.next()
+            except BaseException:
+                self._ended = True
+                raise
+            if isinstance(one, Event):
+                self._seen = True
+                event: RawMessageStreamEvent = one.event
+                return event
+            if isinstance(one, Reply):
+                self._reply = one
+                self._replayed = [] if self._seen else _events_of(one)
+            elif one is None:
+                self._ended = True
+        if self._replayed:
+            replayed: RawMessageStreamEvent = self._replayed.pop(0)
+            return replayed
+        raise StopAsyncIteration
+
+    @property
+    def text_stream(self) -> AsyncIterator[str]:
+        """The text as it comes, of every reply in the turn."""
+        return _Texts(self)
+
+    async def get_final_reply(self) -> Reply:
+        """Waits for the end of the turn. After `cancel()`: what was kept, with the stop reason "cancelled"."""
+        async for _ in self:
+            continue
+        if self._reply is None:
+            raise SessionsError("the stream was closed before the turn ended: resume() goes on")
+        return self._reply
+
+    async def cancel(self) -> None:
+        """The user pressed stop. Finished blocks and the text so far are kept as the reply, running tools are closed.
+
+        May be called from another task, or from inside the loop over the stream. Returns when all is stored.
+        """
+        self._driver.turn.stop()
+        async for _ in self:
+            continue
+
+
+class _Texts:
+    """The text of a stream's events; leaving it half-way leaves nothing behind."""
+
+    def __init__(self, stream: ReplyStream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        while True:
+            event = await anext(self._stream)
+            if event.type == "content_block_delta" and event.delta.type == "text_delta":
+                return event.delta.text
+
+
+def _events_of(reply: Reply) -> list[Any]:
+    """The events that the API would have sent for a reply that is already there."""
+    message = reply.message.model_dump(mode="json")
+    raw: list[dict[str, Any]] = [{"type": "message_start", "message": {**message, "content": [], "stop_reason": None}}]
+    for index, block in enumerate(reply.content):
+        raw += _block_events(index, block)
+    usage = {"output_tokens": reply.usage.output}
+    delta = {"stop_reason": reply.stop_reason, "stop_sequence": None}
+    raw += [{"type": "message_delta", "delta": delta, "usage": usage}, {"type": "message_stop"}]
+    return [_typed(one) for one in raw]
+
+
+def _block_events(index: int, block: dict[str, Any]) -> list[dict[str, Any]]:
+    start, deltas = dict(block), []
+    if block["type"] == "text":
+        start = {**block, "text": ""}
+        deltas = [{"type": "text_delta", "text": block["text"]}]
+    return [
+        {"type": "content_block_start", "index": index, "content_block": start},
+        *({"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas),
+        {"type": "content_block_stop", "index": index},
+    ]
+
+
+def _typed(raw: dict[str, Any]) -> Any:
+    from anthropic._models import construct_type_unchecked  # as the SDK's own stream does: never refuses
+
+    return construct_type_unchecked(value=raw, type_=RawMessageStreamEvent)  # type: ignore[arg-type]

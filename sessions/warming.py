@@ -1,0 +1,112 @@
+"""Zero-token requests: they write or read a prefix without an answer."""
+
+from __future__ import annotations
+
+import uuid
+import warnings
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sessions.core.plan import Circumstances, Mark, Plan, make_plan, render
+from sessions.core.prices import cost, prices_for
+from sessions.core.profiles import Profile
+from sessions.core.settings import Settings
+from sessions.core.steps import calls_of, result_block
+from sessions.core.ttl import expect
+from sessions.core.usage import Usage
+from sessions.errors import ModelError
+from sessions.replies import Call
+from sessions.turn import Flight
+from storage import CallRecord
+
+if TYPE_CHECKING:
+    from sessions.session import Session
+
+PLACEHOLDER = "."
+
+
+def obstacle(settings: Settings, profile: Profile) -> str | None:
+    """Why a zero-token request would be refused with these settings (August 2026), or `None`."""
+    if not profile.prewarms:
+        return "the endpoint has no zero-token requests"
+    if (settings.thinking or {}).get("type") == "enabled":
+        return 'thinking is "enabled"'
+    if (settings.tool_choice or {}).get("type") in ("any", "tool"):
+        return "tool_choice forces a tool"
+    if (settings.output_config or {}).get("format"):
+        return "output_config.format is set"
+    return None
+
+
+async def prewarm(session: Session) -> Usage | None:
+    """Writes the prefix of a session that the caller holds; see `Session.prewarm`."""
+    manager, history = session._manager, session._history
+    prompt = history.prompt
+    if (reason := obstacle(history.settings, prompt.profile)) is not None:
+        warnings.warn(f"prewarm() does nothing for this session: {reason}", stacklevel=4)
+        return None
+    now = manager.clock.now()
+    at = Circumstances(
+        now, manager.ttl, expect(None, tools=bool(prompt.settings.tools)), prices_for(prompt.profile, prompt.total)
+    )
+    plan = make_plan(prompt, history.warmth, at)
+    marks = tuple(mark for mark in plan.marks if mark.slot != "tail" or not _ends_with_words(session))
+    last = marks[-1] if marks else None
+    if last is None or last.tokens < prompt.profile.minimum_tokens or history.warmth.is_alive(last.point, now):
+        return None
+    return await _send(session, plan, marks, now)
+
+
+def _ends_with_words(session: Session) -> bool:
+    last = session._history.last
+    return last is not None and last.role != "assistant"
+
+
+def _body(session: Session, marks: tuple[Mark, ...]) -> dict[str, Any]:
+    history = session._history
+    body = render(history.prompt, marks)
+    last = history.last
+    open_calls = calls_of(last.content) if last is not None and last.role == "assistant" else []
+    words: list[dict[str, Any]] = [result_block(call, PLACEHOLDER) for call in open_calls]
+    body["messages"] = [
+        *body["messages"],
+        {"role": "user", "content": words or [{"type": "text", "text": PLACEHOLDER}]},
+    ]
+    body["max_tokens"] = history.prompt.profile.prewarm_max_tokens
+    return body
+
+
+async def _send(session: Session, plan: Plan, marks: tuple[Mark, ...], now: float) -> Usage:
+    manager, history = session._manager, session._history
+    flight = Flight(uuid.uuid4().hex, _body(session, marks), replace(plan, marks=marks), now, session.head, 0)
+    record = CallRecord(
+        flight.id, session.id, "prewarm", history.settings.model, now, "error",
+        entry=session.head, expected=flight.expected, points=flight.points,
+    )  # fmt: skip
+    try:
+        message, request_id = await manager._client.send(flight.body)
+    except ModelError as error:
+        failed = replace(record, ended=manager.clock.now(), request_id=error.request_id, error=str(error))
+        await manager._store.record(failed)
+        raise
+    usage = Usage.from_api(message.get("usage") or {})
+    ended = manager.clock.now()
+    record = replace(
+        record,
+        status="ok",
+        first_event=ended,
+        ended=ended,
+        request_id=request_id,
+        response_id=message.get("id"),
+        input=usage.input,
+        cache_read=usage.cache_read,
+        cache_write_5m=usage.cache_write_5m,
+        cache_write_1h=usage.cache_write_1h,
+        output=usage.output,
+        counters=usage.counters,
+        cost=cost(usage, history.prompt.profile, history.settings.params),
+        stop_reason=message.get("stop_reason"),
+    )
+    await manager._store.record(record)
+    history.learn(Call.of(record))
+    return usage

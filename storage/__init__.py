@@ -1,0 +1,69 @@
+"""What happened, kept: sessions, entries, calls and turns in SQLite or PostgreSQL. It knows no model and no cache."""
+
+from __future__ import annotations
+
+from .errors import (
+    EntryMissing,
+    HeadMoved,
+    LeaseGone,
+    LeaseTaken,
+    SchemaTooNew,
+    SchemaTooOld,
+    SessionExists,
+    SessionMissing,
+    StorageError,
+    StoreDamaged,
+    StoreUnavailable,
+    TurnKeyTaken,
+)
+from .records import (
+    CallRecord,
+    Change,
+    EntryRecord,
+    Holder,
+    Lease,
+    SessionRecord,
+    Statistics,
+    ToolCallRecord,
+    Totals,
+    TurnRecord,
+)
+from .store import Store
+
+__all__ = [
+    "CallRecord",
+    "Change",
+    "EntryMissing",
+    "EntryRecord",
+    "HeadMoved",
+    "Holder",
+    "Lease",
+    "LeaseGone",
+    "LeaseTaken",
+    "SchemaTooNew",
+    "SchemaTooOld",
+    "SessionExists",
+    "SessionMissing",
+    "SessionRecord",
+    "Statistics",
+    "StorageError",
+    "Store",
+    "StoreDamaged",
+    "StoreUnavailable",
+    "ToolCallRecord",
+    "Totals",
+    "TurnKeyTaken",
+    "TurnRecord",
+    "open_store",
+]
+
+
+def open_store(url: str) -> Store:
+    """The store that a URL names, not opened yet; nothing is touched.
+
+    `sqlite:///path` (relative), `sqlite:////path` (absolute), `sqlite://` (memory, private to the object), or
+    `postgresql://user@host/database`. Anything else raises `StoreUnavailable`.
+    """
+    from .sql import SQLStore  # SQLAlchemy takes a while to import: only those who open a store wait for it
+
+    return SQLStore(url)

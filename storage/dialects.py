@@ -1,0 +1,47 @@
+"""Which dialect a URL means, and what every dialect offers; the differences are in the module of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol, TypeVar
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from .errors import StoreUnavailable
+from .records import Statistics
+from .sqlite import SQLite
+from .transactions import Database
+
+T = TypeVar("T")
+
+FORMS = "sqlite:///path, sqlite:////absolute/path, sqlite:// (in memory), or postgresql://user@host/database"
+
+
+class Dialect(Protocol):
+    """A database that runs plain functions in transactions; `open`, `close` and `upgrade` block."""
+
+    def open(self) -> None: ...
+    def close(self) -> None: ...
+    def upgrade(self) -> str: ...
+    def statistics(self) -> Statistics: ...
+    def write(self, work: Callable[[Database], T], *, durable: bool = True) -> Future[T]: ...
+    def read(self, work: Callable[[Database], T]) -> Future[T]: ...
+
+
+def dialect(url: str) -> Dialect:
+    """The dialect of a URL; nothing is touched. A URL of another form raises `StoreUnavailable`."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise StoreUnavailable(f"{url!r} is no store URL: give {FORMS}") from None
+    if parsed.drivername == "sqlite" and not (parsed.host or parsed.query):
+        return SQLite(parsed.database)
+    if parsed.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
+        try:
+            from .postgresql import PostgreSQL
+        except ImportError as error:
+            raise StoreUnavailable(f"PostgreSQL needs psycopg ({error}): install warmline[postgres]") from error
+        return PostgreSQL(parsed.set(drivername="postgresql"))
+    raise StoreUnavailable(f"{parsed.render_as_string()!r} is no store URL that is known here: give {FORMS}")

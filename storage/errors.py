@@ -1,0 +1,109 @@
+"""What a store can refuse or fail to do. Each message says who should act, and how.
+
+StorageError
+├── SessionMissing    ├── SessionExists   ├── EntryMissing
+├── LeaseTaken        ├── LeaseGone       ├── HeadMoved      ├── TurnKeyTaken
+├── SchemaTooOld      ├── SchemaTooNew
+└── StoreUnavailable  └── StoreDamaged
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .records import Holder
+
+
+class StorageError(Exception):
+    """The store could not do what was asked."""
+
+
+class SessionMissing(StorageError):
+    """The store has no such session: check the id; it may have been deleted."""
+
+    def __init__(self, session: str) -> None:
+        super().__init__(f"the store has no session {session!r}: check the id; it may have been deleted")
+        self.session = session
+
+
+class SessionExists(StorageError):
+    """The id is taken: create the session under another one."""
+
+    def __init__(self, session: str) -> None:
+        super().__init__(f"a session {session!r} exists already: choose another id, or open that one")
+        self.session = session
+
+
+class EntryMissing(StorageError):
+    """A head or a parent names an entry that the session's tree does not have: nothing was written."""
+
+    def __init__(self, entry: str) -> None:
+        super().__init__(f"this session's tree has no entry {entry!r}: take an id from the session's own entries")
+        self.entry = entry
+
+
+class LeaseTaken(StorageError):
+    """Another holder has the session: wait until its lease expires or is released, then try again."""
+
+    def __init__(self, session: str, holder: Holder, expires: float) -> None:
+        who = f"process {holder.pid} on {holder.host.partition('/')[0]}"
+        super().__init__(f"session {session!r} is held by {who}: try again when it has finished or its lease expires")
+        self.session = session
+        self.holder = holder
+        self.expires = expires
+
+
+class LeaseGone(StorageError):
+    """The lease was taken by somebody else: nothing was written; acquire a new one and read the session again."""
+
+    def __init__(self, session: str, token: int) -> None:
+        super().__init__(
+            f"the lease {token} on session {session!r} is no longer the newest: nothing was written;"
+            " acquire a new lease and load the session again"
+        )
+        self.session = session
+        self.token = token
+
+
+class HeadMoved(StorageError):
+    """The conversation has moved on or back: nothing was written; read the session again and decide anew."""
+
+    def __init__(self, expected: str | None, actual: str | None) -> None:
+        super().__init__(f"expected head {expected!r}, found {actual!r}: nothing was written; load the session again")
+        self.expected = expected
+        self.actual = actual
+
+
+class TurnKeyTaken(StorageError):
+    """Another turn of the session has this idempotency key: look that turn up by the key."""
+
+    def __init__(self, session: str, key: str) -> None:
+        super().__init__(f"another turn of session {session!r} has the idempotency key {key!r}: look it up by that key")
+        self.session = session
+        self.key = key
+
+
+class SchemaTooOld(StorageError):
+    """The database has an older schema: run `warmline db upgrade`, then start again."""
+
+    def __init__(self, store: str, revision: str | None) -> None:
+        found = f"schema {revision}" if revision else "no schema"
+        super().__init__(f"{store} has {found}, older than this version needs: run `warmline db upgrade {store}`")
+        self.revision = revision
+
+
+class SchemaTooNew(StorageError):
+    """The database was written by a newer version: install that version; nothing was changed."""
+
+    def __init__(self, store: str, revision: str) -> None:
+        super().__init__(f"{store} has schema {revision}, which this version does not know: install a newer warmline")
+        self.revision = revision
+
+
+class StoreUnavailable(StorageError):
+    """The path or server cannot be used: the message says which, why, and what to do."""
+
+
+class StoreDamaged(StorageError):
+    """The stored data is not as it was written: restore a copy; nothing is ever repaired silently."""

@@ -1,0 +1,123 @@
+"""Writes that arrive together share one transaction and one fsync: a thread of its own runs all of a store's writes.
+
+Each write stands in a savepoint, so one that fails is undone alone. Callers are answered after the COMMIT: when that
+fails, it fails for all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from .errors import StoreUnavailable
+from .records import Statistics
+from .transactions import Database
+
+Work = Callable[[Database], Any]
+
+
+@dataclass(slots=True)
+class _Job:
+    work: Work
+    durable: bool
+    answer: Future[Any] = field(default_factory=Future)
+    result: Any = None
+    error: BaseException | None = None
+
+
+class GroupCommit:
+    """The one writer of an SQLite database. It owns the connection and closes it."""
+
+    def __init__(
+        self, raw: sqlite3.Connection, database: Database, translated: Callable[[BaseException], BaseException]
+    ) -> None:
+        self._raw = raw
+        self._database = database
+        self._translated = translated
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._durable = True
+        self._closing = False
+        self._lock = threading.Lock()
+        self.statistics = Statistics()
+        # A daemon: a store that nobody closed must not keep the program from ending. Unanswered writes are undone.
+        self._thread = threading.Thread(target=self._run, name="storage-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Work, *, durable: bool = True) -> Future[Any]:
+        """Runs the work in the next transaction. Without `durable`, a loss of power may lose it, never halve it."""
+        job = _Job(work, durable)
+        with self._lock:  # nothing may queue up behind the end
+            if self._closing:
+                raise StoreUnavailable("the store is being closed: open it again first")
+            self._jobs.put(job)
+        return job.answer
+
+    def close(self) -> None:
+        """Finishes what was submitted and disconnects."""
+        with self._lock:
+            self._closing = True
+            self._jobs.put(None)
+        self._thread.join()
+        self._raw.close()
+
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            waiting = list(self._waiting())
+            jobs = [job for job in waiting if job is not None]
+            closing = len(jobs) < len(waiting)
+            if jobs:
+                self._commit(jobs)
+            del waiting, jobs  # an idle writer keeps nothing alive
+
+    def _waiting(self) -> Iterator[_Job | None]:
+        yield self._jobs.get()
+        with contextlib.suppress(Empty):
+            while True:
+                yield self._jobs.get_nowait()
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        failure: BaseException | None = None
+        try:
+            self._synchronize(any(job.durable for job in jobs))
+            self._raw.execute("BEGIN IMMEDIATE")
+            for job in jobs:
+                self._work(job)
+            self._raw.execute("COMMIT")
+        except BaseException as error:  # whatever it is, those who wait must hear of it
+            failure = self._translated(error)
+            self._undo()
+        done = 0 if failure else sum(job.error is None for job in jobs)
+        self.statistics = Statistics(self.statistics.writes + done, self.statistics.transactions + (failure is None))
+        for job in jobs:
+            if (problem := job.error or failure) is not None:
+                job.answer.set_exception(problem)
+            else:
+                job.answer.set_result(job.result)
+
+    def _work(self, job: _Job) -> None:
+        self._raw.execute("SAVEPOINT job")
+        try:
+            job.result = job.work(self._database)
+        except BaseException as error:
+            if not self._raw.in_transaction:  # SQLite gave up all of it, as on a full disk: nobody's work is left
+                raise
+            self._raw.execute("ROLLBACK TO job")
+            job.error = self._translated(error)
+        self._raw.execute("RELEASE job")
+
+    def _undo(self) -> None:
+        if self._raw.in_transaction:
+            with contextlib.suppress(sqlite3.Error):  # the first error is the one to report
+                self._raw.execute("ROLLBACK")
+
+    def _synchronize(self, durable: bool) -> None:
+        if durable != self._durable:
+            self._raw.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._durable = durable

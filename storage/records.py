@@ -1,0 +1,258 @@
+"""The values a store takes and gives: plain records that know no model, no cache and no JSON inside their text fields.
+
+Times are seconds since the epoch, token figures are counts, costs are USD.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Literal
+
+import psutil  # type: ignore[import-untyped]  # ships no types
+
+CallKind = Literal["turn", "prewarm", "park", "refresh", "compact", "batch"]
+CallStatus = Literal["ok", "error", "cancelled"]
+TurnState = Literal["running", "finished", "interrupted", "failed", "cancelled"]
+
+CLOCK_SLACK = 2.0
+"""Seconds by which two readings of one process's creation time may differ (it derives from the wall clock)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lease: one process on one machine; `name` tells apart several holders within that process.
+
+    `host` names the machine, its boot and its process-id namespace, so that equal hosts see the same process ids.
+    `started` is the creation time of the process.
+    """
+
+    host: str
+    pid: int
+    started: float
+    name: str = ""
+
+    @classmethod
+    def current(cls, name: str = "") -> Holder:
+        """This process."""
+        pid = os.getpid()
+        return cls(_host(), pid, _creation_time(pid), name)
+
+    def is_gone(self, observer: Holder) -> bool:
+        """Whether `observer`, on the same host, can tell that this process has ended. Another host never can."""
+        if self.host != observer.host:
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            reused = abs(process.create_time() - self.started) > CLOCK_SLACK
+            return bool(reused or process.status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
+        except psutil.AccessDenied:  # pragma: no cover - Linux tells everybody this much
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write to one session until `expires`, by the store's clock.
+
+    `token` is the fencing token: it grows with every acquisition, and a commit under an older one is refused.
+    """
+
+    session: str
+    token: int
+    holder: Holder
+    expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a session has used since it was created.
+
+    `turns` counts turn rows and `calls` ledger rows, whatever their state; `unpriced` the calls without a known price.
+    """
+
+    turns: int = 0
+    calls: int = 0
+    input: int = 0
+    cache_read: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
+    output: int = 0
+    cost: Decimal = Decimal(0)
+    unpriced: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """One session. `head` is its conversation's last entry; `tree` is shared by a created session and its forks."""
+
+    id: str
+    tree: str
+    owner: str | None
+    title: str | None
+    metadata: str
+    settings: str
+    head: str | None
+    created_at: float
+    updated_at: float
+    forked_from: str | None = None
+    base: str | None = None
+    totals: Totals = Totals()
+    gaps: str = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRecord:
+    """One message, never changed once written. `content` is the exact JSON text; the root has depth 1."""
+
+    id: str
+    parent: str | None
+    depth: int
+    role: str
+    content: str
+    created_at: float
+    stop_reason: str | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    message_id: str | None = None
+    call: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """One request to a model, as the ledger keeps it, failed and cancelled ones too.
+
+    `entry` is the entry that the call produced, or the head it was asked from. `waited` is seconds at the gate.
+    """
+
+    id: str
+    session: str
+    kind: CallKind
+    model: str
+    started: float
+    status: CallStatus
+    turn: str | None = None
+    entry: str | None = None
+    first_event: float | None = None
+    ended: float | None = None
+    request_id: str | None = None
+    response_id: str | None = None
+    input: int = 0
+    cache_read: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
+    output: int = 0
+    counters: bool = True
+    expected: str | None = None
+    cost: Decimal | None = None
+    points: str = "[]"
+    waited: float = 0.0
+    stop_reason: str | None = None
+    miss: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallRecord:
+    """One tool call of the journal: its start while `ended` is None, else its end with the `tool_result` block as JSON.
+
+    `entry` is the assistant entry that asked for it, `index` its place among that entry's calls.
+    """
+
+    session: str
+    entry: str
+    index: int
+    tool_id: str
+    name: str
+    idempotent: bool
+    started: float
+    ended: float | None = None
+    content: str | None = None
+    is_error: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRecord:
+    """One turn, from the user's words to the final reply.
+
+    `key` is the caller's idempotency key, unique in its session; `digest` the hash of the words it came with.
+    `base` is the head before the turn, `entry` the user's entry, `reply` the last assistant entry.
+    `call` is the model call in flight as JSON, None when there is none; `token` the lease that runs the turn.
+    """
+
+    id: str
+    session: str
+    sequence: int
+    state: TurnState
+    key: str | None = None
+    digest: str | None = None
+    started: float = field(kw_only=True)
+    ended: float | None = None
+    base: str | None = None
+    entry: str | None = None
+    reply: str | None = None
+    stop_reason: str | None = None
+    result: str | None = None
+    call: str | None = None
+    token: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one commit writes, all of it or nothing.
+
+    The head moves from `expected_head` to `head` (they may be equal). Entries stand parents first; one that the tree
+    has already is left as it is. `turn` is inserted, or replaces the turn with its id. None leaves a field of the
+    session as it is. The session's totals grow by the calls and the turn that were not there before.
+    """
+
+    expected_head: str | None
+    head: str | None
+    entries: tuple[EntryRecord, ...] = ()
+    calls: tuple[CallRecord, ...] = ()
+    tool_calls: tuple[ToolCallRecord, ...] = ()
+    turn: TurnRecord | None = None
+    settings: str | None = None
+    title: str | None = None
+    metadata: str | None = None
+    gaps: str | None = None
+    updated_at: float = field(kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a store has done since it was opened: `writes` asked for, and the durable `transactions` they shared."""
+
+    writes: int = 0
+    transactions: int = 0
+
+
+@functools.cache
+def _host() -> str:
+    return "/".join((platform.node(), _kernel("/proc/sys/kernel/random/boot_id"), _namespace("/proc/self/ns/pid")))
+
+
+def _kernel(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _namespace(path: str) -> str:
+    try:
+        return str(Path(path).readlink())
+    except OSError:
+        return ""
+
+
+@functools.lru_cache(maxsize=1)  # keyed by pid: a forked child asks again
+def _creation_time(pid: int) -> float:
+    return float(psutil.Process(pid).create_time())

@@ -1,0 +1,115 @@
+"""The store on an SQL database: each method hands a plain transaction to the dialect and waits for its outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from . import transactions
+from .dialects import dialect
+from .records import (
+    CallRecord,
+    Change,
+    EntryRecord,
+    Holder,
+    Lease,
+    SessionRecord,
+    Statistics,
+    TurnRecord,
+)
+from .store import Calls, Entries, Sessions, ToolCalls, Turns
+from .threads import outcome, run
+
+T = TypeVar("T")
+
+
+class SQLStore:
+    """A `Store` on SQLite or PostgreSQL; the methods are described there."""
+
+    def __init__(self, url: str) -> None:
+        self._dialect = dialect(url)
+
+    async def open(self) -> None:
+        await run(self._dialect.open)
+
+    async def close(self) -> None:
+        await run(self._dialect.close)
+
+    async def upgrade(self) -> str:
+        return await run(self._dialect.upgrade)
+
+    def statistics(self) -> Statistics:
+        return self._dialect.statistics()
+
+    async def create(
+        self, session: SessionRecord, entries: Sequence[EntryRecord] = (), calls: Sequence[CallRecord] = ()
+    ) -> None:
+        await self._write(transactions.create, session, entries, calls)
+
+    async def load(self, session: str) -> SessionRecord:
+        return await self._read(transactions.load, session)
+
+    async def list(
+        self, *, owner: str | None = None, limit: int = 50, before: str | None = None, search: str | None = None
+    ) -> Sessions:
+        return await self._read(transactions.listing, owner, limit, before, search)
+
+    async def chain(self, session: str, head: str | None, *, after: str | None = None) -> Entries:
+        return await self._read(transactions.chain, session, head, after)
+
+    async def has_ancestor(self, session: str, head: str | None, ancestor: str) -> bool:
+        return await self._read(transactions.has_ancestor, session, head, ancestor)
+
+    async def entry(self, session: str, entry: str) -> EntryRecord | None:
+        return await self._read(transactions.entry, session, entry)
+
+    async def acquire(self, session: str, holder: Holder, *, seconds: float, now: float) -> Lease:
+        work = partial(transactions.acquire, session=session, holder=holder, seconds=seconds, now=now)
+        job = self._dialect.write(work, durable=False)
+        try:
+            return await outcome(job)
+        except asyncio.CancelledError:  # on asyncio's own cancellation nobody learns of the lease: give it back
+            if job.exception() is None:
+                await self.release(job.result())
+            raise
+
+    async def renew(self, lease: Lease, *, seconds: float, now: float) -> Lease:
+        work = partial(transactions.renew, lease=lease, seconds=seconds, now=now)
+        return await outcome(self._dialect.write(work, durable=False))
+
+    async def release(self, lease: Lease) -> None:
+        await outcome(self._dialect.write(partial(transactions.release, lease=lease), durable=False))
+
+    async def commit(self, lease: Lease, change: Change) -> None:
+        await self._write(transactions.commit, lease, change)
+
+    async def record(self, call: CallRecord) -> None:
+        await self._write(transactions.record, call)
+
+    async def calls(self, session: str, *, limit: int | None = None, newest_first: bool = False) -> Calls:
+        return await self._read(transactions.ledger, session, limit, newest_first)
+
+    async def journal(self, session: str, entry: str | None = None) -> ToolCalls:
+        return await self._read(transactions.journal, session, entry)
+
+    async def turn(self, session: str, *, key: str | None = None, id: str | None = None) -> TurnRecord | None:
+        if (key is None) == (id is None):
+            raise ValueError("give either key or id")
+        return await self._read(transactions.turn, session, key, id)
+
+    async def open_turn(self, session: str) -> TurnRecord | None:
+        return await self._read(transactions.open_turn, session)
+
+    async def turns(self, session: str, limit: int | None = None) -> Turns:
+        return await self._read(transactions.turns_of, session, limit)
+
+    async def delete(self, session: str) -> None:
+        await self._write(transactions.delete, session)
+
+    async def _write(self, function: Callable[..., T], *args: Any) -> T:
+        return await outcome(self._dialect.write(lambda db: function(db, *args)))
+
+    async def _read(self, function: Callable[..., T], *args: Any) -> T:
+        return await outcome(self._dialect.read(lambda db: function(db, *args)))

@@ -1,0 +1,245 @@
+"""SQLite: a file with a write-ahead log, or memory. One thread writes; reads run beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from . import migrations, threads
+from .errors import SchemaTooNew, StorageError, StoreDamaged, StoreUnavailable
+from .group import GroupCommit
+from .records import Statistics
+from .statements import DIALECTS, Statement
+from .tables import REVISION, VERSION_TABLE, metadata
+from .transactions import Cursor, Database
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT = 60.0
+"""Seconds that a write waits for another process to finish its own."""
+
+APPLICATION = 0x5741524D
+"""Marks a file as ours ("WARM"), so that no other program's database is ever touched."""
+
+
+class SQLiteDatabase:
+    """An SQLite connection as the transactions see it."""
+
+    def __init__(self, raw: sqlite3.Connection) -> None:
+        self.raw = raw
+
+    def run(self, statement: Statement, values: Mapping[str, Any]) -> Cursor:
+        return self.raw.execute(statement.text["sqlite"], {**statement.fixed, **values})
+
+    def time(self, now: float) -> float:
+        return now
+
+
+class SQLite:
+    """A file, or memory (`path` None), where reads take their turn among the writes."""
+
+    def __init__(self, path: str | None) -> None:
+        self._path = None if path in {None, "", ":memory:"} else Path(str(path)).absolute()
+        self._name = "the SQLite store in memory" if self._path is None else str(self._path)
+        self._writer: GroupCommit | None = None
+        self._idle: deque[sqlite3.Connection] = deque()
+        self._opening = threading.Lock()
+        self._process = 0
+
+    def open(self) -> None:
+        with self._opening:
+            if self._writer is not None:
+                return
+            with self._translation():
+                self._check_path()
+                raw = self._connect()
+                try:
+                    self._prepare(raw)
+                except BaseException:
+                    raw.close()
+                    raise
+            self._process = os.getpid()
+            self._writer = GroupCommit(raw, SQLiteDatabase(raw), self._translated)
+
+    def close(self) -> None:
+        with self._opening:
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.close()
+            while self._idle:
+                self._idle.pop().close()
+
+    def upgrade(self) -> str:
+        was_open = self._writer is not None
+        self.open()
+        if not was_open:
+            self.close()
+        return REVISION
+
+    def statistics(self) -> Statistics:
+        return self._writer.statistics if self._writer is not None else Statistics()
+
+    def write(self, work: Callable[[Database], T], *, durable: bool = True) -> Future[T]:
+        return self._live().submit(work, durable=durable)
+
+    def read(self, work: Callable[[Database], T]) -> Future[T]:
+        writer = self._live()
+        if self._path is None:
+            return writer.submit(work, durable=False)
+        return threads.start(self._read, work)
+
+    def _live(self) -> GroupCommit:
+        if self._writer is None:
+            raise StoreUnavailable(f"{self._name} is not open: await open() first")
+        if self._process != os.getpid():  # pragma: no cover - true in a forked child, where a test goes too
+            raise StoreUnavailable(
+                f"{self._name} was opened before this process was forked: open a store of its own here"
+            )
+        return self._writer
+
+    def _read(self, work: Callable[[Database], T]) -> T:
+        with self._translation():
+            try:
+                raw = self._idle.pop()
+            except IndexError:
+                raw = self._connect()
+            try:
+                return work(SQLiteDatabase(raw))
+            finally:
+                if self._writer is None:  # closed meanwhile
+                    raw.close()
+                else:
+                    self._idle.append(raw)
+
+    def _connect(self) -> sqlite3.Connection:
+        place = ":memory:" if self._path is None else self._path
+        raw = sqlite3.connect(place, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        raw.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own knows ASCII only
+        raw.execute("PRAGMA synchronous = FULL")
+        raw.execute("PRAGMA secure_delete = ON")  # deleted words are overwritten, not just forgotten
+        return raw
+
+    def _check_path(self) -> None:
+        if self._path is None:
+            return
+        if self._path.is_dir():
+            raise StoreUnavailable(f"{self._path} is a directory: name a file in it")
+        if not self._path.parent.is_dir():
+            raise StoreUnavailable(f"the directory {self._path.parent} does not exist: create it, or name another one")
+
+    def _prepare(self, raw: sqlite3.Connection) -> None:
+        """Creates the schema in an empty database, or brings ours up to date; any other is left alone."""
+        if self._is_empty(raw):
+            self._create(raw)
+        if _pragma(raw, "application_id") != APPLICATION:
+            raise StoreUnavailable(f"{self._name} is the database of another program: name another file")
+        revision = _revision(raw)
+        if revision > REVISION:
+            raise SchemaTooNew(self._name, revision)
+        _check_writable(raw)
+        if revision < REVISION:
+            migrations.upgrade("sqlite://", creator=self._connect)
+
+    def _is_empty(self, raw: sqlite3.Connection) -> bool:
+        return not _pragma(raw, "application_id") and not raw.execute("SELECT 1 FROM sqlite_master").fetchone()
+
+    def _create(self, raw: sqlite3.Connection) -> None:
+        _write_ahead(raw)
+        raw.execute("BEGIN IMMEDIATE")
+        if self._is_empty(raw):  # else another process was faster
+            for statement in _definitions():
+                raw.execute(statement)
+            raw.execute(f"PRAGMA application_id = {APPLICATION}")
+        raw.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _translation(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise self._translated(error) from error
+
+    def _translated(self, error: BaseException) -> BaseException:
+        """A driver's error as one of ours where the user can do something about it; others as they are."""
+        if isinstance(error, OSError):
+            return _caused(StoreUnavailable(f"{self._name} cannot be reached ({error}): check the path"), error)
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+            found = f"{self._name} is damaged or no SQLite database ({error}): restore a copy, or name another file"
+            return _caused(StoreDamaged(found), error)
+        if code in _REMEDIES:
+            return _caused(StoreUnavailable(f"{self._name} cannot be used ({error}): {_REMEDIES[code]}"), error)
+        return error
+
+
+_REMEDIES = {
+    sqlite3.SQLITE_CANTOPEN: "check the path and your rights to its directory",
+    sqlite3.SQLITE_PERM: "check your rights to the file and its directory",
+    sqlite3.SQLITE_READONLY: "the file or its directory cannot be written; change their rights, or name another file",
+    sqlite3.SQLITE_FULL: "the disk is full; free some space and try again",
+    sqlite3.SQLITE_IOERR: "the disk failed; nothing of this write was kept",
+    sqlite3.SQLITE_BUSY: f"another process has kept it locked for {BUSY_TIMEOUT:.0f} seconds; try again",
+    sqlite3.SQLITE_LOCKED: "another process keeps it locked; try again",
+}
+
+
+def _caused(error: StorageError, cause: BaseException) -> StorageError:
+    error.__cause__ = cause
+    return error
+
+
+def _lower(text: str | None) -> str | None:
+    return None if text is None else text.lower()
+
+
+def _pragma(raw: sqlite3.Connection, name: str) -> int:
+    return int(raw.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _revision(raw: sqlite3.Connection) -> str:
+    """The revision of a database of ours; "" if it has no schema."""
+    if raw.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (VERSION_TABLE,)).fetchone() is None:
+        return ""
+    row = raw.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()
+    return "" if row is None else str(row[0])
+
+
+def _check_writable(raw: sqlite3.Connection) -> None:
+    """A file that may only be read is refused when it is opened, not at its first write."""
+    raw.execute("BEGIN IMMEDIATE")
+    raw.execute(f"PRAGMA application_id = {APPLICATION}")
+    raw.execute("ROLLBACK")
+
+
+def _write_ahead(raw: sqlite3.Connection) -> None:
+    """Turns the write-ahead log on, which SQLite refuses without waiting while another process does the same."""
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            raw.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _definitions() -> Iterator[str]:
+    """The newest schema from scratch, as the migrations arrive at it step by step (a test compares them)."""
+    for table in metadata.sorted_tables:
+        yield str(CreateTable(table).compile(dialect=DIALECTS["sqlite"]))
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            yield str(CreateIndex(index).compile(dialect=DIALECTS["sqlite"]))
+    yield f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
+    yield f"INSERT INTO {VERSION_TABLE} VALUES ('{REVISION}')"

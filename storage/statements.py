@@ -1,0 +1,224 @@
+"""The statements, built with SQLAlchemy Core and compiled once for each dialect.
+
+They run straight on the driver's connection: a commit takes half a dozen of them, and going through an engine would
+cost more than the database does.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import fields
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Integer,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+    union,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql import ClauseElement
+
+from .records import EntryRecord
+from .tables import OPEN_TURN, calls, entries, sessions, tool_calls, turns
+
+DIALECTS = {"sqlite": sqlite.dialect(paramstyle="named"), "postgresql": postgresql.psycopg.dialect()}  # type: ignore[no-untyped-call]
+NO_LIMIT = 2**31 - 1
+
+
+class Statement:
+    """One statement in the words of each dialect; `fixed` are the values it was built with."""
+
+    def __init__(self, clause: ClauseElement, *, postgresql: ClauseElement | None = None) -> None:
+        self.text: dict[str, str] = {}
+        self.fixed: dict[str, Any] = {}
+        for name, dialect in DIALECTS.items():
+            form = (postgresql if postgresql is not None and name == "postgresql" else clause).compile(dialect=dialect)
+            self.text[name] = str(form)
+            self.fixed |= {key: value for key, value in (form.params or {}).items() if value is not None}
+
+
+def _bound(column: Column[Any], name: str | None = None) -> ColumnElement[Any]:
+    return bindparam(name or column.name, type_=column.type)
+
+
+def _text(name: str) -> ColumnElement[Any]:
+    return bindparam(name, type_=Text())
+
+
+def _limit() -> ColumnElement[Any]:
+    return bindparam("limit", type_=Integer())
+
+
+def _insert(table: Table) -> Statement:
+    """An insert of a whole row; a row whose key is there already is left as it is."""
+    values = {column.name: _bound(column) for column in table.columns if column.name != "number"}
+    return Statement(
+        sqlite.insert(table).values(values).on_conflict_do_nothing(),
+        postgresql=postgresql.insert(table).values(values).on_conflict_do_nothing(),
+    )
+
+
+# Sessions and leases
+
+COLD = {"owner", "base", "forked_from", "created_at", "updated_at", "title", "gaps", "metadata", "settings"}
+_TOTALS = ("turns", "calls", "input", "cache_read", "cache_write_5m", "cache_write_1h", "output", "unpriced", "cost")
+_this = sessions.c.id == _text("session")
+_tree = select(sessions.c.tree).where(_this).scalar_subquery()
+
+
+def _kept(name: str) -> ColumnElement[Any]:
+    """A given value, or the present one where None is given."""
+    return func.coalesce(_bound(sessions.c[name]), sessions.c[name])
+
+
+INSERT_SESSION = _insert(sessions)
+LOAD = Statement(select(sessions).where(_this))
+LOCK = Statement(select(*(c for c in sessions.columns if c.name not in COLD)).where(_this).with_for_update())
+LOCK_TREE = Statement(
+    select(sessions.c.id).where(sessions.c.tree == _text("tree")).order_by(sessions.c.id).with_for_update()
+)
+MOVE = Statement(
+    update(sessions)
+    .where(_this)
+    .values({name: _bound(sessions.c[name]) for name in ("head", "updated_at", *_TOTALS)})
+    .values({name: _kept(name) for name in ("settings", "title", "metadata", "gaps")})
+)
+ADD_TOTALS = Statement(update(sessions).where(_this).values({name: _bound(sessions.c[name]) for name in _TOTALS}))
+SET_LEASE = Statement(
+    update(sessions)
+    .where(_this)
+    .values({name: _bound(sessions.c[name]) for name in ("lease_token", "lease_holder", "lease_expires")})
+)
+_held = and_(_this, sessions.c.lease_token == _bound(sessions.c.lease_token), sessions.c.lease_holder.is_not(None))
+RENEW = Statement(update(sessions).where(_held).values(lease_expires=_bound(sessions.c.lease_expires, "expires")))
+RELEASE = Statement(update(sessions).where(_held).values(lease_holder=null(), lease_expires=literal_column("0")))
+
+
+@functools.cache
+def listing(*, owner: bool, before: bool, search: bool) -> Statement:
+    """Sessions, newest updated first, with the filters that are asked for."""
+    query = select(sessions).order_by(sessions.c.updated_at.desc(), sessions.c.id.desc()).limit(_limit())
+    if owner:
+        query = query.where(sessions.c.owner == _text("owner"))
+    if before:
+        moment = _bound(sessions.c.updated_at, "before_time")
+        same = and_(sessions.c.updated_at == moment, sessions.c.id < _text("before"))
+        query = query.where(or_(sessions.c.updated_at < moment, same))
+    if search:
+        words = _text("words")
+        in_tree = entries.c.tree == sessions.c.tree
+        said = select(entries.c.number).where(in_tree, _contains(entries.c.content, words))
+        named = (sessions.c.title, sessions.c.id, sessions.c.metadata)
+        query = query.where(or_(*(_contains(column, words) for column in named), said.exists()))
+    return Statement(query)
+
+
+def _contains(column: Column[Any], words: ColumnElement[Any]) -> ColumnElement[bool]:
+    return func.lower(column).like(words, escape="\\")
+
+
+# Entries
+
+_ENTRY = [entries.c[field.name] for field in fields(EntryRecord)]
+_entry = and_(entries.c.tree == _tree, entries.c.id == _text("entry"))
+
+INSERT_ENTRY = _insert(entries)
+ENTRY = Statement(select(*_ENTRY).where(_entry))
+HAS_ENTRY = Statement(select(entries.c.depth).where(entries.c.tree == _text("tree"), entries.c.id == _text("entry")))
+
+
+def _walk(columns: list[Any], floor: ColumnElement[Any]) -> Any:
+    """The chain from `head` towards the root, down to the depth `floor`; each step is one look-up in the key."""
+    start = (select(entries.c.tree, *columns).where(entries.c.tree == _tree, entries.c.id == _text("head"))).cte(
+        "walk", recursive=True
+    )
+    older = entries.alias("older")
+    return start.union_all(
+        select(older.c.tree, *(older.c[column.name] for column in columns)).join(
+            start, and_(older.c.tree == start.c.tree, older.c.id == start.c.parent, start.c.depth > floor)
+        )
+    )
+
+
+def _chain(floor: ColumnElement[Any]) -> Statement:
+    walk = _walk(_ENTRY, floor)
+    return Statement(select(*(walk.c[column.name] for column in _ENTRY)))
+
+
+_depth_of = select(entries.c.depth).where(_entry).scalar_subquery()
+CHAIN = _chain(literal_column("1"))
+CHAIN_AFTER = _chain(func.coalesce(_depth_of + literal_column("1"), literal_column(str(NO_LIMIT))))
+_ids = _walk([entries.c.id, entries.c.parent, entries.c.depth], func.coalesce(_depth_of, literal_column(str(NO_LIMIT))))
+HAS_ANCESTOR = Statement(select(_ids.c.id).where(_ids.c.id == _text("entry")))
+
+
+# Calls, journal, turns
+
+INSERT_CALL = _insert(calls)
+_ledger = select(*(c for c in calls.columns if c.name != "number")).where(calls.c.session == _text("session"))
+CALLS = Statement(_ledger.order_by(calls.c.number).limit(_limit()))
+CALLS_BACK = Statement(_ledger.order_by(calls.c.number.desc()).limit(_limit()))
+
+INSERT_TOOL_CALL = _insert(tool_calls)
+_journal = (
+    select(tool_calls.c.finished, *(c for c in tool_calls.columns if c.name not in {"number", "finished"}))
+    .where(tool_calls.c.session == _text("session"))
+    .order_by(tool_calls.c.number)
+)
+JOURNAL = Statement(_journal)
+JOURNAL_OF_ENTRY = Statement(_journal.where(tool_calls.c.entry == _text("entry")))
+
+_turns = select(*(c for c in turns.columns if c.name != "number")).where(turns.c.session == _text("session"))
+_same_turn = and_(turns.c.session == _text("of_session"), turns.c.id == _text("of_id"))
+_fixed = {"number", "id", "session"}
+INSERT_TURN = _insert(turns)
+UPDATE_TURN = Statement(
+    update(turns).where(_same_turn).values({c.name: _bound(c) for c in turns.columns if c.name not in _fixed})
+)
+TURN_BY_ID = Statement(_turns.where(turns.c.id == _text("id")))
+TURN_BY_KEY = Statement(_turns.where(turns.c.key == _text("key")))
+OPEN = Statement(_turns.where(OPEN_TURN).order_by(turns.c.sequence.desc()).limit(literal_column("1")))
+TURNS_BACK = Statement(_turns.order_by(turns.c.sequence.desc(), turns.c.number.desc()).limit(_limit()))
+
+
+# Deletion
+
+DELETE_ROWS = [
+    Statement(delete(table).where(table.c.session == _text("session"))) for table in (calls, tool_calls, turns)
+] + [Statement(delete(sessions).where(_this))]
+DELETE_TREE = Statement(delete(entries).where(entries.c.tree == _text("tree")))
+
+
+def _unneeded() -> ClauseElement:
+    """Deletes the entries of a tree that no remaining session wrote, points at, or has such an entry behind."""
+    living = select(sessions.c.id).where(sessions.c.tree == _text("tree"))
+    named = [
+        select(column.label("id")).where(column.is_not(None), owner.in_(living))
+        for column, owner in (
+            (entries.c.id, entries.c.session),
+            *((sessions.c[name], sessions.c.id) for name in ("head", "base")),
+            (calls.c.entry, calls.c.session),
+            (tool_calls.c.entry, tool_calls.c.session),
+            *((turns.c[name], turns.c.session) for name in ("base", "entry", "reply")),
+        )
+    ]
+    seeds = union(*named).subquery("seeds")
+    needed = select(seeds.c.id).cte("needed", recursive=True)
+    parents = select(entries.c.parent).join(needed, entries.c.id == needed.c.id)
+    needed = needed.union(parents.where(entries.c.tree == _text("tree"), entries.c.parent.is_not(None)))
+    return delete(entries).where(entries.c.tree == _text("tree"), entries.c.id.not_in(select(needed.c.id)))
+
+
+DELETE_UNNEEDED = Statement(_unneeded())

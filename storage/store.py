@@ -1,0 +1,132 @@
+"""The contract of a store: what has happened in each session, written by one verb, `commit`, under a lease.
+
+Every method can raise `StoreUnavailable` and `StoreDamaged`. A write runs to its end even if its caller is cancelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
+
+from .records import (
+    CallRecord,
+    Change,
+    EntryRecord,
+    Holder,
+    Lease,
+    SessionRecord,
+    Statistics,
+    ToolCallRecord,
+    TurnRecord,
+)
+
+# Named here because the method `list` hides the type of that name inside the class.
+Sessions: TypeAlias = list[SessionRecord]
+Entries: TypeAlias = list[EntryRecord]
+Calls: TypeAlias = list[CallRecord]
+ToolCalls: TypeAlias = list[ToolCallRecord]
+Turns: TypeAlias = list[TurnRecord]
+
+
+class Store(Protocol):
+    """Sessions, their entries, calls, tool calls and turns. `open` first, `close` last; many tasks may share one."""
+
+    async def open(self) -> None:
+        """Connects and checks the schema; a second call does nothing.
+
+        SQLite brings an older schema up to date by itself; PostgreSQL raises `SchemaTooOld`. A newer schema than this
+        version knows raises `SchemaTooNew`. Nothing is created or changed when an error is raised.
+        """
+
+    async def close(self) -> None:
+        """Waits for writes under way and disconnects; a second call does nothing."""
+
+    async def upgrade(self) -> str:
+        """Brings the schema up to date, on an open or an unopened store; gives the revision it then has."""
+
+    def statistics(self) -> Statistics:
+        """Counters since `open`, for measurements."""
+
+    async def create(
+        self, session: SessionRecord, entries: Sequence[EntryRecord] = (), calls: Sequence[CallRecord] = ()
+    ) -> None:
+        """Writes a new session, with entries (parents first) and calls of its own; totals grow by the calls.
+
+        A fork is a session with the tree and head of another. Raises `SessionExists`, and `EntryMissing` if the head or
+        a parent is neither given nor in the tree; then nothing is written.
+        """
+
+    async def load(self, session: str) -> SessionRecord:
+        """The session as it stands. Raises `SessionMissing`."""
+
+    async def list(
+        self, *, owner: str | None = None, limit: int = 50, before: str | None = None, search: str | None = None
+    ) -> Sessions:
+        """At most `limit` sessions, newest updated first.
+
+        `owner` keeps those of one owner. `before` is the id of the last session of the page before (`SessionMissing`
+        if it is gone). `search` keeps those with these words, in any letter case, in title, id, metadata, or the
+        content of any entry of their tree.
+        """
+
+    async def chain(self, session: str, head: str | None, *, after: str | None = None) -> Entries:
+        """The entries from the root to `head`, in order; with `after` only those behind that entry, read in O(new).
+
+        Raises `EntryMissing` for an unknown head, `HeadMoved` if `after` is not on its chain.
+        """
+
+    async def has_ancestor(self, session: str, head: str | None, ancestor: str) -> bool:
+        """Whether `ancestor` is `head` or stands before it on its chain."""
+
+    async def entry(self, session: str, entry: str) -> EntryRecord | None:
+        """One entry of the session's tree, on the present chain or not."""
+
+    async def acquire(self, session: str, holder: Holder, *, seconds: float, now: float) -> Lease:
+        """The lease on a session, for `seconds` from now, with the next token.
+
+        Raises `SessionMissing`, and `LeaseTaken` while another holder has it; an expired lease, and one whose process
+        on the same host has ended, is taken over. The same holder gets a new lease at once, which ends its old one.
+        `now` is the caller's clock; a store on a server uses that server's time instead. A caller ended by asyncio's
+        `task.cancel()` holds nothing; any other cancellation comes after the lease is returned.
+        """
+
+    async def renew(self, lease: Lease, *, seconds: float, now: float) -> Lease:
+        """The same lease, lasting `seconds` from now; also if it expired and nobody took it. Raises `LeaseGone`."""
+
+    async def release(self, lease: Lease) -> None:
+        """Gives the lease back. One that is gone already is no error."""
+
+    async def commit(self, lease: Lease, change: Change) -> None:
+        """Writes the whole change in one transaction, durable on return.
+
+        Raises `SessionMissing`, `LeaseGone` if the token is not the newest or was released (an expired lease that
+        nobody took still counts), `HeadMoved`, `EntryMissing`, `TurnKeyTaken`; then nothing is written.
+        """
+
+    async def record(self, call: CallRecord) -> None:
+        """Adds a ledger row, without a lease; the same id again does nothing. Raises `SessionMissing`."""
+
+    async def calls(self, session: str, *, limit: int | None = None, newest_first: bool = False) -> Calls:
+        """The session's ledger in the order written, or the other way round; at most `limit` rows of that order."""
+
+    async def journal(self, session: str, entry: str | None = None) -> ToolCalls:
+        """The session's tool calls, or those of one assistant entry, in the order first started.
+
+        The first start and the first end of a call count; later ones with the same place are left out.
+        """
+
+    async def turn(self, session: str, *, key: str | None = None, id: str | None = None) -> TurnRecord | None:
+        """The turn with this idempotency key, or with this id; exactly one of them is given (`ValueError`)."""
+
+    async def open_turn(self, session: str) -> TurnRecord | None:
+        """The newest turn (by sequence) that is `running` or `interrupted`."""
+
+    async def turns(self, session: str, limit: int | None = None) -> Turns:
+        """The session's turns by sequence, oldest first; with `limit` only the newest ones."""
+
+    async def delete(self, session: str) -> None:
+        """Deletes the session, its calls, journal and turns, and the entries that nobody else needs.
+
+        An entry stays while a remaining session of the tree wrote it, points at it (head, base, call, turn, journal),
+        or has such an entry behind it. Raises `SessionMissing`.
+        """

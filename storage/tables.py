@@ -1,0 +1,178 @@
+"""The tables. Only rows of `sessions` and `turns` are ever updated; the others are written once.
+
+Column names are those of the records. Each table's `number` keeps its rows in the order written and its pages full;
+large texts stand last in their row, so that reading the small columns touches no other page.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text, text
+from sqlalchemy.orm import registry
+from sqlmodel import Field, SQLModel
+
+REVISION = "0001"
+"""The newest schema revision; revisions are numbered upwards."""
+
+VERSION_TABLE = "warmline_version"
+
+_RowNumber = BigInteger().with_variant(Integer, "sqlite")  # SQLite's row id is exactly an INTEGER PRIMARY KEY
+
+
+class Base(SQLModel, registry=registry()):
+    """Keeps these tables apart from those of an application that uses SQLModel too."""
+
+
+def _number() -> Any:
+    return Field(default=None, primary_key=True, sa_type=_RowNumber)
+
+
+def _text(*, nullable: bool = False, **options: Any) -> Any:
+    return Field(sa_type=Text, nullable=nullable, **options)
+
+
+def _count() -> Any:
+    return Field(sa_type=BigInteger, nullable=False)
+
+
+class SessionRow(Base, table=True):
+    __tablename__ = "sessions"
+    __table_args__ = (Index("sessions_tree", "tree"), Index("sessions_owner", "owner"))
+
+    id: str = _text(primary_key=True)
+    tree: str = _text()
+    owner: str | None = _text(nullable=True)
+    head: str | None = _text(nullable=True)
+    base: str | None = _text(nullable=True)
+    forked_from: str | None = _text(nullable=True)
+    created_at: float
+    updated_at: float
+    lease_token: int = _count()
+    lease_expires: float
+    lease_holder: str | None = _text(nullable=True)
+    turns: int = _count()
+    calls: int = _count()
+    input: int = _count()
+    cache_read: int = _count()
+    cache_write_5m: int = _count()
+    cache_write_1h: int = _count()
+    output: int = _count()
+    unpriced: int = _count()
+    cost: str = _text()
+    title: str | None = _text(nullable=True)
+    gaps: str = _text()
+    metadata_: str = Field(sa_column=Column("metadata", Text, nullable=False))
+    settings: str = _text()
+
+
+class EntryRow(Base, table=True):
+    __tablename__ = "entries"
+    __table_args__ = (Index("entries_id", "tree", "id", unique=True),)
+
+    number: int | None = _number()
+    tree: str = _text()
+    id: str = _text()
+    session: str = _text()
+    parent: str | None = _text(nullable=True)
+    depth: int = _count()
+    role: str = _text()
+    created_at: float
+    stop_reason: str | None = _text(nullable=True)
+    prompt_tokens: int | None = Field(sa_type=BigInteger, nullable=True)
+    output_tokens: int | None = Field(sa_type=BigInteger, nullable=True)
+    message_id: str | None
+    call: str | None = _text(nullable=True)
+    model: str | None = _text(nullable=True)
+    content: str = _text()
+
+
+class CallRow(Base, table=True):
+    __tablename__ = "calls"
+    __table_args__ = (Index("calls_id", "session", "id", unique=True),)
+
+    number: int | None = _number()
+    id: str = _text()
+    session: str = _text()
+    kind: str = _text()
+    model: str = _text()
+    started: float
+    status: str = _text()
+    turn: str | None = _text(nullable=True)
+    entry: str | None = _text(nullable=True)
+    first_event: float | None
+    ended: float | None
+    request_id: str | None = _text(nullable=True)
+    response_id: str | None = _text(nullable=True)
+    input: int = _count()
+    cache_read: int = _count()
+    cache_write_5m: int = _count()
+    cache_write_1h: int = _count()
+    output: int = _count()
+    counters: bool
+    cost: str | None = _text(nullable=True)
+    waited: float
+    stop_reason: str | None = _text(nullable=True)
+    expected: str | None = _text(nullable=True)
+    miss: str | None = _text(nullable=True)
+    error: str | None = _text(nullable=True)
+    points: str = _text()
+
+
+class ToolCallRow(Base, table=True):
+    """A tool call has a row for its start and one for its end (`finished`), so that neither is ever rewritten."""
+
+    __tablename__ = "tool_calls"
+    __table_args__ = (Index("tool_calls_place", "session", "entry", "index", "finished", unique=True),)
+
+    number: int | None = _number()
+    session: str = _text()
+    entry: str = _text()
+    index: int = _count()
+    finished: bool
+    tool_id: str = _text()
+    name: str = _text()
+    idempotent: bool
+    started: float
+    ended: float | None
+    is_error: bool
+    content: str | None = _text(nullable=True)
+
+
+OPEN_TURN = text("state IN ('running', 'interrupted')")  # said the same way in a query, or its index is not used
+_KEYED = text("key IS NOT NULL")
+
+
+class TurnRow(Base, table=True):
+    __tablename__ = "turns"
+    __table_args__ = (
+        Index("turns_id", "session", "id", unique=True),
+        Index("turns_key", "session", "key", unique=True, sqlite_where=_KEYED, postgresql_where=_KEYED),
+        Index("turns_open", "session", "sequence", sqlite_where=OPEN_TURN, postgresql_where=OPEN_TURN),
+    )
+
+    number: int | None = _number()
+    id: str = _text()
+    session: str = _text()
+    sequence: int = _count()
+    state: str = _text()
+    key: str | None = _text(nullable=True)
+    digest: str | None = _text(nullable=True)
+    started: float
+    ended: float | None
+    base: str | None = _text(nullable=True)
+    entry: str | None = _text(nullable=True)
+    reply: str | None = _text(nullable=True)
+    stop_reason: str | None = _text(nullable=True)
+    token: int = _count()
+    error: str | None = _text(nullable=True)
+    call: str | None = _text(nullable=True)
+    result: str | None = _text(nullable=True)
+
+
+metadata: MetaData = Base.metadata
+sessions: Table = metadata.tables["sessions"]
+entries: Table = metadata.tables["entries"]
+calls: Table = metadata.tables["calls"]
+tool_calls: Table = metadata.tables["tool_calls"]
+turns: Table = metadata.tables["turns"]

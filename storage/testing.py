@@ -1,0 +1,571 @@
+"""The contract of a store as a list of rules, each a small function; `check_store` runs them on any implementation."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import anyio
+
+from .errors import (
+    EntryMissing,
+    HeadMoved,
+    LeaseGone,
+    LeaseTaken,
+    SessionExists,
+    SessionMissing,
+    StorageError,
+    TurnKeyTaken,
+)
+from .records import (
+    CallRecord,
+    Change,
+    EntryRecord,
+    Holder,
+    Lease,
+    SessionRecord,
+    ToolCallRecord,
+    Totals,
+    TurnRecord,
+)
+from .store import Store
+
+__all__ = ["CHECKS", "check_store"]
+
+Check = Callable[[Store], Awaitable[None]]
+
+NOW = 1_000_000.0
+ME = Holder.current("me")
+OTHER = replace(ME, name="other")
+
+CHECKS: list[Check] = []
+"""The rules. Each takes an empty, opened store; its name and first docstring line say what must hold."""
+
+
+async def check_store(make_store: Callable[[], Store | Awaitable[Store]]) -> None:
+    """Runs every rule, each on a store of its own.
+
+    `make_store` gives a new store on an empty database, not opened yet (or an awaitable of one); `upgrade`, `open` and
+    `close` are called here. Raises `AssertionError` with the name of the first rule that does not hold, and the cause.
+    """
+    for check in CHECKS:
+        made = make_store()
+        store = await made if inspect.isawaitable(made) else made
+        await store.upgrade()
+        await store.open()
+        try:
+            await check(store)
+        except Exception as error:
+            rule = f"{check.__name__} ({(check.__doc__ or '').splitlines()[0]})"
+            raise AssertionError(f"the store breaks the rule {rule}: {error}") from error
+        finally:
+            await store.close()
+
+
+def _rule(check: Check) -> Check:
+    CHECKS.append(check)
+    return check
+
+
+def _equal(actual: object, expected: object) -> None:
+    if actual != expected:
+        raise AssertionError(f"expected {expected!r:.500}, got {actual!r:.500}")
+
+
+async def _raises(kind: type[StorageError], work: Awaitable[Any]) -> StorageError:
+    try:
+        result = await work
+    except kind as error:
+        return error
+    raise AssertionError(f"expected {kind.__name__}, got {result!r:.500}")
+
+
+def session_record(id: str = "s", **fields: Any) -> SessionRecord:
+    """A small session of its own tree."""
+    given = {"tree": id, "owner": None, "title": None, "metadata": "{}", "settings": "{}", "head": None}
+    return SessionRecord(**{"id": id, "created_at": NOW, "updated_at": NOW, **given, **fields})
+
+
+def entries_of(*ids: str, after: EntryRecord | None = None) -> tuple[EntryRecord, ...]:
+    """A chain of small entries with these ids."""
+    made: list[EntryRecord] = []
+    for id in ids:
+        last = made[-1] if made else after
+        depth = last.depth + 1 if last else 1
+        role = "user" if depth % 2 else "assistant"
+        made.append(EntryRecord(id, last.id if last else None, depth, role, f'[{{"text":"{id}"}}]', NOW + depth))
+    return tuple(made)
+
+
+def call_record(id: str = "c", session: str = "s", **fields: Any) -> CallRecord:
+    """A small call."""
+    given: dict[str, Any] = {"kind": "turn", "model": "m", "started": NOW, "status": "ok"}
+    return CallRecord(id, session, **given | fields)
+
+
+def turn_record(id: str = "t", session: str = "s", sequence: int = 1, **fields: Any) -> TurnRecord:
+    """A small turn."""
+    given: dict[str, Any] = {"state": "running", "started": NOW}
+    return TurnRecord(id, session, sequence, **given | fields)
+
+
+async def hold(store: Store, session: str = "s") -> Lease:
+    """A lease on the session."""
+    return await store.acquire(session, ME, seconds=60, now=NOW)
+
+
+def change(expected: str | None, head: str | None, **fields: Any) -> Change:
+    """A change that moves the head."""
+    return Change(expected, head, **{"updated_at": NOW} | fields)
+
+
+async def _grown(store: Store, *ids: str, session: str = "s") -> Lease:
+    """A new session with these entries."""
+    await store.create(session_record(session))
+    lease = await hold(store, session)
+    await store.commit(lease, change(None, ids[-1], entries=entries_of(*ids)))
+    return lease
+
+
+# Sessions
+
+
+@_rule
+async def a_session_comes_back_as_it_was_created(store: Store) -> None:
+    """load gives every field of what create took."""
+    totals = Totals(1, 2, 3, 4, 5, 6, 7, Decimal("0.000000123456789"), 8)
+    told = {"owner": "ö", "title": "Ünïcode 🧵", "metadata": '{"b":1,"a":2}', "settings": '{"x": "\\u00e9"}'}
+    root = session_record(created_at=1.25, updated_at=2.5, totals=totals, gaps='{"n":1}', base=None, **told)
+    await store.create(root)
+    _equal(await store.load("s"), root)
+    fork = session_record("f", tree="s", forked_from="s", base="e", head="e")
+    await store.create(fork, entries_of("e"))
+    _equal(await store.load("f"), fork)
+
+
+@_rule
+async def a_taken_id_is_refused(store: Store) -> None:
+    """create of an existing id raises SessionExists and changes nothing."""
+    await store.create(session_record(title="first"))
+    await _raises(SessionExists, store.create(session_record(title="second"), entries_of("e")))
+    _equal((await store.load("s")).title, "first")
+    _equal(await store.entry("s", "e"), None)
+
+
+@_rule
+async def an_unknown_session_is_missing(store: Store) -> None:
+    """What needs a session raises SessionMissing; what lists its rows gives none."""
+    lease = Lease("s", 1, ME, NOW)
+    await _raises(SessionMissing, store.load("s"))
+    await _raises(SessionMissing, store.delete("s"))
+    await _raises(SessionMissing, hold(store))
+    await _raises(SessionMissing, store.record(call_record()))
+    await _raises(SessionMissing, store.commit(lease, change(None, None)))
+    await _raises(SessionMissing, store.chain("s", "e"))
+    await _raises(SessionMissing, store.list(before="s"))
+    await _raises(LeaseGone, store.renew(lease, seconds=10, now=NOW))
+    await store.release(lease)
+    _equal([await store.calls("s"), await store.journal("s"), await store.turns("s")], [[], [], []])
+    _equal([await store.turn("s", id="t"), await store.open_turn("s"), await store.entry("s", "e")], [None] * 3)
+
+
+@_rule
+async def a_session_is_created_whole_or_not_at_all(store: Store) -> None:
+    """A head or a parent that nobody wrote raises EntryMissing, and no session is left."""
+    await _raises(EntryMissing, store.create(session_record(head="e")))
+    await _raises(EntryMissing, store.create(session_record(head="f"), entries_of("e")))
+    orphan = replace(entries_of("e")[0], parent="nobody", depth=2)
+    await _raises(EntryMissing, store.create(session_record(head="e"), [orphan]))
+    await _raises(SessionMissing, store.load("s"))
+    await store.create(session_record(head="f"), entries_of("e", "f"), [call_record(input=3, cost=Decimal("0.1"))])
+    _equal([entry.id for entry in await store.chain("s", "f")], ["e", "f"])
+    _equal((await store.load("s")).totals, Totals(calls=1, input=3, cost=Decimal("0.1")))
+
+
+@_rule
+async def sessions_are_listed_newest_updated_first(store: Store) -> None:
+    """list pages through sessions by updated_at, then id, of one owner or of all."""
+    for id, owner, updated in (("a", "x", 1.0), ("b", "y", 3.0), ("c", "x", 2.0), ("d", "x", 2.0)):
+        await store.create(session_record(id, owner=owner, updated_at=updated))
+
+    async def ids(**filters: Any) -> list[str]:
+        return [session.id for session in await store.list(**filters)]
+
+    _equal(await ids(), ["b", "d", "c", "a"])
+    _equal(await ids(owner="x"), ["d", "c", "a"])
+    _equal(await ids(owner="z"), [])
+    _equal(await ids(limit=2), ["b", "d"])
+    _equal(await ids(limit=2, before="d"), ["c", "a"])
+    _equal(await ids(owner="x", before="c"), ["a"])
+
+
+@_rule
+async def sessions_are_found_by_their_words(store: Store) -> None:
+    """search looks in title, id, metadata and entries, in any letter case, and takes every character literally."""
+    said = EntryRecord("e", None, 1, "user", '[{"text":"Où est le CHÂTEAU_1?"}]', NOW)
+    await store.create(session_record("a-One", title="Straße 100%"))
+    await store.create(session_record("b", metadata='{"tag":"Blue"}', head="e"), [said])
+
+    async def ids(words: str) -> list[str]:
+        return sorted(session.id for session in await store.list(search=words))
+
+    for words, expected in (
+        ("STRAßE", ["a-One"]),
+        ("A-ONE", ["a-One"]),
+        ("blue", ["b"]),
+        ("château_1", ["b"]),
+        ("100%", ["a-One"]),
+    ):
+        _equal(await ids(words), expected)
+    for words in ("a%e", "château.1", "a_one", "\\"):
+        _equal(await ids(words), [])
+
+
+# Entries
+
+
+@_rule
+async def content_comes_back_byte_for_byte(store: Store) -> None:
+    """Escapes, blanks, key order, every plane of Unicode and a megabyte survive."""
+    texts = [
+        '[ {"b" : 1,\t"a":"\\u00e9\\ud83d\\ude00\\/"} ]',
+        '"é😀\u2028\x7f\r\n"',
+        '"' + "x" * 1_000_000 + '"',
+        "[]",
+        "",
+    ]
+    chain = [replace(entry, content=text) for entry, text in zip(entries_of(*"abcde"), texts, strict=True)]
+    await store.create(session_record(head="e"), chain)
+    _equal([entry.content for entry in await store.chain("s", "e")], texts)
+    _equal(await store.entry("s", "c"), chain[2])
+
+
+@_rule
+async def a_chain_is_read_from_the_root_or_from_an_ancestor(store: Store) -> None:
+    """chain gives root to head; with `after` what is behind it, or HeadMoved if it is not on the chain."""
+    lease = await _grown(store, "a", "b", "c", "d")
+    chain = entries_of("a", "b", "c", "d")
+    _equal(await store.chain("s", "d"), list(chain))
+    _equal(await store.chain("s", "b"), list(chain[:2]))
+    _equal(await store.chain("s", None), [])
+    _equal(await store.chain("s", "d", after="b"), list(chain[2:]))
+    _equal(await store.chain("s", "d", after="d"), [])
+    side = entries_of("x", "y", after=chain[1])
+    await store.commit(lease, change("d", "y", entries=side))
+    _equal(await store.chain("s", "y", after="a"), [chain[1], *side])
+    for head, after in (("y", "d"), ("b", "d"), ("d", "nobody"), (None, "a")):
+        await _raises(HeadMoved, store.chain("s", head, after=after))
+    await _raises(EntryMissing, store.chain("s", "nobody"))
+
+
+@_rule
+async def an_ancestor_is_told_from_a_stranger(store: Store) -> None:
+    """has_ancestor holds for the head itself and what stands before it, for nothing else."""
+    lease = await _grown(store, "a", "b", "c")
+    await store.commit(lease, change("c", "x", entries=entries_of("x", after=entries_of("a")[0])))
+    for head, ancestor, expected in (
+        ("c", "a", True), ("c", "c", True), ("x", "a", True), ("x", "b", False), ("a", "c", False),
+        ("c", "nobody", False), ("nobody", "a", False), (None, "a", False),
+    ):  # fmt: skip
+        _equal((head, ancestor, await store.has_ancestor("s", head, ancestor)), (head, ancestor, expected))
+
+
+@_rule
+async def an_entry_is_written_once(store: Store) -> None:
+    """An entry that the tree has already is left as it is; another tree has its own."""
+    lease = await _grown(store, "a")
+    again = replace(entries_of("a")[0], created_at=0.0)
+    await store.commit(lease, change("a", "a", entries=(again,)))
+    _equal(await store.entry("s", "a"), entries_of("a")[0])
+    await store.create(session_record("other", head="a"), [again])
+    _equal(await store.entry("other", "a"), again)
+
+
+@_rule
+async def every_field_of_an_entry_is_kept(store: Store) -> None:
+    """Also those that may be absent."""
+    entry = EntryRecord("e", None, 1, "assistant", "[]", 1.5, "end_turn", 12345678901, 7, "msg_1", "c", "m")
+    await store.create(session_record(head="e"), [entry])
+    _equal(await store.chain("s", "e"), [entry])
+
+
+# Leases
+
+
+@_rule
+async def a_lease_keeps_others_out(store: Store) -> None:
+    """acquire raises LeaseTaken, with holder and expiry, until the lease is released."""
+    await store.create(session_record())
+    lease = await hold(store)
+    error = await _raises(LeaseTaken, store.acquire("s", OTHER, seconds=60, now=NOW))
+    assert isinstance(error, LeaseTaken)
+    _equal((error.holder, error.expires), (ME, lease.expires))
+    await store.release(lease)
+    taken = await store.acquire("s", OTHER, seconds=60, now=NOW)
+    _equal((taken.holder, taken.token), (OTHER, lease.token + 1))
+    await store.release(lease)
+    await _raises(LeaseTaken, hold(store))
+
+
+@_rule
+async def a_lease_ends_with_its_time(store: Store) -> None:
+    """An expired lease is taken over, and cannot be renewed any more then."""
+    await store.create(session_record())
+    lease = await store.acquire("s", ME, seconds=-1, now=NOW)
+    renewed = await store.renew(lease, seconds=-1, now=NOW)
+    _equal(renewed.token, lease.token)
+    taken = await store.acquire("s", OTHER, seconds=60, now=NOW)
+    _equal(taken.token, lease.token + 1)
+    await _raises(LeaseGone, store.renew(lease, seconds=60, now=NOW))
+
+
+@_rule
+async def a_renewed_lease_lasts_longer(store: Store) -> None:
+    """renew moves the expiry on and keeps token and holder."""
+    await store.create(session_record())
+    lease = await store.acquire("s", ME, seconds=-1, now=NOW)
+    renewed = await store.renew(lease, seconds=60, now=NOW)
+    _equal(replace(renewed, expires=0), replace(lease, expires=0))
+    _equal(renewed.expires > lease.expires + 60, True)
+    await _raises(LeaseTaken, store.acquire("s", OTHER, seconds=60, now=NOW))
+
+
+@_rule
+async def the_same_holder_gets_a_new_lease_at_once(store: Store) -> None:
+    """Its older lease is gone then."""
+    await store.create(session_record())
+    first, second = await hold(store), await hold(store)
+    _equal(second.token, first.token + 1)
+    await _raises(LeaseGone, store.commit(first, change(None, None)))
+    await store.commit(second, change(None, None))
+
+
+@_rule
+async def a_dead_process_loses_its_lease_at_once(store: Store) -> None:
+    """On the same host only: of another host nobody can know."""
+    reborn = replace(ME, started=ME.started - 1000)
+    for holder, free in ((reborn, True), (replace(reborn, host="elsewhere"), False)):
+        await store.create(session_record(holder.host))
+        await store.acquire(holder.host, holder, seconds=60, now=NOW)
+        if free:
+            await hold(store, holder.host)
+        else:
+            await _raises(LeaseTaken, hold(store, holder.host))
+
+
+# Commits
+
+
+@_rule
+async def a_commit_writes_everything(store: Store) -> None:
+    """Entries, calls, journal, turn, fields and totals are all there afterwards."""
+    await store.create(session_record(title="old", metadata='{"old":1}'))
+    lease = await hold(store)
+    entries, call, turn = entries_of("a", "b"), call_record(output=5, cost=Decimal("0.25")), turn_record(entry="a")
+    tool_call = ToolCallRecord("s", "b", 0, "id", "search", True, NOW)
+    written = {"entries": entries, "calls": (call,), "tool_calls": (tool_call,), "turn": turn, "updated_at": NOW + 9}
+    await store.commit(lease, change(None, "b", settings='{"x":1}', title="new", gaps="[1]", **written))
+    totals = Totals(turns=1, calls=1, output=5, cost=Decimal("0.25"))
+    told = {"settings": '{"x":1}', "title": "new", "metadata": '{"old":1}', "gaps": "[1]"}
+    _equal(await store.load("s"), session_record(head="b", updated_at=NOW + 9, totals=totals, **told))
+    _equal(await store.chain("s", "b"), list(entries))
+    _equal([await store.calls("s"), await store.journal("s"), await store.turns("s")], [[call], [tool_call], [turn]])
+    await store.commit(lease, change("b", "a", metadata="{}"))
+    moved = await store.load("s")
+    _equal((moved.head, moved.title, moved.metadata, moved.settings), ("a", "new", "{}", '{"x":1}'))
+    await store.commit(lease, change("a", None))
+    _equal((await store.load("s")).head, None)
+
+
+async def _refused(store: Store, kind: type[StorageError], lease: Lease, wrong: Change) -> None:
+    """The change is refused with this error, and nothing of it is there."""
+    before = await store.load("s"), await store.calls("s"), await store.journal("s"), await store.turns("s")
+    rows: dict[str, Any] = {
+        "calls": (call_record("new"),),
+        "tool_calls": (ToolCallRecord("s", "e", 0, "id", "n", False, NOW),),
+    }
+    await _raises(kind, store.commit(lease, replace(wrong, title="new", **rows)))
+    _equal((await store.load("s"), await store.calls("s"), await store.journal("s"), await store.turns("s")), before)
+    for entry in wrong.entries:
+        _equal(await store.entry("s", entry.id), None)
+
+
+@_rule
+async def a_commit_on_a_moved_head_is_refused(store: Store) -> None:
+    """HeadMoved names both heads, and nothing is written."""
+    lease = await _grown(store, "a", "b")
+    new = entries_of("n", after=entries_of("a")[0])
+    await _refused(store, HeadMoved, lease, change("a", "n", entries=new, turn=turn_record()))
+    await _refused(store, HeadMoved, lease, change(None, "a"))
+    error = await _raises(HeadMoved, store.commit(lease, change("a", "n", entries=new)))
+    assert isinstance(error, HeadMoved)
+    _equal((error.expected, error.actual), ("a", "b"))
+
+
+@_rule
+async def a_commit_under_an_old_lease_is_refused(store: Store) -> None:
+    """LeaseGone once somebody else has acquired it, or it was released; an expired lease still counts until then."""
+    lease = await _grown(store, "a")
+    await store.release(lease)
+    await _refused(store, LeaseGone, lease, change("a", None))
+    expired = await store.acquire("s", ME, seconds=-1, now=NOW)
+    await store.commit(expired, change("a", "b", entries=entries_of("b", after=entries_of("a")[0])))
+    await store.acquire("s", OTHER, seconds=60, now=NOW)
+    await _refused(store, LeaseGone, expired, change("b", "a", turn=turn_record()))
+
+
+@_rule
+async def a_commit_names_only_entries_that_exist(store: Store) -> None:
+    """EntryMissing for an unknown head or parent, and nothing is written."""
+    lease = await _grown(store, "a")
+    await _refused(store, EntryMissing, lease, change("a", "nobody", entries=entries_of("b", after=entries_of("a")[0])))
+    orphan = replace(entries_of("b")[0], parent="nobody", depth=2)
+    await _refused(store, EntryMissing, lease, change("a", "b", entries=(orphan,)))
+
+
+@_rule
+async def of_two_commits_on_one_head_one_wins(store: Store) -> None:
+    """However they arrive, the chain stays one chain."""
+    lease = await _grown(store, "a")
+    outcomes: list[str] = []
+
+    async def attempt(id: str) -> None:
+        try:
+            await store.commit(lease, change("a", id, entries=entries_of(id, after=entries_of("a")[0])))
+            outcomes.append(id)
+        except HeadMoved:
+            outcomes.append("moved")
+
+    async with anyio.create_task_group() as group:
+        for id in ("x", "y", "z"):
+            group.start_soon(attempt, id)
+    _equal(sorted(outcomes)[:2], ["moved", "moved"])
+    _equal([(await store.load("s")).head], [id for id in outcomes if id != "moved"])
+
+
+@_rule
+async def one_that_fails_does_not_disturb_the_others(store: Store) -> None:
+    """Writes of many sessions at once, some refused: each gets its own answer."""
+    leases = [await _grown(store, "a", session=f"s{i}") for i in range(8)]
+    answers: dict[int, bool] = {}
+
+    async def attempt(i: int) -> None:
+        wrong = i % 3 == 0
+        try:
+            entries = entries_of("b", after=entries_of("a")[0])
+            await store.commit(leases[i], change(None if wrong else "a", "b", entries=entries))
+            answers[i] = True
+        except HeadMoved:
+            answers[i] = False
+
+    async with anyio.create_task_group() as group:
+        for i in range(8):
+            group.start_soon(attempt, i)
+    for i in range(8):
+        _equal((answers[i], (await store.load(f"s{i}")).head), (bool(i % 3), "b" if i % 3 else "a"))
+
+
+# Ledger, journal, turns
+
+
+@_rule
+async def the_ledger_keeps_every_field_and_adds_up(store: Store) -> None:
+    """Calls come back whole and in order, once each; costs add up to the last digit."""
+    await store.create(session_record())
+    full = CallRecord(
+        "c1", "s", "park", "m", 1.5, "error", turn="t", entry="e", first_event=2.5, ended=3.5, request_id="r",
+        response_id="i", input=1, cache_read=2, cache_write_5m=3, cache_write_1h=4, output=5, counters=False,
+        expected='{"a":1}', cost=Decimal("0.0000003"), points="[1]", waited=0.25, stop_reason="end_turn", miss="{}",
+        error="no",
+    )  # fmt: skip
+    priced, unpriced = call_record("c3", cost=Decimal("0.10")), call_record("c2", input=10**12)
+    for call in (full, priced, unpriced, replace(full, input=999)):
+        await store.record(call)
+    _equal(await store.calls("s"), [full, priced, unpriced])
+    _equal(await store.calls("s", limit=1), [full])
+    _equal(await store.calls("s", limit=2, newest_first=True), [unpriced, priced])
+    _equal((await store.load("s")).totals, Totals(0, 3, 10**12 + 1, 2, 3, 4, 5, Decimal("0.1000003"), 1))
+
+
+@_rule
+async def the_journal_joins_start_and_end(store: Store) -> None:
+    """One record for each call of an entry; the first start and the first end count."""
+    lease = await _grown(store, "a", "b")
+    start = ToolCallRecord("s", "b", 0, "same", "search", False, 1.0)
+    end = replace(start, started=5.0, ended=6.0, content='{"x":1}', is_error=True)
+    second, other = replace(start, index=1), replace(end, entry="a", tool_id="z")
+    for rows in ((start, second), (end,), (replace(end, content="late"), replace(start, started=9.0)), (other,)):
+        await store.commit(lease, change("b", "b", tool_calls=rows))
+    _equal(await store.journal("s"), [replace(end, started=1.0), second, other])
+    _equal(await store.journal("s", "a"), [other])
+    _equal(await store.journal("s", "nobody"), [])
+
+
+@_rule
+async def a_turn_is_replaced_by_its_id(store: Store) -> None:
+    """turn finds it by id and key; a key belongs to one turn of the session."""
+    lease = await _grown(store, "a")
+    fields: dict[str, Any] = {"ended": 2.0, "base": "x", "entry": "a", "reply": "a", "stop_reason": "end_turn"}
+    first = turn_record(key="k", digest="d", result="{}", call="{}", token=7, error="e", **fields)
+    done = replace(first, state="finished", call=None)
+    for turn in (first, done):
+        await store.commit(lease, change("a", "a", turn=turn))
+        _equal([await store.turn("s", id="t"), await store.turn("s", key="k")], [turn, turn])
+    _equal((await store.load("s")).totals.turns, 1)
+    await _refused(store, TurnKeyTaken, lease, change("a", None, turn=turn_record("u", sequence=2, key="k")))
+    _equal([await store.turn("s", id="u"), await store.turn("s", key="other")], [None, None])
+    await store.create(session_record("s2"))
+    await store.commit(await hold(store, "s2"), change(None, None, turn=turn_record(session="s2", key="k")))
+
+
+@_rule
+async def the_open_turn_is_the_newest_unfinished_one(store: Store) -> None:
+    """open_turn looks for `running` and `interrupted`; turns lists by sequence."""
+    lease = await _grown(store, "a")
+    _equal(await store.open_turn("s"), None)
+    states = ("running", "interrupted", "finished", "failed", "cancelled")
+    made = [turn_record(f"t{i}", sequence=i, state=state) for i, state in enumerate(states)]
+    for turn in (made[1], made[0], *made[2:]):
+        await store.commit(lease, change("a", "a", turn=turn))
+    _equal(await store.open_turn("s"), made[1])
+    _equal(await store.turns("s"), made)
+    _equal(await store.turns("s", limit=2), made[3:])
+
+
+# Deletion
+
+
+@_rule
+async def a_deleted_session_is_gone(store: Store) -> None:
+    """With its entries, calls, journal and turns; its id may be used again."""
+    lease = await _grown(store, "a")
+    rows: dict[str, Any] = {"calls": (call_record(),), "turn": turn_record(key="k")}
+    await store.commit(lease, change("a", "a", tool_calls=(ToolCallRecord("s", "a", 0, "i", "n", True, 1.0),), **rows))
+    await store.delete("s")
+    await _raises(SessionMissing, store.load("s"))
+    await _raises(SessionMissing, store.commit(lease, change("a", None)))
+    await store.create(session_record())
+    _equal([await store.calls("s"), await store.journal("s"), await store.turns("s")], [[], [], []])
+    _equal(await store.entry("s", "a"), None)
+
+
+@_rule
+async def what_a_fork_reaches_stays(store: Store) -> None:
+    """An entry goes only when no remaining session wrote it, points at it, or has such an entry behind it."""
+    lease = await _grown(store, "a", "b", "c", "d", "e")
+    await store.create(session_record("f", tree="s", head="b", forked_from="s"))
+    fork = await hold(store, "f")
+    written = entries_of("x", after=entries_of("a", "b")[1])
+    await store.commit(fork, change("b", "x", entries=written))
+    await store.commit(fork, change("x", "b", turn=turn_record(session="f", reply="d")))
+    await store.release(lease)
+    await store.delete("s")
+    stays = {id for id in "abcdex" if await store.entry("f", id) is not None}
+    _equal(stays, set("abcdx"))
+    _equal([entry.id for entry in await store.chain("f", "x")], ["a", "b", "x"])
+    await _raises(EntryMissing, store.create(session_record("g", tree="s", head="e")))
+    await store.delete("f")
+    await _raises(EntryMissing, store.create(session_record("g", tree="s", head="a")))

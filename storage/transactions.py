@@ -1,0 +1,328 @@
+"""What each method of a store does inside one transaction: plain functions, the same for every dialect."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from decimal import Decimal
+from typing import Any, Protocol
+
+from . import statements as sql
+from .errors import (
+    EntryMissing,
+    HeadMoved,
+    LeaseGone,
+    LeaseTaken,
+    SessionExists,
+    SessionMissing,
+    StoreDamaged,
+    TurnKeyTaken,
+)
+from .records import (
+    CallRecord,
+    Change,
+    EntryRecord,
+    Holder,
+    Lease,
+    SessionRecord,
+    ToolCallRecord,
+    Totals,
+    TurnRecord,
+)
+from .tables import calls, sessions, tool_calls, turns
+
+Row = tuple[Any, ...]
+
+
+class Cursor(Protocol):
+    """What a driver's cursor must offer."""
+
+    @property
+    def rowcount(self) -> int: ...
+    def fetchone(self) -> Row | None: ...
+    def fetchall(self) -> list[Row]: ...
+
+
+class Database(Protocol):
+    """A connection inside a transaction."""
+
+    def run(self, statement: sql.Statement, values: Mapping[str, Any]) -> Cursor: ...
+
+    def time(self, now: float) -> float:
+        """The time that leases go by: `now`, or the server's own."""
+
+
+# Rows and records
+
+
+def _names(table: Any) -> list[str]:
+    return [column.name for column in table.columns if column.name != "number"]
+
+
+_SESSION, _CALL, _TURN = (_names(table) for table in (sessions, calls, turns))
+_TOOL_CALL = [name for name in _names(tool_calls) if name != "finished"]
+_LOCKED = [name for name in _SESSION if name not in sql.COLD]
+_TOTALS = [field.name for field in fields(Totals)]
+_SUMMED = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output")
+_LEASE = ("lease_token", "lease_expires", "lease_holder")
+_ENTRY = [field.name for field in fields(EntryRecord)]
+
+
+def _values(record: Any, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in names}
+
+
+def _session(row: Row) -> SessionRecord:
+    cells = dict(zip(_SESSION, row, strict=True))
+    totals = {name: cells.pop(name) for name in _TOTALS}
+    for name in _LEASE:
+        del cells[name]
+    return SessionRecord(**cells, totals=Totals(**totals | {"cost": Decimal(totals["cost"])}))
+
+
+def _call(row: Row) -> CallRecord:
+    cells = dict(zip(_CALL, row, strict=True))
+    cost = cells["cost"]
+    return CallRecord(**cells | {"cost": None if cost is None else Decimal(cost), "counters": bool(cells["counters"])})
+
+
+def _turn(row: Row | None) -> TurnRecord | None:
+    return None if row is None else TurnRecord(**dict(zip(_TURN, row, strict=True)))
+
+
+def _holder(text: str | None) -> Holder | None:
+    return None if text is None else Holder(**json.loads(text))
+
+
+# Sessions
+
+
+def create(db: Database, session: SessionRecord, entries: Sequence[EntryRecord], ledger: Sequence[CallRecord]) -> None:
+    db.run(sql.LOCK_TREE, {"tree": session.tree})  # nobody deletes what a fork is about to point at
+    cells = _values(session, (name for name in _SESSION if name not in _LEASE and name not in _TOTALS))
+    cells |= _values(session.totals, _TOTALS) | {"cost": str(session.totals.cost)}
+    cells |= {"lease_token": 0, "lease_expires": 0.0, "lease_holder": None}
+    if db.run(sql.INSERT_SESSION, cells).rowcount == 0:
+        raise SessionExists(session.id)
+    _add_entries(db, session.tree, session.id, entries, known=set())
+    _check_head(db, session.tree, session.head, entries)
+    totals = _values(session.totals, _TOTALS)
+    if _add_calls(db, ledger, totals):
+        db.run(sql.ADD_TOTALS, {"session": session.id, **totals, "cost": str(totals["cost"])})
+
+
+def load(db: Database, session: str) -> SessionRecord:
+    row = db.run(sql.LOAD, {"session": session}).fetchone()
+    if row is None:
+        raise SessionMissing(session)
+    return _session(row)
+
+
+def listing(db: Database, owner: str | None, limit: int, before: str | None, search: str | None) -> list[SessionRecord]:
+    values: dict[str, Any] = {"limit": limit}
+    if owner is not None:
+        values["owner"] = owner
+    if before is not None:
+        values |= {"before": before, "before_time": load(db, before).updated_at}
+    if search is not None:
+        words = search.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        values["words"] = f"%{words}%"
+    query = sql.listing(owner=owner is not None, before=before is not None, search=search is not None)
+    return [_session(row) for row in db.run(query, values).fetchall()]
+
+
+def delete(db: Database, session: str) -> None:
+    tree = load(db, session).tree
+    remaining = [id for (id,) in db.run(sql.LOCK_TREE, {"tree": tree}).fetchall() if id != session]
+    for statement in sql.DELETE_ROWS:
+        db.run(statement, {"session": session})
+    db.run(sql.DELETE_UNNEEDED if remaining else sql.DELETE_TREE, {"tree": tree})
+
+
+# Leases
+
+
+def acquire(db: Database, session: str, holder: Holder, seconds: float, now: float) -> Lease:
+    row = _lock(db, session)
+    now = db.time(now)
+    present = _holder(row["lease_holder"])
+    if present is not None and present != holder and row["lease_expires"] > now and not present.is_gone(holder):
+        raise LeaseTaken(session, present, row["lease_expires"])
+    lease = Lease(session, row["lease_token"] + 1, holder, now + seconds)
+    values = {"session": session, "lease_token": lease.token, "lease_expires": lease.expires}
+    db.run(sql.SET_LEASE, values | {"lease_holder": json.dumps(asdict(holder))})
+    return lease
+
+
+def renew(db: Database, lease: Lease, seconds: float, now: float) -> Lease:
+    expires = db.time(now) + seconds
+    values = {"session": lease.session, "lease_token": lease.token, "expires": expires}
+    if db.run(sql.RENEW, values).rowcount == 0:
+        raise LeaseGone(lease.session, lease.token)
+    return Lease(lease.session, lease.token, lease.holder, expires)
+
+
+def release(db: Database, lease: Lease) -> None:
+    db.run(sql.RELEASE, {"session": lease.session, "lease_token": lease.token})
+
+
+# The one writer verb, and the ledger row that needs no lease
+
+
+def commit(db: Database, lease: Lease, change: Change) -> None:
+    session = _lock(db, lease.session)
+    if session["lease_token"] != lease.token or session["lease_holder"] is None:
+        raise LeaseGone(lease.session, lease.token)
+    if session["head"] != change.expected_head:
+        raise HeadMoved(change.expected_head, session["head"])
+    _add_entries(db, session["tree"], lease.session, change.entries, known={change.expected_head})
+    if change.head != change.expected_head:
+        _check_head(db, session["tree"], change.head, change.entries)
+    _add_calls(db, change.calls, session)
+    for tool_call in change.tool_calls:
+        finished = tool_call.ended is not None
+        db.run(sql.INSERT_TOOL_CALL, _values(tool_call, _TOOL_CALL) | {"finished": finished})
+    if change.turn is not None:
+        session["turns"] += _put_turn(db, change.turn)
+    db.run(sql.MOVE, _moved(change, session) | {"session": lease.session})
+
+
+def record(db: Database, call: CallRecord) -> None:
+    session = _lock(db, call.session)
+    if _add_calls(db, [call], session):
+        values = {name: session[name] for name in _TOTALS}
+        db.run(sql.ADD_TOTALS, values | {"session": call.session, "cost": str(session["cost"])})
+
+
+def _lock(db: Database, session: str) -> dict[str, Any]:
+    """The session's moving parts, locked until the end of the transaction; `cost` as a Decimal."""
+    row = db.run(sql.LOCK, {"session": session}).fetchone()
+    if row is None:
+        raise SessionMissing(session)
+    cells = dict(zip(_LOCKED, row, strict=True))
+    cells["cost"] = Decimal(cells["cost"])
+    return cells
+
+
+def _moved(change: Change, session: Mapping[str, Any]) -> dict[str, Any]:
+    values = {name: session[name] for name in _TOTALS} | {"cost": str(session["cost"])}
+    return values | _values(change, ("head", "updated_at", "settings", "title", "metadata", "gaps"))
+
+
+def _add_entries(db: Database, tree: str, session: str, entries: Sequence[EntryRecord], known: set[str | None]) -> None:
+    for entry in entries:
+        if entry.parent is not None and entry.parent not in known:
+            _check_entry(db, tree, entry.parent)
+        db.run(sql.INSERT_ENTRY, _values(entry, _ENTRY) | {"tree": tree, "session": session})
+        known.add(entry.id)
+
+
+def _check_head(db: Database, tree: str, head: str | None, entries: Sequence[EntryRecord]) -> None:
+    if head is not None and (not entries or entries[-1].id != head):
+        _check_entry(db, tree, head)
+
+
+def _check_entry(db: Database, tree: str, entry: str) -> None:
+    if db.run(sql.HAS_ENTRY, {"tree": tree, "entry": entry}).fetchone() is None:
+        raise EntryMissing(entry)
+
+
+def _add_calls(db: Database, ledger: Sequence[CallRecord], totals: dict[str, Any]) -> bool:
+    """Adds the rows that are new, and their figures to `totals`; whether there were any."""
+    added = False
+    for call in ledger:
+        cost = None if call.cost is None else str(call.cost)
+        if db.run(sql.INSERT_CALL, _values(call, _CALL) | {"cost": cost}).rowcount == 0:
+            continue
+        added = True
+        for name in _SUMMED:
+            totals[name] += getattr(call, name)
+        totals["calls"] += 1
+        totals["unpriced"] += call.cost is None
+        totals["cost"] += call.cost or 0
+    return added
+
+
+def _put_turn(db: Database, turn: TurnRecord) -> int:
+    """Inserts the turn or replaces the one with its id; how many turns there are more than before."""
+    if turn.key is not None:
+        row = db.run(sql.TURN_BY_KEY, {"session": turn.session, "key": turn.key}).fetchone()
+        present = _turn(row)
+        if present is not None and present.id != turn.id:
+            raise TurnKeyTaken(turn.session, turn.key)
+    values = _values(turn, _TURN)
+    if db.run(sql.UPDATE_TURN, values | {"of_session": turn.session, "of_id": turn.id}).rowcount:
+        return 0
+    db.run(sql.INSERT_TURN, values)
+    return 1
+
+
+# Reading
+
+
+def chain(db: Database, session: str, head: str | None, after: str | None) -> list[EntryRecord]:
+    if head is None or head == after:
+        if head != after:
+            raise HeadMoved(after, head)
+        return []
+    values = {"session": session, "head": head}
+    rows = db.run(sql.CHAIN_AFTER if after else sql.CHAIN, values | ({"entry": after} if after else {})).fetchall()
+    if not rows:
+        load(db, session)
+        raise EntryMissing(head)
+    entries = [EntryRecord(*row) for row in rows]
+    entries.sort(key=lambda entry: entry.depth)
+    if entries[0].parent != after:
+        if after is not None:
+            raise HeadMoved(after, head)
+        raise StoreDamaged(f"entry {entries[0].parent!r}, before {head!r}, is gone: restore a copy of the store")
+    return entries
+
+
+def has_ancestor(db: Database, session: str, head: str | None, ancestor: str) -> bool:
+    values = {"session": session, "head": head, "entry": ancestor}
+    return db.run(sql.HAS_ANCESTOR, values).fetchone() is not None
+
+
+def entry(db: Database, session: str, id: str) -> EntryRecord | None:
+    row = db.run(sql.ENTRY, {"session": session, "entry": id}).fetchone()
+    return None if row is None else EntryRecord(*row)
+
+
+def ledger(db: Database, session: str, limit: int | None, newest_first: bool) -> list[CallRecord]:
+    query = sql.CALLS_BACK if newest_first else sql.CALLS
+    values = {"session": session, "limit": sql.NO_LIMIT if limit is None else limit}
+    return [_call(row) for row in db.run(query, values).fetchall()]
+
+
+def journal(db: Database, session: str, entry: str | None) -> list[ToolCallRecord]:
+    """Start and end of each tool call as one record, in the order first seen; the start's time counts."""
+    query = sql.JOURNAL if entry is None else sql.JOURNAL_OF_ENTRY
+    values = {"session": session} | ({} if entry is None else {"entry": entry})
+    found: dict[tuple[str, int], ToolCallRecord] = {}
+    for row in db.run(query, values).fetchall():
+        finished, *rest = row
+        cells = dict(zip(_TOOL_CALL, rest, strict=True))
+        cells |= {name: bool(cells[name]) for name in ("idempotent", "is_error")}
+        started = found.get(place := (cells["entry"], cells["index"]))
+        if not finished:
+            found.setdefault(place, ToolCallRecord(**cells))
+        else:
+            found[place] = ToolCallRecord(**cells | ({"started": started.started} if started else {}))
+    return list(found.values())
+
+
+def turn(db: Database, session: str, key: str | None, id: str | None) -> TurnRecord | None:
+    if key is not None:
+        return _turn(db.run(sql.TURN_BY_KEY, {"session": session, "key": key}).fetchone())
+    return _turn(db.run(sql.TURN_BY_ID, {"session": session, "id": id}).fetchone())
+
+
+def open_turn(db: Database, session: str) -> TurnRecord | None:
+    return _turn(db.run(sql.OPEN, {"session": session}).fetchone())
+
+
+def turns_of(db: Database, session: str, limit: int | None) -> list[TurnRecord]:
+    rows = db.run(sql.TURNS_BACK, {"session": session, "limit": sql.NO_LIMIT if limit is None else limit}).fetchall()
+    return [TurnRecord(**dict(zip(_TURN, row, strict=True))) for row in reversed(rows)]

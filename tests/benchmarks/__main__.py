@@ -1,0 +1,3 @@
+from tests.benchmarks.send import run
+
+run()

@@ -1,0 +1,41 @@
+"""The examples run as they stand, with no key, and show what they are there to show."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+SHOWN = {
+    "quickstart.py": ["sky", "blue", "the session $0."],
+    "agent.py": ["Paris: light rain", "turn: read", "Reserved one seat to Paris"],
+    "resume.py": ["The worker ended with 9. Resumed:", "Reservations: 1"],
+    "parallel.py": ["Athens", "The first session has not moved: 2 entries."],
+    "planner_only.py": ["marked shared, assistant, tail; expected to read"],
+}
+
+
+def test_every_example_is_run() -> None:
+    assert {file.name for file in EXAMPLES.glob("*.py")} == set(SHOWN)
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_an_example_runs_without_a_key(name: str, tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("ANTHROPIC_")}
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr == ""
+    for text in SHOWN[name]:
+        assert text in ran.stdout, ran.stdout

@@ -1,0 +1,83 @@
+"""The simulator over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import anthropic
+import httpx2
+import pytest
+
+from sessions.simulator import Engine, Fault, Latency, filler, serving
+
+HEADERS = {"x-api-key": "k", "anthropic-version": "2023-06-01"}
+
+
+async def test_the_sdk_and_a_bare_client_share_one_engine(ask) -> None:
+    engine = Engine()
+    async with serving(engine) as url, httpx2.AsyncClient(base_url=url) as bare:
+        async with anthropic.AsyncAnthropic(api_key="k", base_url=url) as sdk:
+            system: Any = [{"type": "text", "text": filler(1000), "cache_control": {"type": "ephemeral"}}]
+            async with sdk.messages.stream(**ask, system=system) as stream:
+                first = await stream.get_final_message()
+        second = (await bare.post("/v1/messages", headers=HEADERS, json={**ask, "system": system})).json()
+        assert first.usage.cache_creation_input_tokens == 1000
+        assert second["usage"]["cache_read_input_tokens"] == 1000
+        bill = (await bare.get("/_simulator/bill")).json()
+        assert (bill["cache_read"], bill["cache_write_5m"], bill["charged"]) == (1000, 1000, 2)
+        rows = (await bare.get("/_simulator/requests")).json()
+        assert [row["state"] for row in rows] == ["complete", "complete"]
+        assert rows[1]["usage"]["cache_read"] == 1000
+        assert (await bare.post("/_simulator/evict")).json() == {"evicted": 1}
+        assert (await bare.get("/v1/models/claude-opus-5")).json()["max_tokens"] == 128_000
+        counted = await bare.post("/v1/messages/count_tokens", headers=HEADERS, json={**ask, "max_tokens": 5})
+        assert counted.json()["input_tokens"] > 0
+
+
+async def test_errors_come_as_the_api_sends_them(ask) -> None:
+    async with serving() as url, httpx2.AsyncClient(base_url=url) as bare:
+        for content, status, text in (
+            (b"{", 400, "not valid JSON"),
+            (b"[]", 400, "valid dictionary"),
+            (b"x" * (32 * 1024 * 1024 + 1), 413, "Request exceeds the maximum size"),
+        ):
+            response = await bare.post("/v1/messages", headers=HEADERS, content=content)
+            assert response.status_code == status
+            assert text in response.json()["error"]["message"]
+            assert response.json()["request_id"] == response.headers["request-id"]
+        assert (await bare.post("/v1/messages", json=ask)).status_code == 401
+        assert (await bare.post("/v1/complete", headers=HEADERS, json=ask)).status_code == 404
+        assert (await bare.get("/nothing")).status_code == 404
+
+
+async def test_a_cut_is_a_cut(ask) -> None:
+    engine = Engine(faults={0: Fault.cut(4), 1: Fault.drop(), 2: Fault.end(3)})
+    async with serving(engine) as url, httpx2.AsyncClient(base_url=url) as bare:
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await bare.post("/v1/messages", headers=HEADERS, json={**ask, "stream": True})
+        with pytest.raises(httpx2.HTTPError):
+            await bare.post("/v1/messages", headers=HEADERS, json={**ask, "stream": True})
+        response = await bare.post("/v1/messages", headers=HEADERS, json={**ask, "stream": True})
+        assert response.text.count("event: ") == 3
+    assert [exchange.state for exchange in engine.requests] == ["cut", "failed", "cut"]
+
+
+async def test_a_client_that_leaves_is_noticed(ask) -> None:
+    engine = Engine(lambda request: "word " * 2000)
+    async with serving(engine, latency=Latency(per_output_token=0.01)) as url, httpx2.AsyncClient(base_url=url) as bare:
+        async with bare.stream("POST", "/v1/messages", headers=HEADERS, json={**ask, "stream": True}) as response:
+            async for _ in response.aiter_bytes():
+                break
+        for _ in range(500):
+            if engine.requests[0].state != "open":
+                break
+            await asyncio.sleep(0.01)
+        assert engine.requests[0].state == "cut"
+
+
+async def test_a_taken_port_is_an_os_error() -> None:
+    async with serving() as url:
+        with pytest.raises(OSError, match="in use"):
+            async with serving(port=int(url.rsplit(":", 1)[1])):
+                pass

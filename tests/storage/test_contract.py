@@ -1,0 +1,87 @@
+"""Every rule of the contract, on every back end, on asyncio and on Trio."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from storage import SessionRecord, Store, open_store
+from storage.sql import SQLStore
+from storage.testing import CHECKS, Check, check_store, session_record
+
+rules = pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+
+
+async def hold(check: Check, store: Store) -> None:
+    await store.upgrade()
+    await store.open()
+    try:
+        await check(store)
+    finally:
+        await store.close()
+
+
+@rules
+async def test_file(check: Check, url: str) -> None:
+    await hold(check, open_store(url))
+
+
+@rules
+async def test_memory(check: Check) -> None:
+    await hold(check, open_store("sqlite://"))
+
+
+@rules
+def test_file_on_trio(check: Check, url: str) -> None:
+    trio.run(hold, check, open_store(url))
+
+
+@rules
+async def test_postgresql(check: Check, new_database: Callable[[], str]) -> None:
+    await hold(check, open_store(new_database()))
+
+
+async def test_all_rules_at_once_without_pytest(tmp_path: Path) -> None:
+    numbers = itertools.count()
+    await check_store(lambda: open_store(f"sqlite:///{tmp_path}/{next(numbers)}.db"))
+
+
+async def test_a_maker_may_be_asynchronous() -> None:
+    async def make() -> Store:
+        return open_store("sqlite://")
+
+    await check_store(make)
+
+
+class Forgetful(SQLStore):
+    """Breaks the contract: it has every session under another title."""
+
+    async def load(self, session: str) -> SessionRecord:
+        return session_record(session, title="forgotten")
+
+
+class Lenient(SQLStore):
+    """Breaks the contract: it takes any id twice."""
+
+    async def create(self, session: SessionRecord, entries: object = (), calls: object = ()) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("store", "rule"),
+    [(Forgetful, "a_session_comes_back_as_it_was_created"), (Lenient, "a_session_comes_back_as_it_was_created")],
+)
+async def test_a_broken_store_is_told_which_rule_it_breaks(store: type[SQLStore], rule: str) -> None:
+    with pytest.raises(AssertionError, match=rule):
+        await check_store(lambda: store("sqlite://"))
+
+
+async def test_a_rule_names_the_error_that_did_not_come() -> None:
+    taken = next(check for check in CHECKS if check.__name__ == "a_taken_id_is_refused")
+    store = Lenient("sqlite://")
+    with pytest.raises(AssertionError, match="expected SessionExists, got None"):
+        await hold(taken, store)

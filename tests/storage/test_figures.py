@@ -1,0 +1,72 @@
+"""What must stay small stays small: bytes in a file, pages read for what is new."""
+
+# ruff: noqa: ASYNC240  # nothing else runs on these loops, so they may block
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+
+from storage import EntryRecord, Store
+from storage.sqlite import SQLite, SQLiteDatabase
+from storage.testing import call_record, change, entries_of, hold, session_record, turn_record
+from storage.transactions import Database, chain
+
+
+def digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+async def test_a_thousand_turns_of_two_kilobytes(store: Store, path: Path) -> None:
+    session = digest("session")[:32]
+    await store.create(session_record(session))
+    lease = await hold(store, session)
+    head: str | None = None
+    for number in range(1000):
+        words = json.dumps([{"type": "text", "text": "x" * 1000}])
+        user = EntryRecord(digest(number, "u"), head, 2 * number + 1, "user", words, 1.0)
+        reply = EntryRecord(digest(number, "a"), user.id, 2 * number + 2, "assistant", words, 1.0, "end_turn", 1)
+        points, expected = json.dumps([[digest(number, i), "5m"] for i in range(2)]), json.dumps({"cache_read": number})
+        call = call_record(
+            digest(number)[:26], session, entry=reply.id, points=points, expected=expected, cost=Decimal(1)
+        )
+        turn = turn_record(call.id, session, number, entry=user.id, call=expected, base=head)
+        await store.commit(lease, change(head, user.id, entries=(user,), turn=turn))
+        done = replace(turn, state="finished", reply=reply.id, call=None)
+        await store.commit(lease, change(user.id, reply.id, entries=(reply,), calls=(call,), turn=done))
+        head = reply.id
+    await store.close()
+    assert path.stat().st_size <= 4_500_000
+
+
+def test_what_is_new_is_read_without_what_is_old(path: Path) -> None:
+    """Counted in SQLite's own steps, so that no clock decides."""
+    database = SQLite(str(path))
+    database.open()
+    steps: dict[str | None, int] = {}
+
+    def fill(db: Database) -> None:
+        from storage.transactions import create
+
+        create(db, session_record(head="e4999"), entries_of(*(f"e{number}" for number in range(5000))), ())
+
+    def count(db: Database) -> None:
+        assert isinstance(db, SQLiteDatabase)
+        for after, expected in ((None, 5000), ("e4989", 10), ("e4999", 0)):
+            steps[after] = 0
+
+            def step(after: str | None = after) -> None:
+                steps[after] += 1
+
+            db.raw.set_progress_handler(step, 10)
+            entries = chain(db, "s", "e4999", after)
+            assert [entry.id for entry in entries] == [f"e{number}" for number in range(5000 - expected, 5000)]
+
+    database.write(fill).result(60)
+    database.read(count).result(60)
+    database.close()
+    assert steps["e4999"] == 0 < steps["e4989"]
+    assert steps["e4989"] * 100 < steps[None]

@@ -1,0 +1,167 @@
+"""What only a server has: its own time, connections that are cut, schemas that others upgrade."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import make_url
+
+from storage import LeaseTaken, SchemaTooNew, SchemaTooOld, StoreUnavailable, open_store
+from storage.tables import REVISION
+from storage.testing import ME, OTHER, change, entries_of, hold, session_record
+
+psycopg = pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev extra")
+
+
+@pytest.fixture
+async def url(new_database: Callable[[], str]) -> str:
+    url = new_database()
+    await open_store(url).upgrade()
+    return url
+
+
+def execute(url: str, *statements: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+async def test_a_schema_that_is_missing_or_too_new(new_database: Callable[[], str]) -> None:
+    url = new_database()
+    store = open_store(url)
+    with pytest.raises(SchemaTooOld, match=r"no schema.*warmline db upgrade"):
+        await store.open()
+    assert await store.upgrade() == REVISION
+    await store.open()
+    await store.open()
+    await store.close()
+    execute(url, "UPDATE warmline_version SET version_num = '0000'")
+    with pytest.raises(SchemaTooOld, match="schema 0000"):
+        await store.open()
+    execute(url, "UPDATE warmline_version SET version_num = '9999'")
+    with pytest.raises(SchemaTooNew, match="9999"):
+        await store.open()
+    with pytest.raises(SchemaTooNew, match="9999"):
+        await store.upgrade()
+    execute(url, "DELETE FROM warmline_version")
+    with pytest.raises(SchemaTooOld, match="no schema"):
+        await store.open()
+    with pytest.raises(StoreUnavailable, match="already exists"):
+        await store.upgrade()
+    with pytest.raises(StoreUnavailable, match=r"await open\(\) first"):
+        await store.load("s")
+
+
+async def test_a_schema_dropped_under_a_store(url: str) -> None:
+    store = open_store(url)
+    await store.open()
+    execute(url, "DROP TABLE sessions")
+    with pytest.raises(SchemaTooOld):
+        await store.load("s")
+    await store.close()
+
+
+async def test_leases_go_by_the_time_of_the_server(url: str) -> None:
+    store = open_store(url)
+    await store.open()
+    await store.create(session_record())
+    lease = await store.acquire("s", ME, seconds=60, now=5.0)
+    assert abs(lease.expires - 60 - time.time()) < 30
+    with pytest.raises(LeaseTaken):
+        await store.acquire("s", OTHER, seconds=60, now=1e12)
+    assert (await store.renew(lease, seconds=120, now=5.0)).expires > lease.expires + 30
+    await store.close()
+
+
+async def test_cut_connections_are_replaced(url: str) -> None:
+    store = open_store(url)
+    await store.open()
+    await store.create(session_record())
+    await asyncio.gather(*(store.load("s") for _ in range(8)))
+    others = f"FROM pg_stat_activity WHERE datname = '{make_url(url).database}' AND pid <> pg_backend_pid()"
+    execute(url, f"SELECT pg_terminate_backend(pid) {others}")
+    assert (await store.load("s")).id == "s"
+    await store.close()
+
+
+async def test_a_connection_cut_in_a_transaction_is_said(url: str) -> None:
+    store = open_store(url)
+    await store.open()
+    with pytest.raises(StoreUnavailable, match="check the URL and that the server runs"):
+        await store._read(lambda db: db.raw.execute("SELECT pg_terminate_backend(pg_backend_pid())"))
+    assert await store.list() == []
+    await store.close()
+
+
+async def test_a_failing_transaction_leaves_nothing_and_a_working_connection(url: str) -> None:
+    store = open_store(url)
+    await store.open()
+    with pytest.raises(psycopg.errors.NotNullViolation):
+        await store.create(session_record(settings=None))
+    assert await store.list() == []
+    before = store.statistics().writes
+    await store.create(session_record())
+    assert store.statistics().writes == before + 1
+    await store.close()
+
+
+async def test_a_read_only_replica_is_said(url: str) -> None:
+    execute(url, f"ALTER DATABASE {make_url(url).database} SET default_transaction_read_only = on")
+    store = open_store(url)
+    await store.open()
+    with pytest.raises(StoreUnavailable, match="read-only: name the primary"):
+        await store.create(session_record())
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [("host=/nowhere", "check the URL"), ("connect_timeot=1", "connect_timeot.*check the URL")],
+)
+async def test_a_server_that_cannot_be_reached(wrong: str, words: str) -> None:
+    store = open_store(f"postgresql://me:secret@/d?{wrong}")
+    for work in (store.open, store.upgrade):
+        with pytest.raises(StoreUnavailable, match=words) as raised:
+            await work()
+        assert "secret" not in str(raised.value)
+
+
+async def test_many_writers_of_one_session_and_its_forks(url: str) -> None:
+    """Commits, forks and deletions of one tree at once end in a tree without gaps."""
+    store = open_store(url)
+    await store.open()
+    await store.create(session_record(head="c"), entries_of("a", "b", "c"))
+
+    async def fork(number: int) -> None:
+        name = f"f{number}"
+        await store.create(session_record(name, tree="s", head="b"))
+        lease = await hold(store, name)
+        await store.commit(lease, change("b", name, entries=entries_of(name, after=entries_of("a", "b")[1])))
+        if number % 2:
+            await store.delete(name)
+
+    await asyncio.gather(*(fork(number) for number in range(8)), store.delete("s"), return_exceptions=True)
+    for session in await store.list():
+        assert [entry.id for entry in await store.chain(session.id, session.head)][:2] == ["a", "b"]
+    await store.close()
+
+
+async def test_closing_lets_a_read_finish(url: str) -> None:
+    store = open_store(url)
+    await store.open()
+    await store.create(session_record())
+    reading = asyncio.create_task(store._read(lambda db: db.raw.execute("SELECT pg_sleep(0.2)").fetchall()))
+    await asyncio.sleep(0)
+    await store.close()
+    assert len(await reading) == 1
+
+
+def test_without_the_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.delitem(sys.modules, "storage.postgresql", raising=False)
+    with pytest.raises(StoreUnavailable, match=r"install warmline\[postgres\]"):
+        open_store("postgresql://host/d")

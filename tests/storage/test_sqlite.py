@@ -1,0 +1,318 @@
+"""Files that cannot be used are refused by name, with nothing created and nothing changed; the good ones open fast."""
+
+# ruff: noqa: ASYNC240  # nothing else runs on these loops, so they may block
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import sqlite3
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from storage import SchemaTooNew, Store, StoreDamaged, StoreUnavailable, open_store
+from storage.sqlite import APPLICATION, SQLite, _write_ahead
+from storage.tables import REVISION
+from storage.testing import NOW, OTHER, change, entries_of, hold, session_record
+
+
+async def refused(url: str, kind: type[Exception], words: str) -> None:
+    store = open_store(url)
+    with pytest.raises(kind, match=words):
+        await store.open()
+    with pytest.raises(StoreUnavailable, match=r"await open\(\) first"):
+        await store.load("s")
+    await store.close()
+
+
+async def test_relative_and_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url, name in (("sqlite:///a.db", "a.db"), (f"sqlite:///{tmp_path}/b ö%.db", "b ö%.db")):
+        store = open_store(url)
+        await store.open()
+        await store.close()
+        assert (tmp_path / name).is_file()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///"])
+async def test_memory_is_private_to_its_store(url: str) -> None:
+    one, other = open_store(url), open_store(url)
+    await one.open()
+    await other.open()
+    await one.create(session_record())
+    assert (len(await one.list()), len(await other.list())) == (1, 0)
+    await one.close()
+    await other.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["", "chat.db", "sqlite:/x", "sqlite://host/x.db", "sqlite:///x.db?mode=ro", "mysql://h/d"]
+)
+def test_another_url_is_refused(url: str) -> None:
+    with pytest.raises(StoreUnavailable, match=r"sqlite:///path.*postgresql://"):
+        open_store(url)
+
+
+def test_a_password_is_not_repeated() -> None:
+    with pytest.raises(StoreUnavailable) as raised:
+        open_store("mysql://me:secret@host/d")
+    assert "secret" not in str(raised.value)
+
+
+async def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    await refused(f"sqlite:///{tmp_path}", StoreUnavailable, "is a directory: name a file in it")
+
+
+async def test_directories_are_not_created(tmp_path: Path) -> None:
+    await refused(f"sqlite:///{tmp_path}/no/chat.db", StoreUnavailable, "does not exist: create it")
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_path_that_is_too_long(tmp_path: Path) -> None:
+    await refused(f"sqlite:///{tmp_path}/{'x' * 300}/chat.db", StoreUnavailable, "check the path")
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a directory where nobody can write")
+async def test_a_directory_without_write_access() -> None:
+    await refused("sqlite:////proc/self/chat.db", StoreUnavailable, "check the path and your rights")
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become a user without rights"
+)
+async def test_a_file_that_may_only_be_read() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o777)  # noqa: PTH101
+        url = f"sqlite:///{directory}/chat.db"
+        await open_store(url).upgrade()
+        os.chmod(f"{directory}/chat.db", 0o444)  # noqa: PTH101
+        os.seteuid(65534)
+        try:
+            await refused(url, StoreUnavailable, "cannot be written; change their rights")
+        finally:
+            os.seteuid(0)
+
+
+def test_the_log_is_turned_on_when_others_let_go(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        tries: list[str] = []
+
+        class Watched(sqlite3.Connection):
+            def execute(self, statement: str) -> sqlite3.Cursor:  # type: ignore[override]
+                tries.append(statement)
+                if len(tries) == 3:
+                    other.execute("ROLLBACK")
+                return super().execute(statement)
+
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0, factory=Watched)) as raw:
+            _write_ahead(raw)
+            assert len(tries) == 3
+            assert raw.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_of_two_who_create_the_schema_the_second_finds_it(path: Path) -> None:
+    database = SQLite(str(path))
+    database.open()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as raw:
+        database._create(raw)
+    database.close()
+
+
+def test_the_log_is_not_waited_for_for_ever(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.sqlite.BUSY_TIMEOUT", -1.0)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with (
+            contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as raw,
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+        ):
+            _write_ahead(raw)
+
+
+@pytest.mark.parametrize("content", [b"not a database, but a text of some length\n" * 100, b"x" * 10])
+async def test_a_file_that_is_no_database(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    await refused(f"sqlite:///{path}", StoreDamaged, "restore a copy, or name another file")
+    assert path.read_bytes() == content
+
+
+async def test_an_empty_file_becomes_a_store(path: Path, url: str) -> None:
+    path.touch()
+    store = open_store(url)
+    await store.open()
+    assert await store.list() == []
+    await store.close()
+
+
+async def test_the_database_of_another_program(path: Path, url: str) -> None:
+    with sqlite3.connect(path) as raw:
+        raw.execute("CREATE TABLE sessions (id)")
+    raw.close()
+    content = path.read_bytes()
+    await refused(url, StoreUnavailable, "another program: name another file")
+    assert path.read_bytes() == content
+
+
+async def test_a_database_of_a_newer_version(path: Path, url: str) -> None:
+    store = open_store(url)
+    assert await store.upgrade() == REVISION
+    with sqlite3.connect(path) as raw:
+        raw.execute("UPDATE warmline_version SET version_num = '9999'")
+    raw.close()
+    content = path.read_bytes()
+    await refused(url, SchemaTooNew, "9999.*install a newer warmline")
+    with pytest.raises(SchemaTooNew):
+        await store.upgrade()
+    assert path.read_bytes() == content
+
+
+async def test_a_damaged_page_is_said(path: Path, url: str) -> None:
+    store = open_store(url)
+    await store.open()
+    await store.create(session_record(head="e199"), entries_of(*(f"e{i}" for i in range(200))))
+    await store.close()
+    content = bytearray(path.read_bytes())
+    with sqlite3.connect(path) as raw:
+        (page,) = raw.execute("SELECT rootpage FROM sqlite_master WHERE name = 'entries_id'").fetchone()
+        (size,) = raw.execute("PRAGMA page_size").fetchone()
+    raw.close()
+    content[(page - 1) * size : page * size] = b"\xff" * size
+    path.write_bytes(content)
+    await store.open()
+    with pytest.raises(StoreDamaged, match="restore a copy"):
+        await store.chain("s", "e199")
+    with pytest.raises(StoreDamaged, match="restore a copy"):
+        await store.create(session_record("new", tree="s", head="e"))
+    await store.close()
+
+
+async def test_a_missing_ancestor_is_said(path: Path, url: str, store: Store) -> None:
+    await store.create(session_record(head="c"), entries_of("a", "b", "c"))
+    with sqlite3.connect(path) as raw:
+        raw.execute("DELETE FROM entries WHERE id = 'a'")
+    raw.close()
+    with pytest.raises(StoreDamaged, match=r"entry 'a', before 'c', is gone"):
+        await store.chain("s", "c")
+
+
+async def test_a_program_error_stays_what_it_is(store: Store) -> None:
+    with pytest.raises(sqlite3.IntegrityError):
+        await store.create(session_record(settings=None))
+    assert await store.list() == []
+
+
+async def test_opening_and_closing_twice(url: str) -> None:
+    store = open_store(url)
+    await store.open()
+    await store.open()
+    assert await store.upgrade() == REVISION
+    await store.create(session_record())
+    await store.close()
+    await store.close()
+    assert store.statistics().writes == 0
+    with pytest.raises(StoreUnavailable, match=r"await open\(\) first"):
+        await store.create(session_record("t"))
+    await store.open()
+    assert len(await store.list()) == 1
+    await store.close()
+
+
+async def test_closing_lets_a_read_finish(store: Store, url: str) -> None:
+    await store.create(session_record(head="e999"), entries_of(*(f"e{i}" for i in range(1000))))
+    reading = asyncio.create_task(store.chain("s", "e999"))
+    await asyncio.sleep(0)
+    await store.close()
+    assert len(await reading) == 1000
+
+
+async def test_exactly_one_of_key_and_id(store: Store) -> None:
+    for wrong in ({}, {"key": "k", "id": "t"}):
+        with pytest.raises(ValueError, match="either key or id"):
+            await store.turn("s", **wrong)
+
+
+async def test_what_is_deleted_cannot_be_read_from_the_file(path: Path, store: Store) -> None:
+    secret = "a phrase that nobody else writes"
+    entry = entries_of("e")[0]
+    await store.create(session_record(title=secret, head="e"), [entry])
+    await store.delete("s")
+    await store.close()
+    assert secret.encode() not in path.read_bytes()
+
+
+def open_and_write(url: str, name: str) -> None:
+    async def main() -> None:
+        store = open_store(url)
+        await store.open()
+        await store.create(session_record(name))
+        await store.close()
+
+    asyncio.run(main())
+
+
+async def test_processes_that_create_one_file_at_once(url: str) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    children = [spawn.Process(target=open_and_write, args=(url, f"s{i}")) for i in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        await asyncio.to_thread(child.join)
+    assert [child.exitcode for child in children] == [0] * 4
+    store = open_store(url)
+    await store.open()
+    assert len(await store.list()) == 4
+    await store.close()
+
+
+async def test_a_cancelled_acquire_holds_nothing(store: Store) -> None:
+    await store.create(session_record())
+    task = asyncio.create_task(hold(store))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    other = await store.acquire("s", OTHER, seconds=60, now=NOW)
+    assert other.token == 2
+    failing = asyncio.create_task(hold(store))
+    await asyncio.sleep(0)
+    failing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await failing
+
+
+async def test_a_cancelled_commit_is_whole(store: Store) -> None:
+    await store.create(session_record())
+    lease = await hold(store)
+    task = asyncio.create_task(store.commit(lease, change(None, "b", entries=entries_of("a", "b"))))
+    await asyncio.sleep(0)
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await store.load("s")).head == "b"
+
+
+def in_a_fork(store: Store) -> None:
+    with pytest.raises(StoreUnavailable, match="open a store of its own here"):
+        asyncio.run(store.list())
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # what is tested
+def test_a_store_is_not_used_across_a_fork(url: str) -> None:
+    store = open_store(url)
+    asyncio.run(store.open())
+    child = multiprocessing.get_context("fork").Process(target=in_a_fork, args=(store,))
+    child.start()
+    child.join(30)
+    asyncio.run(store.close())
+    assert child.exitcode == 0
+
+
+def test_the_mark_is_four_letters() -> None:
+    assert APPLICATION.to_bytes(4, "big") == b"WARM"

@@ -1,0 +1,115 @@
+"""The public interface as a user's program sees it: checked by mypy --strict, never run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from decimal import Decimal
+from typing import Literal, assert_type
+
+from anthropic import AsyncAnthropic
+from anthropic.types import Message
+
+from sessions import (
+    Call,
+    Cost,
+    Entry,
+    ExpectedCost,
+    Fixed,
+    Outlook,
+    Reply,
+    Session,
+    SessionInfo,
+    SessionManager,
+    Step,
+    Tool,
+    Usage,
+    simulator,
+    tool,
+)
+from sessions.testing import ManualClock, simulated_manager
+from storage import open_store
+
+
+@tool
+def plain(city: str) -> str:
+    return city
+
+
+@tool(name="other", idempotent=True, timeout=5.0)
+async def decorated(number: int) -> list[dict[str, str]]:
+    return [{"type": "text", "text": str(number)}]
+
+
+class Always:
+    """A user's own policy needs no base class."""
+
+    def choose(self, outlook: Outlook) -> Literal["5m", "1h"]:
+        return "1h" if "1h" in outlook.ttls else "5m"
+
+
+async def manage() -> None:
+    assert_type(plain, Tool)
+    assert_type(decorated, Tool)
+    async with SessionManager("sqlite://", client=AsyncAnthropic(), ttl=Fixed("1h"), clock=ManualClock()) as manager:
+        assert_type(manager, SessionManager)
+        session = await manager.create(
+            model="claude-sonnet-5-5",
+            max_tokens=1024,
+            system="You are terse.",
+            tools=[plain, decorated, {"type": "web_search_20250305", "name": "web_search"}],
+            thinking={"type": "adaptive"},
+            context=[{"type": "text", "text": "A document."}],
+            metadata={"shop": 7},
+        )
+        assert_type(session, Session)
+        assert_type(await manager.open(session.id, owner="user-42", tools=[plain]), Session)
+        assert_type(await manager.list(owner=None, limit=10), list[SessionInfo])
+        await manager.delete(session.id)
+
+
+async def talk(session: Session) -> None:
+    reply = await session.send("Hello", expected_gap=timedelta(minutes=8), idempotency_key="k", timeout=30.0)
+    assert_type(reply, Reply)
+    assert_type(reply.text, str)
+    assert_type(reply.stop_reason, str | None)
+    assert_type(reply.message, Message)
+    assert_type(reply.usage, Usage)
+    assert_type(reply.usage.hit_rate, float)
+    assert_type(reply.cost, Decimal | None)
+    assert_type(reply.session, Session)
+    async with session.stream([{"type": "text", "text": "And then?"}], expected_gap=60) as stream:
+        async for text in stream.text_stream:
+            assert_type(text, str)
+        await stream.cancel()
+        assert_type(await stream.get_final_reply(), Reply)
+    async for step in session.run("Go on"):
+        assert_type(step, Step)
+    assert_type(await session.resume(in_doubt="rerun"), Reply | None)
+
+
+async def branch(session: Session) -> None:
+    assert_type(await session.map(["a", "b"], limit=2), list[Reply])
+    assert_type(await session.fork(at=session.head), Session)
+    await session.rewind(session.entries[0].id)
+    await session.append([{"role": "user", "content": "Hello"}])
+    await session.update(title="A title")
+    await session.update(model="claude-opus-5-5", rebase=True)
+    assert_type(session.entries, list[Entry])
+    assert_type(await session.prewarm(), Usage | None)
+    assert_type(await session.calls(), list[Call])
+    assert_type(await session.cost(), Cost)
+    await session.delete()
+
+
+async def test_double() -> None:
+    clock = ManualClock(start=0.0)
+    async with simulated_manager(script=lambda request: f"You said {request.text}", clock=clock) as manager:
+        assert_type(manager, SessionManager)
+        await clock.advance(300)
+    SessionManager(open_store("sqlite:///chat.db"), client=simulator.client(), ttl=ExpectedCost())
+    SessionManager(ttl=Always())
+
+
+def words(entries: Sequence[Entry]) -> list[str]:
+    return [block["text"] for entry in entries for block in entry.content if block["type"] == "text"]
