@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sessions.core.cache import text_of
+from sessions.core.cache import THINKING, text_of
+from sessions.core.profiles import Profile
 from sessions.core.settings import PREFIX_FIELDS, PREFIX_PARAMS, Settings, make_settings
-from sessions.core.transcript import Malformed, encode
+from sessions.core.transcript import Entry, Malformed, encode
 from sessions.errors import ConfigurationError, ToolsChanged
 from sessions.tools import Toolbox
 
+ProfileOf = Callable[[str], Profile]
 _CHANGEABLE = frozenset(
     {"model", "max_tokens", "system", "tools", "thinking", "tool_choice", "output_config", "params", "compact"}
 )
@@ -32,7 +34,8 @@ def new_settings(old: Settings, changes: Mapping[str, Any], toolbox: Toolbox) ->
         values |= {"tools": toolbox.definitions, "local_tools": tuple(toolbox.functions)}
     made = make_settings(**values)
     kept = tuple(mark for mark in old.marks if mark[0] not in changes)
-    return replace(made, marks=(*kept, *made.marks))
+    facts = {"instructions": old.instructions, "unbound": old.unbound, "foreign": old.foreign}
+    return replace(made, marks=(*kept, *made.marks), **facts)  # type: ignore[arg-type]
 
 
 def prefix_changes(old: Settings, new: Settings) -> list[str]:
@@ -41,6 +44,19 @@ def prefix_changes(old: Settings, new: Settings) -> list[str]:
     before, after = old.params or {}, new.params or {}
     params = [name for name in sorted(PREFIX_PARAMS) if _text(before.get(name)) != _text(after.get(name))]
     return [*fields, *params]
+
+
+def unbinds_thinking(old: Settings, new: Settings, entries: Sequence[Entry], profile_of: ProfileOf) -> bool:
+    """Whether thinking in these entries is bound to what changes: system, or the set of tools (September 2026)."""
+    same_tools = sorted(map(_text, old.tools)) == sorted(map(_text, new.tools))
+    if same_tools and _text(old.system) == _text(new.system):
+        return False
+    return any(has_thinking(e.content) and profile_of(e.model or old.model).binds_thinking for e in entries)
+
+
+def has_thinking(content: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there is a thinking block among these."""
+    return any(block.get("type") in THINKING for block in content)
 
 
 def _text(value: Any) -> str:

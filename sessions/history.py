@@ -12,6 +12,7 @@ from sessions.core.profiles import Profile
 from sessions.core.prompt import Prompt
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry, Role, decode, encode, entry_id
+from sessions.errors import ConfigurationError
 from sessions.replies import Call
 from storage import EntryRecord, HeadMoved, SessionRecord, Store
 
@@ -61,12 +62,17 @@ def make_entry(parent: Entry | None, role: Role, content: Sequence[Any], now: fl
     )
 
 
-def _read(record: EntryRecord) -> Entry:
+def read_entry(record: EntryRecord) -> Entry:
+    """The entry of a stored row. Raises `ConfigurationError` naming a row whose content is damaged."""
+    try:
+        content = decode(record.content)
+    except ValueError as error:
+        raise ConfigurationError(f"entry {record.id} is damaged ({error}): restore the database from a copy") from error
     return Entry(
         record.id,
         record.parent,
         record.role,  # type: ignore[arg-type]  # only roles that were checked are ever stored
-        decode(record.content),
+        content,
         record.created_at,
         record.stop_reason,
         depth=record.depth,
@@ -76,6 +82,26 @@ def _read(record: EntryRecord) -> Entry:
         model=record.model,
         call=record.call,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """The first entry that is not as it was written, and what is wrong with it."""
+
+    entry: str
+    sentence: str
+
+
+def first_damage(rows: Sequence[EntryRecord]) -> Damage | None:
+    """Re-hashes a chain from its root; the first entry whose words, place or parent were changed, or `None`."""
+    parent: str | None = None
+    for depth, row in enumerate(rows, 1):
+        if row.parent != parent or row.depth != depth:
+            return Damage(row.id, f"entry {row.id} does not follow the entry before it")
+        if entry_id(parent, row.role, row.content) != row.id:
+            return Damage(row.id, f"the content of entry {row.id} (message {depth}) is not what was stored")
+        parent = row.id
+    return None
 
 
 class History:
@@ -96,7 +122,8 @@ class History:
 
     def _new_prompt(self) -> Prompt:
         profile = self._profile_of(self.settings.model)
-        return Prompt(self.settings, profile, endpoint=self._endpoint)
+        compacted = bool(self.entries) and self.entries[0].stop_reason == "compaction"
+        return Prompt(self.settings, profile, endpoint=self._endpoint, compacted=compacted)
 
     @property
     def head(self) -> str | None:
@@ -113,6 +140,11 @@ class History:
         self.settings = settings
         self.record = replace(self.record, settings=settings.to_json())
         self._rebuild()
+
+    def adopt(self, settings: Settings) -> None:
+        """Settings that change nothing in the prompt."""
+        self.settings = settings
+        self.record = replace(self.record, settings=settings.to_json())
 
     def _rebuild(self) -> None:
         self.prompt = self._new_prompt()
@@ -133,12 +165,12 @@ class History:
         except HeadMoved:
             after, rows = None, await self._store.chain(record.id, record.head)
         await self._warm()
-        new = [_read(row) for row in rows]
+        new = [read_entry(row) for row in rows]
+        self.entries = [*self.entries, *new] if after is not None else new
         if after is None:
-            self.entries = []
-            self.prompt = self._new_prompt()
-        self.entries.extend(new)
-        self.prompt.extend(new)
+            self._rebuild()
+        else:
+            self.prompt.extend(new)
         self._committed, self._loaded = len(self.entries), True
 
     async def _warm(self) -> None:

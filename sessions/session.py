@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from sessions.changes import metadata_text, new_settings, prefix_changes
+from sessions.changes import has_thinking, metadata_text, new_settings, prefix_changes, unbinds_thinking
+from sessions.compaction import compact, summarized
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry, canonical, check_history, lift_marks
 from sessions.core.usage import Usage
-from sessions.errors import Conflict, InvalidHistory, PrefixChange, SessionsError, ToolsChanged
-from sessions.history import History, Written, make_entry
+from sessions.errors import ConfigurationError, Conflict, InvalidHistory, PrefixChange, SessionsError, ToolsChanged
+from sessions.history import Damage, History, Written, first_damage, make_entry, read_entry
 from sessions.replies import Call, Cost, Reply, Step
 from sessions.streaming import Driver, ReplyStream
 from sessions.tools import Toolbox
@@ -187,13 +188,16 @@ class Session:
         Raises `Conflict` if this session's tree has no such entry.
         """
         with storage_errors():
-            head = self.head if at is None else at
-            if at is not None and await self._manager._store.entry(self.id, at) is None:
-                raise Conflict(f"entry {at} is not an entry of session {self.id}: see session.entries")
+            head, settings = self.head if at is None else at, self.settings
+            if at is not None:
+                entry = await self._manager._store.entry(self.id, at)
+                if entry is None:
+                    raise Conflict(f"entry {at} is not an entry of session {self.id}: see session.entries")
+                settings = replace(settings, unbound=min(settings.unbound, entry.depth))
             now = self._manager.clock.now()
             record = self._history.record
             made = SessionRecord(
-                uuid.uuid4().hex, record.tree, record.owner, record.title, record.metadata, record.settings, head,
+                uuid.uuid4().hex, record.tree, record.owner, record.title, record.metadata, settings.to_json(), head,
                 now, now, forked_from=self.id, base=head,
             )  # fmt: skip
             await self._manager._store.create(made)
@@ -207,7 +211,13 @@ class Session:
         async with self._exclusive() as commit:
             if self._history.position(to) < 0:
                 raise Conflict(f"entry {to} is not on the chain of session {self.id}: see session.entries")
-            await commit(head=to)
+            depth = self._history.position(to)
+            if self.settings.unbound > depth:
+                settings = replace(self.settings, unbound=depth)
+                await commit(head=to, settings=settings.to_json())
+                self._history.use(settings)
+            else:
+                await commit(head=to)
 
     async def map(self, contents: Iterable[Any], *, limit: int | None = None) -> list[Reply]:
         """One branch per content from this head, in parallel, after one of them has warmed the prefix.
@@ -224,13 +234,22 @@ class Session:
     async def append(self, messages: Iterable[Any]) -> None:
         """Imports history without calling the model: all messages are checked first, then all are written or none.
 
+        `messages`: a list, or an object that holds one as `messages`. Thinking in it stays as it is; where the model
+        binds thinking to its prefix, later calls ask the API to drop what belongs to another one.
+
         Raises `InvalidHistory` naming the message and the rule.
         """
-        messages = list(messages)
+        messages = list(messages["messages"] if isinstance(messages, Mapping) else messages)
         async with self._exclusive() as commit:
             with given(InvalidHistory):
                 found = check_history(messages, [{"role": e.role, "content": e.content} for e in self._history.entries])
-            await commit(written=self._chained(found))
+            foreign = any(has_thinking(message["content"]) for message in found)
+            if foreign and not self.settings.foreign:
+                settings = replace(self.settings, foreign=True)
+                await commit(written=self._chained(found), settings=settings.to_json())
+                self._history.use(settings)
+            else:
+                await commit(written=self._chained(found))
 
     def _chained(self, messages: Sequence[dict[str, Any]]) -> list[Written]:
         last, written = self._history.last, list[Written]()
@@ -259,16 +278,36 @@ class Session:
                 settings = new_settings(self.settings, changes, toolbox)
             self._manager._check(settings)
             broken = prefix_changes(self.settings, settings)
-            tokens = self._history.prompt.total if self._history.entries else 0
+            entries = self._history.entries
+            tokens = self._history.prompt.total if entries else 0
+            unbinds = unbinds_thinking(self.settings, settings, entries, self._manager._profile_of)
             if broken and tokens and not rebase:
+                also = (
+                    ", and earlier thinking, which is bound to it, is no longer shown to the model" if unbinds else ""
+                )
                 raise PrefixChange(
-                    f"changing {', '.join(broken)} makes about {tokens} cached tokens be billed again; "
+                    f"changing {', '.join(broken)} makes about {tokens} cached tokens be billed again{also}; "
                     "pass rebase=True to accept that, or fork the session first",
                     tokens=tokens,
                 )
+            if unbinds:
+                settings = replace(settings, unbound=len(entries))
             await commit(settings=settings.to_json(), title=title, metadata=metadata)
             self._history.use(settings)
             self._toolbox = toolbox
+
+    async def instruct(self, text: str) -> None:
+        """New instructions of the operator, from the next call on; the system prompt and its cached prefix stay.
+
+        They go out behind the newest user message: as a `system` message where the model takes them there, elsewhere as
+        a block of the user message that is marked as an instruction. Raises `ConfigurationError` for blank text.
+        """
+        if not isinstance(text, str) or not text.strip():
+            raise ConfigurationError("instruct() needs some text that is not blank")
+        async with self._exclusive() as commit:
+            settings = replace(self.settings, instructions=(*self.settings.instructions, text))
+            await commit(settings=settings.to_json())
+            self._history.adopt(settings)
 
     async def prewarm(self) -> Usage | None:
         """Writes the prefix to the cache with a zero-token request, so that the next turn starts warm.
@@ -283,7 +322,44 @@ class Session:
                 await self._history.refresh()
                 return await prewarm(self)
 
+    async def compact(self) -> Call:
+        """Replaces the history by the API's own summary of it, as a new head on a new chain; gives the call that did.
+
+        `entries` then shows the new chain and `entries_before()` the earlier ones; `fork(at=…)` an old entry goes on
+        without the summary. Raises `ConfigurationError` where the platform has no compaction or a turn is open.
+        """
+        with storage_errors():
+            async with self._manager._leases.hold(self.id) as hold:
+                await self._history.refresh()
+                return await compact(self._manager, self._history, hold.lease)
+
     # -- records --
+
+    async def entries_before(self) -> list[Entry]:
+        """The entries that compactions have replaced, oldest first; empty where there was none."""
+        with storage_errors():
+            found: list[Entry] = []
+            root = self._history.entries[0] if self._history.entries else None
+            while root is not None and root.stop_reason == "compaction":
+                head = await summarized(self._manager._store, self.id, root.id)
+                earlier = [read_entry(row) for row in await self._manager._store.chain(self.id, head)]
+                found[:0] = earlier
+                root = earlier[0] if earlier else None
+            return found
+
+    async def export(self) -> list[dict[str, Any]]:
+        """The history as plain Messages JSON: what `append` of another session takes back with nothing changed."""
+        with storage_errors():
+            record = await self._manager._store.load(self.id)
+            rows = await self._manager._store.chain(self.id, record.head)
+        return [{"role": row.role, "content": read_entry(row).content} for row in rows]
+
+    async def verify(self) -> Damage | None:
+        """Re-hashes the stored history; `None` if every entry is as it was written, else the first that is not."""
+        with storage_errors():
+            record = await self._manager._store.load(self.id)
+            rows = await self._manager._store.chain(self.id, record.head)
+        return first_damage(rows)
 
     async def calls(self) -> list[Call]:
         """The ledger: every request of this session, failed and cancelled ones too, in the order they were recorded."""

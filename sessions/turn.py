@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import anyio
 
+from sessions import compaction
 from sessions.client import status_of
 from sessions.core.cache import Where
 from sessions.core.incoming import Incoming
-from sessions.core.plan import Circumstances, Plan, make_plan, render
+from sessions.core.plan import Circumstances, make_plan, render
 from sessions.core.prices import cost, prices_for
 from sessions.core.steps import (
     INTERRUPTED,
@@ -35,6 +36,7 @@ from sessions.core.steps import (
 from sessions.core.transcript import Entry, encode, is_empty_reply, lift_marks, tool_calls
 from sessions.core.ttl import expect
 from sessions.errors import ConfigurationError, InDoubtToolCalls, ModelError, StepLimitReached
+from sessions.flight import Flight
 from sessions.history import Written, make_entry
 from sessions.leases import Hold
 from sessions.replies import Call, Reply, Step, message_of
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 InDoubt = Literal["report", "rerun", "raise"]
 _MISSING = "usage is what was expected: the process ended before the reply was stored"
+_ANOTHER_CONVERSATION = "bound to a different conversation"
 CANCELLED = "cancelled"
 """The stop reason of a reply that the user stopped."""
 
@@ -64,53 +67,6 @@ class Options:
     expected_gap: float | None = None
     key: str | None = None
     in_doubt: InDoubt = "report"
-
-
-@dataclass(slots=True)
-class Flight:
-    """A model call on its way."""
-
-    id: str
-    body: dict[str, Any]
-    plan: Plan
-    planned: float
-    asked_from: str | None
-    prompt_tokens: int
-    started: float = 0.0
-    first_event: float | None = None
-
-    @property
-    def stored(self) -> str:
-        """The call in flight, as the turn's row keeps it until the reply is there."""
-        expected = json.loads(self.expected)
-        model = self.body["model"]
-        return _compact(
-            {"id": self.id, "model": model, "started": self.planned, "expected": expected, "points": self.points}
-        )
-
-    @property
-    def points(self) -> str:
-        """What is marked, as it is stored."""
-        return _compact([[mark.slot, mark.point, mark.ttl, mark.tokens] for mark in self.plan.marks])
-
-    @property
-    def expected(self) -> str:
-        """The usage that the plan expects, as it is stored."""
-        usage = self.plan.expected
-        return _compact(
-            {
-                "input": usage.input,
-                "read": usage.cache_read,
-                "write_5m": usage.cache_write_5m,
-                "write_1h": usage.cache_write_1h,
-                "counters": usage.counters,
-                "hit": self.plan.hit,
-            }
-        )
-
-
-def _compact(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
 
 
 class Turn:
@@ -216,8 +172,17 @@ class Turn:
             rows = await self._manager._store.calls(self._session.id)
             self._calls = [Call.of(row) for row in rows if row.turn == self._row.id]
         if self._content is not None and not continued:
+            await self._make_room(self._content)
             self._stage_words(self._content)
         return True
+
+    async def _make_room(self, words: list[dict[str, Any]]) -> None:
+        """Compacts before the window is exceeded, where the session was created with compact="auto"."""
+        history = self._history
+        if history.settings.compact != "auto" or not compaction.is_due(history, words):
+            return
+        if compaction.obstacle(history) is None:
+            await compaction.compact(self._manager, history, self._hold.lease)
 
     async def _found(self, digest: str | None) -> TurnRecord | None:
         """The turn that was sent with this idempotency key."""
@@ -265,8 +230,12 @@ class Turn:
     def _stage_words(self, words: list[dict[str, Any]]) -> None:
         """The user's words behind the chain, with what they leave open closed before them."""
         history = self._history
-        while (last := history.last) is not None and last.role == "assistant" and last.stop_reason == "pause_turn":
+        while (last := history.last) is not None and last.stop_reason == "pause_turn":
             history.drop_last()  # the paused reply leaves the chain with the commit of the words
+        waiting: list[str] = []
+        while (last := history.last) is not None and last.role == "system":
+            waiting[:0] = [str(block.get("text")) for block in last.content]  # they go behind the newest words again
+            history.drop_last()
         ground = self._ground()
         content = self._closed(last, words) if last is not None and last.role == "assistant" else words
         if last is None and history.settings.context:
@@ -280,6 +249,13 @@ class Turn:
         )
         self._stage(written)
         self._row = replace(self._row, base=ground, entry=written.entry.id)
+        self._stage_instructions(waiting)
+
+    def _stage_instructions(self, texts: Sequence[str]) -> None:
+        """The operator's instructions as a message of their own behind the newest user message."""
+        if texts:
+            content = [{"type": "text", "text": text} for text in texts]
+            self._stage(make_entry(self._history.last, "system", content, self._now()))
 
     def _closed(self, last: Entry, words: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The words behind results for every open call; results that answer no call are refused."""
@@ -326,9 +302,14 @@ class Turn:
         calls: Sequence[CallRecord] = (),
         head: str | None = None,
         back: bool = False,
+        settings: str | None = None,
     ) -> None:
         """Writes all that is pending in one transaction. `back`: the head goes to `head`, without pending entries."""
         pending, unsaved = tuple(self._pending), tuple(self._unsaved)
+        if back and (texts := self._instructions_behind(head)):
+            waiting = replace(self._history.settings, instructions=(*texts, *self._history.settings.instructions))
+            self._history.adopt(waiting)
+            settings = waiting.to_json()
         entries = () if back else tuple(one.record for one in pending)
         new_head = head if back else entries[-1].id if entries else self._history.head
         change = Change(
@@ -338,6 +319,7 @@ class Turn:
             calls=tuple(calls),
             tool_calls=unsaved,
             turn=turn,
+            settings=settings,
             updated_at=self._now(),
         )
         try:
@@ -349,6 +331,11 @@ class Turn:
             self._written(new_head, pending, unsaved)
             raise
         self._written(new_head, pending, unsaved)
+
+    def _instructions_behind(self, head: str | None) -> tuple[str, ...]:
+        """Instructions that leave the chain with the words of a failed turn: they wait for the next one."""
+        leaving = self._history.entries[self._history.position(head) :]
+        return tuple(str(block.get("text")) for entry in leaving if entry.role == "system" for block in entry.content)
 
     def _written(self, head: str | None, pending: Sequence[Written], unsaved: Sequence[ToolCallRecord]) -> None:
         self._pending = [one for one in self._pending if not any(one is other for other in pending)]
@@ -415,14 +402,24 @@ class Turn:
                 "resume() or send() goes on"
             )
         self._made += 1
+        instructions = self._history.settings.instructions
+        if instructions and (last := self._history.last) is not None and last.role != "assistant":
+            self._stage_instructions(instructions)
+            self._history.adopt(replace(self._history.settings, instructions=()))
         flight = self._flight = self._take_off()
         self._row = replace(self._row, call=flight.stored)
-        await self._commit(turn=self._row)
+        settings = self._history.settings.to_json() if instructions else None
+        await self._commit(turn=self._row, settings=settings)
         incoming = self._incoming = Incoming()
         flight.started = self._now()
-        async with aclosing(self._listen(flight, incoming)) as events:
-            async for event in events:
-                yield Event(event)
+        try:
+            async with aclosing(self._listen(flight, incoming)) as events:
+                async for event in events:
+                    yield Event(event)
+        except ModelError as error:
+            if not await self._asks_to_drop(error):
+                raise
+            return
         if self._stopped and not incoming.ended:
             await self._keep_partial(incoming)
             yield self._reply(CANCELLED)
@@ -434,6 +431,24 @@ class Turn:
         entry = self._history.last
         assert entry is not None
         yield Step("reply", list(entry.content), entry, entry.stop_reason, call)
+
+    async def _asks_to_drop(self, error: ModelError) -> bool:
+        """The API says that thinking belongs to another conversation: from now on it is asked to drop such blocks.
+
+        The decision is stored, so it is taken once (preserved-thinking page, September 2026). True: ask again.
+        """
+        history = self._history
+        drops = history.prompt.profile.drops_bound_thinking and not history.settings.foreign
+        if not drops or status_of(error) != 400 or _ANOTHER_CONVERSATION not in str(error):
+            return False
+        record = self._record("error", error=str(error))
+        self._learn(record)
+        self._flight = None
+        settings = replace(history.settings, foreign=True)
+        self._row = replace(self._row, call=None)
+        await self._commit(turn=self._row, calls=(record,), settings=settings.to_json())
+        history.use(settings)
+        return True
 
     async def _listen(self, flight: Flight, incoming: Incoming) -> AsyncGenerator[Any]:
         """The stream's events. A stop interrupts the wait for the next one."""
@@ -487,7 +502,7 @@ class Turn:
             content,
             self._now(),
             stop_reason=reason,
-            prompt_tokens=usage.total_input or None,
+            prompt_tokens=incoming.prompt_tokens or None,
             output_tokens=usage.output,
             model=self._history.settings.model,
             message_id=incoming.message_id,
@@ -523,7 +538,7 @@ class Turn:
                 content,
                 self._now(),
                 stop_reason=CANCELLED,
-                prompt_tokens=incoming.usage.total_input or None,
+                prompt_tokens=incoming.prompt_tokens or None,
                 model=self._history.settings.model,
                 message_id=incoming.message_id,
                 call=record.id,
@@ -556,35 +571,10 @@ class Turn:
         return cost(usage, self._history.prompt.profile, settings.params)
 
     def _record(self, status: Any, *, error: str | None = None) -> CallRecord:
-        flight, incoming = self._flight, self._incoming or Incoming()
-        assert flight is not None
-        usage = incoming.usage
-        return CallRecord(
-            flight.id,
-            self._session.id,
-            "turn",
-            self._history.settings.model,
-            flight.started or flight.planned,
-            status,
-            self._row.id,
-            flight.asked_from,
-            flight.first_event,
-            self._now(),
-            incoming.request_id,
-            incoming.message_id,
-            usage.input,
-            usage.cache_read,
-            usage.cache_write_5m,
-            usage.cache_write_1h,
-            usage.output,
-            usage.counters and incoming.started,
-            flight.expected,
-            self._price(usage),
-            flight.points,
-            0.0,
-            incoming.stop_reason,
-            None,
-            error,
+        assert self._flight is not None
+        incoming, prompt = self._incoming or Incoming(), self._history.prompt
+        return self._flight.record(
+            self._session.id, "turn", status, incoming, prompt, ended=self._now(), turn=self._row.id, error=error
         )
 
     def _learn(self, record: CallRecord) -> None:

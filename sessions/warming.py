@@ -7,17 +7,17 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sessions.core.incoming import Incoming
 from sessions.core.plan import Circumstances, Mark, Plan, make_plan, render
-from sessions.core.prices import cost, prices_for
+from sessions.core.prices import prices_for
 from sessions.core.profiles import Profile
 from sessions.core.settings import Settings
 from sessions.core.steps import calls_of, result_block
 from sessions.core.ttl import expect
 from sessions.core.usage import Usage
 from sessions.errors import ModelError
+from sessions.flight import Flight
 from sessions.replies import Call
-from sessions.turn import Flight
-from storage import CallRecord
 
 if TYPE_CHECKING:
     from sessions.session import Session
@@ -68,10 +68,9 @@ def _body(session: Session, marks: tuple[Mark, ...]) -> dict[str, Any]:
     last = history.last
     open_calls = calls_of(last.content) if last is not None and last.role == "assistant" else []
     words: list[dict[str, Any]] = [result_block(call, PLACEHOLDER) for call in open_calls]
-    body["messages"] = [
-        *body["messages"],
-        {"role": "user", "content": words or [{"type": "text", "text": PLACEHOLDER}]},
-    ]
+    if not _ends_with_words(session):
+        placeholder = {"role": "user", "content": words or [{"type": "text", "text": PLACEHOLDER}]}
+        body["messages"] = [*body["messages"], placeholder]
     body["max_tokens"] = history.prompt.profile.prewarm_max_tokens
     return body
 
@@ -79,34 +78,19 @@ def _body(session: Session, marks: tuple[Mark, ...]) -> dict[str, Any]:
 async def _send(session: Session, plan: Plan, marks: tuple[Mark, ...], now: float) -> Usage:
     manager, history = session._manager, session._history
     flight = Flight(uuid.uuid4().hex, _body(session, marks), replace(plan, marks=marks), now, session.head, 0)
-    record = CallRecord(
-        flight.id, session.id, "prewarm", history.settings.model, now, "error",
-        entry=session.head, expected=flight.expected, points=flight.points,
-    )  # fmt: skip
+    incoming = Incoming()
     try:
-        message, request_id = await manager._client.send(flight.body)
+        message, incoming.request_id = await manager._client.send(flight.body)
     except ModelError as error:
-        failed = replace(record, ended=manager.clock.now(), request_id=error.request_id, error=str(error))
-        await manager._store.record(failed)
+        incoming.request_id = error.request_id
+        ended = manager.clock.now()
+        await manager._store.record(
+            flight.record(session.id, "prewarm", "error", incoming, history.prompt, ended=ended, error=str(error))
+        )
         raise
-    usage = Usage.from_api(message.get("usage") or {})
-    ended = manager.clock.now()
-    record = replace(
-        record,
-        status="ok",
-        first_event=ended,
-        ended=ended,
-        request_id=request_id,
-        response_id=message.get("id"),
-        input=usage.input,
-        cache_read=usage.cache_read,
-        cache_write_5m=usage.cache_write_5m,
-        cache_write_1h=usage.cache_write_1h,
-        output=usage.output,
-        counters=usage.counters,
-        cost=cost(usage, history.prompt.profile, history.settings.params),
-        stop_reason=message.get("stop_reason"),
-    )
+    incoming.feed({"type": "message_start", "message": message})
+    flight.first_event = manager.clock.now()
+    record = flight.record(session.id, "prewarm", "ok", incoming, history.prompt, ended=flight.first_event)
     await manager._store.record(record)
     history.learn(Call.of(record))
-    return usage
+    return incoming.usage

@@ -185,13 +185,21 @@ class Chain:
     """The points of one prompt, kept up to date as messages are added.
 
     Adding a message costs its own length, except where a rule changes earlier points: the first image or citation of
-    a prompt, and thinking that the model strips at the next plain user message.
+    a prompt, and thinking that the model strips at the next plain user message. `unbound`: thinking in that many
+    first messages is dropped by the API, since it is bound to another prefix.
     """
 
     def __init__(
-        self, request: Mapping[str, Any], profile: Profile, *, endpoint: str = "", workspace: str = ""
+        self,
+        request: Mapping[str, Any],
+        profile: Profile,
+        *,
+        endpoint: str = "",
+        workspace: str = "",
+        unbound: int = 0,
     ) -> None:
         self.profile = profile
+        self._unbound = unbound
         self.points: list[Point] = []
         self.messages: list[Mapping[str, Any]] = []
         self.stable = 0
@@ -264,7 +272,7 @@ class Chain:
         self._starts.append(len(self.points))
         self._states.append(self._state)
         message = self.messages[number]
-        stripped = not self.profile.keeps_thinking and number < self._words
+        stripped = number < self._unbound or (not self.profile.keeps_thinking and number < self._words)
         for index, block in enumerate(content_blocks(message["content"])):
             if not (stripped and block.get("type") in THINKING):
                 self._push(Where("messages", number, index), str(message["role"]), without_marks(block))

@@ -111,6 +111,13 @@ class Incoming:
         return Usage.from_api(self.usage_fields)
 
     @property
+    def prompt_tokens(self) -> int:
+        """The size of the prompt behind this reply; with several iterations, that of the last one."""
+        iterations = self.usage_fields.get("iterations")
+        last = iterations[-1] if isinstance(iterations, list) and iterations else self.usage_fields
+        return Usage.from_api(last).total_input
+
+    @property
     def unfinished_call(self) -> str | None:
         """The name of a tool call whose input never arrived whole or is no object, or `None`.
 

@@ -6,11 +6,13 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sessions.core.cache import Block, Chain, Point, Where, can_mark, can_mark_tool, text_of
+from sessions.core.cache import THINKING, Block, Chain, Point, Where, can_mark, can_mark_tool, text_of
 from sessions.core.profiles import Profile
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry
 
+COMPACTION_BETA = "compact-2026-09-04"
+BINDING_BETA = "thinking-binding-controls-2026-08-01"
 _IMAGE_TOKENS = 1500
 _PAGE_TOKENS = 2000
 _PAGE_CHARACTERS = 80_000
@@ -39,6 +41,30 @@ def estimate(block: Block, characters_per_token: float) -> float:
     return _BLOCK_TOKENS + len(text.encode("utf-8", "surrogatepass")) / characters_per_token
 
 
+def as_user_block(block: Block) -> dict[str, Any]:
+    """An operator's instruction as a block of a user message, marked as what it is."""
+    return {"type": "text", "text": f"<system-instruction>\n{block.get('text')}\n</system-instruction>"}
+
+
+def request_of(settings: Settings, profile: Profile, *, compacted: bool = False) -> tuple[dict[str, Any], int]:
+    """The request body without messages, and in how many first messages the API drops the thinking.
+
+    `compacted`: the history starts with a summary, which needs its beta in every request.
+
+    Thinking that is bound to a prefix which has changed since makes the API refuse the request, unless it is asked to
+    drop such blocks (preserved-thinking page, September 2026).
+    """
+    body = settings.request()
+    if compacted and COMPACTION_BETA not in body.get("betas", ()):
+        body["betas"] = [*body.get("betas", ()), COMPACTION_BETA]
+    if not (settings.unbound or settings.foreign) or not profile.drops_bound_thinking:
+        return body, 0
+    thinking = settings.thinking or {"type": profile.thinking_default}
+    control = {"prefix_mismatch_behavior": "drop_block"}
+    betas = [*body.get("betas", ()), BINDING_BETA]
+    return {**body, "thinking": {**thinking, "block_binding": control}, "betas": betas}, settings.unbound
+
+
 class Prompt:
     """Points, markable places and sizes (tokens) of settings plus entries. Extending it costs what is new.
 
@@ -46,14 +72,23 @@ class Prompt:
     estimated in between; the estimate is scaled by what this conversation's own measurements show.
     """
 
-    def __init__(self, settings: Settings, profile: Profile, *, endpoint: str = "", workspace: str = "") -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        profile: Profile,
+        *,
+        endpoint: str = "",
+        workspace: str = "",
+        compacted: bool = False,
+    ) -> None:
         self.settings = settings
         self.profile = profile
-        self.request = settings.request()
+        self.request, dropped = request_of(settings, profile, compacted=compacted)
+        self._without = settings.unbound if profile.binds_thinking and not profile.drops_bound_thinking else 0
         self.messages: list[dict[str, Any]] = []
         self.markable: list[bool] = []
         self.index: dict[str, int] = {}
-        self._chain = Chain(self.request, profile, endpoint=endpoint, workspace=workspace)
+        self._chain = Chain(self.request, profile, endpoint=endpoint, workspace=workspace, unbound=dropped)
         self._weights: list[float] = [0.0]
         self._measured: list[tuple[int, int]] = [(0, 0)]
         self._refresh(0)
@@ -84,12 +119,20 @@ class Prompt:
             measured = entry.prompt_tokens if ours else None
             if measured:
                 self._measure(len(self.points), measured)
-            message = {"role": entry.role, "content": entry.content}
+            message = self._message(entry, len(self.messages))
             self.messages.append(message)
             self._chain.extend([message])
             self._refresh(self._chain.stable)
             if measured and entry.output_tokens:
                 self._measure(len(self.points), measured + entry.output_tokens)
+
+    def _message(self, entry: Entry, number: int) -> dict[str, Any]:
+        """The entry as it is sent: system messages in another form where the model does not take them."""
+        if entry.role == "system" and not self.profile.system_messages:
+            return {"role": "user", "content": [as_user_block(block) for block in entry.content]}
+        if number < self._without:
+            return {"role": entry.role, "content": [one for one in entry.content if one.get("type") not in THINKING]}
+        return {"role": entry.role, "content": entry.content}
 
     def _refresh(self, stable: int) -> None:
         for digest in (

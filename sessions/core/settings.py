@@ -30,6 +30,10 @@ class Settings:
 
     `params`: any other request field, sent as given. `marks`: the user's own `cache_control`, lifted out of system,
     tools and context, as ("system" | "tools" | "context", index).
+
+    `instructions`: the operator's, which go out with the next call. `unbound`: the thinking of that many first entries
+    is bound to a prefix that the user has changed since. `foreign`: the history holds imported thinking, of which
+    nobody knows what prefix it is bound to.
     """
 
     model: str
@@ -44,6 +48,9 @@ class Settings:
     compact: str | None = None
     local_tools: tuple[str, ...] = ()
     marks: tuple[tuple[str, int], ...] = ()
+    instructions: tuple[str, ...] = ()
+    unbound: int = 0
+    foreign: bool = False
 
     def request(self) -> dict[str, Any]:
         """The request body without `messages` and without markers."""
@@ -68,7 +75,7 @@ class Settings:
         stored = json.loads(text)
         known = {f.name for f in fields(cls)}
         values = {key: value for key, value in stored.items() if key in known}
-        for name in ("system", "tools", "context", "local_tools"):
+        for name in ("system", "tools", "context", "local_tools", "instructions"):
             values[name] = tuple(values.get(name) or ())
         values["marks"] = tuple((str(place), int(index)) for place, index in values.get("marks") or ())
         return cls(**values)

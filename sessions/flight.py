@@ -1,0 +1,89 @@
+"""A model call on its way: what is sent, what the plan expects of it, and how it is written down meanwhile."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sessions.core.cache import text_of
+from sessions.core.incoming import Incoming
+from sessions.core.plan import Plan
+from sessions.core.prices import cost
+from sessions.core.prompt import Prompt
+from storage import CallRecord
+
+
+@dataclass(slots=True)
+class Flight:
+    """A model call on its way."""
+
+    id: str
+    body: dict[str, Any]
+    plan: Plan
+    planned: float
+    asked_from: str | None
+    prompt_tokens: int
+    started: float = 0.0
+    first_event: float | None = None
+
+    @property
+    def stored(self) -> str:
+        """The call in flight, as the turn's row keeps it until the reply is there."""
+        expected = json.loads(self.expected)
+        model = self.body["model"]
+        return text_of(
+            {"id": self.id, "model": model, "started": self.planned, "expected": expected, "points": self.points}
+        )
+
+    @property
+    def points(self) -> str:
+        """What is marked, as it is stored."""
+        return text_of([[mark.slot, mark.point, mark.ttl, mark.tokens] for mark in self.plan.marks])
+
+    @property
+    def expected(self) -> str:
+        """The usage that the plan expects, as it is stored."""
+        usage = self.plan.expected
+        return text_of(
+            {
+                "input": usage.input,
+                "read": usage.cache_read,
+                "write_5m": usage.cache_write_5m,
+                "write_1h": usage.cache_write_1h,
+                "counters": usage.counters,
+                "hit": self.plan.hit,
+            }
+        )
+
+    def record(
+        self, session: str, kind: Any, status: Any, incoming: Incoming, prompt: Prompt, *, ended: float,
+        turn: str | None = None, error: str | None = None,
+    ) -> CallRecord:  # fmt: skip
+        """The call's row of the ledger, with what has arrived of its reply so far."""
+        usage, settings = incoming.usage, prompt.settings
+        return CallRecord(
+            self.id,
+            session,
+            kind,
+            settings.model,
+            self.started or self.planned,
+            status,
+            turn,
+            self.asked_from,
+            self.first_event,
+            ended,
+            incoming.request_id,
+            incoming.message_id,
+            usage.input,
+            usage.cache_read,
+            usage.cache_write_5m,
+            usage.cache_write_1h,
+            usage.output,
+            usage.counters and incoming.started,
+            self.expected,
+            cost(usage, prompt.profile, settings.params),
+            self.points,
+            stop_reason=incoming.stop_reason,
+            error=error,
+        )
