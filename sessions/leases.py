@@ -16,7 +16,9 @@ from storage import Holder, Lease, LeaseGone, LeaseTaken, StorageError, Store
 SECONDS = 10.0
 """How long a lease lasts without renewal."""
 RENEW_AFTER = 3.0
-_POLL = 0.05
+_POLL = 0.02
+_PLACE = 2.0
+"""Seconds that a waiter's place in line outlives its last try: who stops asking loses it."""
 
 
 class _Turnstile:
@@ -94,7 +96,8 @@ class Leases:
     async def _acquire(self, session: str, deadline: float) -> Lease:
         while True:
             try:
-                return await self._store.acquire(session, self._holder, seconds=self.seconds, now=self._clock.now())
+                now = self._clock.now()
+                return await self._store.acquire(session, self._holder, seconds=self.seconds, now=now, queue=_PLACE)
             except LeaseTaken:
                 if self._clock.now() + _POLL > deadline:
                     raise

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from . import transactions
 from .dialects import dialect
+from .errors import LeaseTaken
 from .records import (
     CallRecord,
     Change,
@@ -65,15 +66,18 @@ class SQLStore:
     async def entry(self, session: str, entry: str) -> EntryRecord | None:
         return await self._read(transactions.entry, session, entry)
 
-    async def acquire(self, session: str, holder: Holder, *, seconds: float, now: float) -> Lease:
-        work = partial(transactions.acquire, session=session, holder=holder, seconds=seconds, now=now)
+    async def acquire(self, session: str, holder: Holder, *, seconds: float, now: float, queue: float = 0.0) -> Lease:
+        work = partial(transactions.acquire, session=session, holder=holder, seconds=seconds, now=now, queue=queue)
         job = self._dialect.write(work, durable=False)
         try:
-            return await outcome(job)
+            lease = await outcome(job)
         except asyncio.CancelledError:  # on asyncio's own cancellation nobody learns of the lease: give it back
-            if job.exception() is None:
-                await self.release(job.result())
+            if job.exception() is None and isinstance(given := job.result(), Lease):
+                await self.release(given)
             raise
+        if isinstance(lease, LeaseTaken):
+            raise lease
+        return lease
 
     async def renew(self, lease: Lease, *, seconds: float, now: float) -> Lease:
         work = partial(transactions.renew, lease=lease, seconds=seconds, now=now)

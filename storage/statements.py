@@ -101,6 +101,7 @@ SET_LEASE = Statement(
     .where(_this)
     .values({name: _bound(sessions.c[name]) for name in ("lease_token", "lease_holder", "lease_expires")})
 )
+SET_QUEUE = Statement(update(sessions).where(_this).values(lease_queue=_bound(sessions.c.lease_queue)))
 _held = and_(_this, sessions.c.lease_token == _bound(sessions.c.lease_token), sessions.c.lease_holder.is_not(None))
 RENEW = Statement(update(sessions).where(_held).values(lease_expires=_bound(sessions.c.lease_expires, "expires")))
 RELEASE = Statement(update(sessions).where(_held).values(lease_holder=null(), lease_expires=literal_column("0")))

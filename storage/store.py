@@ -81,13 +81,14 @@ class Store(Protocol):
     async def entry(self, session: str, entry: str) -> EntryRecord | None:
         """One entry of the session's tree, on the present chain or not."""
 
-    async def acquire(self, session: str, holder: Holder, *, seconds: float, now: float) -> Lease:
+    async def acquire(self, session: str, holder: Holder, *, seconds: float, now: float, queue: float = 0.0) -> Lease:
         """The lease on a session, for `seconds` from now, with the next token.
 
         Raises `SessionMissing`, and `LeaseTaken` while another holder has it; an expired lease, and one whose process
         on the same host has ended, is taken over. The same holder gets a new lease at once, which ends its old one.
-        `now` is the caller's clock; a store on a server uses that server's time instead. A caller ended by asyncio's
-        `task.cancel()` holds nothing; any other cancellation comes after the lease is returned.
+        With `queue`, a holder that is refused keeps its place in line for that many seconds (each try renews it): first
+        come, first served. `now` is the caller's clock; a store on a server uses that server's time instead. A caller
+        ended by asyncio's `task.cancel()` holds nothing; any other cancellation comes after the lease is returned.
         """
 
     async def renew(self, lease: Lease, *, seconds: float, now: float) -> Lease:

@@ -51,6 +51,7 @@ class SessionRow(Base, table=True):
     lease_token: int = _count()
     lease_expires: float
     lease_holder: str | None = _text(nullable=True)
+    lease_queue: str | None = _text(nullable=True)
     turns: int = _count()
     calls: int = _count()
     input: int = _count()
@@ -81,7 +82,7 @@ class EntryRow(Base, table=True):
     stop_reason: str | None = _text(nullable=True)
     prompt_tokens: int | None = Field(sa_type=BigInteger, nullable=True)
     output_tokens: int | None = Field(sa_type=BigInteger, nullable=True)
-    message_id: str | None
+    message_id: str | None = _text(nullable=True)
     call: str | None = _text(nullable=True)
     model: str | None = _text(nullable=True)
     content: str = _text()

@@ -311,6 +311,28 @@ async def a_lease_keeps_others_out(store: Store) -> None:
 
 
 @_rule
+async def the_first_to_wait_is_the_first_served(store: Store) -> None:
+    """A refused holder with `queue` keeps its place: others, queued or not, come after it; a lapsed place is gone."""
+    await store.create(session_record())
+    third = replace(ME, name="third")
+    lease = await hold(store)
+    for waiter in (OTHER, third, OTHER):
+        await _raises(LeaseTaken, store.acquire("s", waiter, seconds=60, now=NOW, queue=60))
+    await store.release(lease)
+    error = await _raises(LeaseTaken, store.acquire("s", third, seconds=60, now=NOW, queue=60))
+    assert isinstance(error, LeaseTaken)
+    _equal(error.holder, OTHER)
+    await _raises(LeaseTaken, store.acquire("s", ME, seconds=60, now=NOW))
+    await store.release(await store.acquire("s", OTHER, seconds=60, now=NOW, queue=60))
+    await store.release(await store.acquire("s", third, seconds=60, now=NOW, queue=60))
+    lease = await hold(store)
+    await _raises(LeaseTaken, store.acquire("s", OTHER, seconds=60, now=NOW, queue=60))
+    await _raises(LeaseTaken, store.acquire("s", OTHER, seconds=60, now=NOW, queue=-1))
+    await store.release(lease)
+    await hold(store)
+
+
+@_rule
 async def a_lease_ends_with_its_time(store: Store) -> None:
     """An expired lease is taken over, and cannot be renewed any more then."""
     await store.create(session_record())

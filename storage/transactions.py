@@ -65,7 +65,7 @@ _TOOL_CALL = [name for name in _names(tool_calls) if name != "finished"]
 _LOCKED = [name for name in _SESSION if name not in sql.COLD]
 _TOTALS = [field.name for field in fields(Totals)]
 _SUMMED = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output")
-_LEASE = ("lease_token", "lease_expires", "lease_holder")
+_LEASE = ("lease_token", "lease_expires", "lease_holder", "lease_queue")
 _ENTRY = [field.name for field in fields(EntryRecord)]
 
 
@@ -102,7 +102,7 @@ def create(db: Database, session: SessionRecord, entries: Sequence[EntryRecord],
     db.run(sql.LOCK_TREE, {"tree": session.tree})  # nobody deletes what a fork is about to point at
     cells = _values(session, (name for name in _SESSION if name not in _LEASE and name not in _TOTALS))
     cells |= _values(session.totals, _TOTALS) | {"cost": str(session.totals.cost)}
-    cells |= {"lease_token": 0, "lease_expires": 0.0, "lease_holder": None}
+    cells |= {"lease_token": 0, "lease_expires": 0.0, "lease_holder": None, "lease_queue": None}
     if db.run(sql.INSERT_SESSION, cells).rowcount == 0:
         raise SessionExists(session.id)
     _add_entries(db, session.tree, session.id, entries, known=set())
@@ -143,16 +143,39 @@ def delete(db: Database, session: str) -> None:
 # Leases
 
 
-def acquire(db: Database, session: str, holder: Holder, seconds: float, now: float) -> Lease:
+def acquire(db: Database, session: str, holder: Holder, seconds: float, now: float, queue: float) -> Lease | LeaseTaken:
+    """The lease, or why it is not to be had: given and not raised, so that a place in the queue is kept."""
     row = _lock(db, session)
     now = db.time(now)
     present = _holder(row["lease_holder"])
-    if present is not None and present != holder and row["lease_expires"] > now and not present.is_gone(holder):
-        raise LeaseTaken(session, present, row["lease_expires"])
+    waiting = _waiting(row["lease_queue"], holder, now)
+    taken = present is not None and present != holder and row["lease_expires"] > now and not present.is_gone(holder)
+    others = [(one, until) for one, until in waiting if one != holder]
+    if taken or (present != holder and waiting and waiting[0][0] != holder):
+        if queue:
+            place = next((n for n, (one, _) in enumerate(waiting) if one == holder), len(others))
+            others.insert(place, (holder, now + queue))
+        if others or row["lease_queue"]:
+            _set_queue(db, session, others)
+        ahead = present if taken and present is not None else waiting[0][0]
+        return LeaseTaken(session, ahead, row["lease_expires"] if taken else waiting[0][1])
+    if row["lease_queue"]:
+        _set_queue(db, session, others)
     lease = Lease(session, row["lease_token"] + 1, holder, now + seconds)
     values = {"session": session, "lease_token": lease.token, "lease_expires": lease.expires}
     db.run(sql.SET_LEASE, values | {"lease_holder": json.dumps(asdict(holder))})
     return lease
+
+
+def _waiting(text: str | None, observer: Holder, now: float) -> list[tuple[Holder, float]]:
+    """Who stands in line, first come first: those whose place has not lapsed and whose process is still there."""
+    queue = [(Holder(**one), float(until)) for one, until in json.loads(text or "[]")]
+    return [(one, until) for one, until in queue if until > now and (one == observer or not one.is_gone(observer))]
+
+
+def _set_queue(db: Database, session: str, queue: Sequence[tuple[Holder, float]]) -> None:
+    text = json.dumps([[asdict(one), until] for one, until in queue]) if queue else None
+    db.run(sql.SET_QUEUE, {"session": session, "lease_queue": text})
 
 
 def renew(db: Database, lease: Lease, seconds: float, now: float) -> Lease:

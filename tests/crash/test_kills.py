@@ -40,8 +40,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 async def test_killed_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seed = int(os.environ.get("WARMLINE_SEED") or random.SystemRandom().randrange(10**6))
     engine = Engine(script)
-    with model_server(engine, Latency(first_event=0.01, per_output_token=0.0005)) as url:
-        job = Job(f"sqlite:///{tmp_path}/chat.db", url, str(tmp_path), 0.01, "never", KILLS, seed, LONGEST)
+    with model_server(engine, Latency(first_event=0.005, per_output_token=0.0002)) as url:
+        job = Job(f"sqlite:///{tmp_path}/chat.db", url, str(tmp_path), 0.02, "never", KILLS, seed, LONGEST)
         await create(job)
         command = [sys.executable, "-W", "ignore", "-m", "tests.crash.worker", "lives", job.text]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

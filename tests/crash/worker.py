@@ -14,7 +14,6 @@ import random
 import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import AsyncIterator
@@ -263,9 +262,7 @@ async def _rehearse(job: Job) -> None:
 def lives(job: Job) -> int:
     """Forks, kills and reaps; the last life finishes what is left, says one thing more and ends by itself."""
     rng = random.Random(job.seed)
-    asyncio.run(_rehearse(job))
-    while threading.active_count() > 1:  # a fork keeps only the thread that forks
-        time.sleep(0.01)
+    asyncio.run(_rehearse(job))  # its threads are idle by now: they hold no lock that a child would miss
     gc.freeze()
     for life in range(job.kills + 1):
         child = os.fork()

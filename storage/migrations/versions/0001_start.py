@@ -76,6 +76,7 @@ def upgrade() -> None:
         sa.Column("lease_token", sa.BigInteger(), nullable=False),
         sa.Column("lease_expires", sa.Float(), nullable=False),
         sa.Column("lease_holder", sa.Text(), nullable=True),
+        sa.Column("lease_queue", sa.Text(), nullable=True),
         sa.Column("turns", sa.BigInteger(), nullable=False),
         sa.Column("calls", sa.BigInteger(), nullable=False),
         sa.Column("input", sa.BigInteger(), nullable=False),
