@@ -22,6 +22,7 @@ from sessions.errors import (
     StepLimitReached,
     ToolsChanged,
 )
+from sessions.history import Damage
 from sessions.manager import SessionManager
 from sessions.replies import Call, Cost, Miss, Reply, SessionInfo, Step
 from sessions.session import Session
@@ -34,6 +35,7 @@ __all__ = [
     "ConfigurationError",
     "Conflict",
     "Cost",
+    "Damage",
     "Entry",
     "ExpectedCost",
     "Fixed",

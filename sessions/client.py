@@ -107,9 +107,10 @@ class _Recorder:
         self.data = "{}"
 
     async def aiter_bytes(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-        async for event in self._decoder.aiter_bytes(chunks):
-            self.data = event.data
-            yield event
+        async with aclosing(self._decoder.aiter_bytes(chunks)) as decoded:
+            async for event in decoded:
+                self.data = event.data
+                yield event
 
 
 async def _close(events: Any) -> None:
@@ -174,3 +175,16 @@ def status_of(error: ModelError) -> int | None:
     """The HTTP status behind a `ModelError`, or `None`."""
     cause = error.__cause__
     return cause.status_code if isinstance(cause, anthropic.APIStatusError) else None
+
+
+def is_refused(error: ModelError) -> bool:
+    """The API refused the request itself (400, 413), and its content can be the cause, not the account."""
+    if status_of(error) not in (400, 413):
+        return False
+    text = str(error).lower()
+    return not any(word in text for word in ("credit balance", "billing", "workspace"))
+
+
+def belongs_elsewhere(error: ModelError) -> bool:
+    """The API refused thinking that is bound to another prefix (preserved-thinking page, September 2026)."""
+    return status_of(error) == 400 and "bound to a different conversation" in str(error)

@@ -21,7 +21,7 @@ from sessions.errors import ConfigurationError, ModelError
 from sessions.flight import Flight
 from sessions.history import History, make_entry
 from sessions.replies import Call
-from storage import CallRecord, Change, Lease, SessionMissing, TurnRecord
+from storage import CallRecord, Change, EntryRecord, Lease, SessionMissing, TurnRecord
 
 if TYPE_CHECKING:
     from sessions.manager import SessionManager
@@ -64,14 +64,11 @@ async def compact(manager: SessionManager, history: History, lease: Lease) -> Ca
             async for _ in events:
                 flight.first_event = flight.first_event or manager.clock.now()
         block = _summary(incoming)
-    except ModelError as error:
-        ended = manager.clock.now()
-        row = flight.record(history.record.id, "compact", "error", incoming, prompt, ended=ended, error=str(error))
-        await manager._store.record(row)
+    except BaseException as error:
+        await manager._record_failed(flight, history, "compact", incoming, error)
         raise
     row = flight.record(history.record.id, "compact", "ok", incoming, prompt, ended=manager.clock.now())
-    await _commit(manager, history, lease, row, block, incoming)
-    return Call.of(row)
+    return Call.of(await _commit(manager, history, lease, row, block, incoming))
 
 
 def _body(settings: Settings, body: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +92,7 @@ def _summary(incoming: Incoming) -> dict[str, Any]:
 
 async def _commit(
     manager: SessionManager, history: History, lease: Lease, row: CallRecord, block: dict[str, Any], incoming: Incoming
-) -> None:
+) -> CallRecord:
     now = manager.clock.now()
     old = history.settings  # a fork of an old entry still needs to know that its thinking may not fit
     settings = replace(old, unbound=0, foreign=old.foreign or old.unbound > 0)
@@ -107,15 +104,17 @@ async def _commit(
         uuid.uuid4().hex, history.record.id, history.record.totals.turns + 1, "finished", started=row.started,
         ended=now, base=history.head, reply=written.entry.id, stop_reason="compaction", token=lease.token,
     )  # fmt: skip
+    row = replace(row, entry=written.entry.id, turn=turn.id)
     change = Change(
         history.head, written.entry.id, entries=(written.record,), turn=turn, settings=settings.to_json(),
-        calls=(replace(row, entry=written.entry.id, turn=turn.id),), updated_at=now,
+        calls=(row,), updated_at=now,
     )  # fmt: skip
     try:
         await manager._store.commit(lease, change)
     finally:
         history.discard()
     await history.refresh()
+    return row
 
 
 async def summarized(store: Store, session: str, root: str) -> str | None:
@@ -130,3 +129,12 @@ async def summarized(store: Store, session: str, root: str) -> str | None:
         except SessionMissing:
             return None
     return None
+
+
+async def earlier_chains(store: Store, session: str, root: str | None) -> list[list[EntryRecord]]:
+    """The chains that summaries stand for, oldest first, starting from the first entry of the present one."""
+    chains: list[list[EntryRecord]] = []
+    while root is not None and (head := await summarized(store, session, root)) is not None:
+        chains.insert(0, await store.chain(session, head))
+        root = chains[0][0].id
+    return chains

@@ -11,7 +11,7 @@ from sessions.core.plan import Mark, Warmth
 from sessions.core.profiles import Profile
 from sessions.core.prompt import Prompt
 from sessions.core.settings import Settings
-from sessions.core.transcript import Entry, Role, decode, encode, entry_id
+from sessions.core.transcript import Entry, Role, decode, encode, entry_id, is_summary
 from sessions.errors import ConfigurationError
 from sessions.replies import Call
 from storage import EntryRecord, HeadMoved, SessionRecord, Store
@@ -104,6 +104,10 @@ def first_damage(rows: Sequence[EntryRecord]) -> Damage | None:
     return None
 
 
+def _is_summary(entry: Entry) -> bool:
+    return is_summary({"role": entry.role, "content": entry.content})
+
+
 class History:
     """The present chain of one session and the prompt it makes."""
 
@@ -122,7 +126,7 @@ class History:
 
     def _new_prompt(self) -> Prompt:
         profile = self._profile_of(self.settings.model)
-        compacted = bool(self.entries) and self.entries[0].stop_reason == "compaction"
+        compacted = bool(self.entries) and _is_summary(self.entries[0])
         return Prompt(self.settings, profile, endpoint=self._endpoint, compacted=compacted)
 
     @property
@@ -189,8 +193,12 @@ class History:
     def stage(self, written: Sequence[Written]) -> None:
         """Adds entries that the next commit will write."""
         new = [one.entry for one in written]
+        first = not self.entries
         self.entries.extend(new)
-        self.prompt.extend(new)
+        if first and new and _is_summary(new[0]):
+            self._rebuild()  # the prompt was made without the beta that a summary needs
+        else:
+            self.prompt.extend(new)
 
     def committed(self, head: str | None) -> None:
         """The commit went through: the chain now ends at `head`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from weakref import WeakValueDictionary
 
 import anyio
@@ -94,14 +94,25 @@ class Leases:
             raise
 
     async def _acquire(self, session: str, deadline: float) -> Lease:
-        while True:
-            try:
-                now = self._clock.now()
-                return await self._store.acquire(session, self._holder, seconds=self.seconds, now=now, queue=_PLACE)
-            except LeaseTaken:
-                if self._clock.now() + _POLL > deadline:
-                    raise
-            await self._clock.sleep(_POLL)
+        try:
+            while True:
+                try:
+                    now = self._clock.now()
+                    return await self._store.acquire(session, self._holder, seconds=self.seconds, now=now, queue=_PLACE)
+                except LeaseTaken:
+                    if self._clock.now() + _POLL > deadline:
+                        raise
+                await self._clock.sleep(_POLL)
+        except BaseException as error:
+            if isinstance(error, LeaseTaken) or not isinstance(error, Exception):
+                await self._leave(session)
+            raise
+
+    async def _leave(self, session: str) -> None:
+        """Gives up the place in line: nobody shall wait for one who is not coming. Asking without a place does that."""
+        with anyio.CancelScope(shield=True), suppress(StorageError):
+            now = self._clock.now()
+            await self._store.release(await self._store.acquire(session, self._holder, seconds=self.seconds, now=now))
 
     async def _release(self, hold: Hold) -> None:
         with anyio.CancelScope(shield=True):

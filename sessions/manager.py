@@ -10,15 +10,19 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
+import anyio
+
 from sessions.background import Background
 from sessions.changes import check_tools, metadata_text
 from sessions.client import ModelClient
 from sessions.clock import Clock, SystemClock
+from sessions.core.incoming import Incoming
 from sessions.core.profiles import Profile, profile_for
 from sessions.core.settings import Settings, make_settings
 from sessions.core.ttl import ExpectedCost, Policy
 from sessions.core.usage import Usage
 from sessions.errors import ConfigurationError, SessionNotFound
+from sessions.flight import Flight
 from sessions.history import History
 from sessions.leases import Leases
 from sessions.replies import SessionInfo
@@ -153,6 +157,16 @@ class SessionManager:
         await self._find(id, owner)
         with storage_errors():
             await self._store.delete(id)
+
+    async def _record_failed(
+        self, flight: Flight, history: History, kind: str, incoming: Incoming, error: BaseException
+    ) -> None:
+        """A request outside of turns failed or was cancelled: that is a row of the ledger too."""
+        status = "error" if isinstance(error, Exception) else "cancelled"
+        ended, text = self.clock.now(), str(error) or type(error).__name__
+        row = flight.record(history.record.id, kind, status, incoming, history.prompt, ended=ended, error=text)
+        with anyio.CancelScope(shield=True):
+            await self._store.record(row)
 
     async def _find(self, id: str, owner: str | None) -> SessionRecord:
         with storage_errors():

@@ -4,33 +4,46 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
+from sessions.asking import Event
 from sessions.changes import has_thinking, metadata_text, new_settings, prefix_changes, unbinds_thinking
-from sessions.compaction import compact, summarized
+from sessions.client import belongs_elsewhere
+from sessions.compaction import compact, earlier_chains
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry, canonical, check_history, lift_marks
 from sessions.core.usage import Usage
-from sessions.errors import ConfigurationError, Conflict, InvalidHistory, PrefixChange, SessionsError, ToolsChanged
+from sessions.errors import (
+    ConfigurationError,
+    Conflict,
+    InvalidHistory,
+    ModelError,
+    PrefixChange,
+    SessionsError,
+    ToolsChanged,
+)
 from sessions.history import Damage, History, Written, first_damage, make_entry, read_entry
+from sessions.leases import Hold
 from sessions.replies import Call, Cost, Reply, Step
 from sessions.streaming import Driver, ReplyStream
+from sessions.tool_round import InDoubt
 from sessions.tools import Toolbox
 from sessions.translate import given, storage_errors
-from sessions.turn import Event, InDoubt, Options, Turn
+from sessions.turn import Options, Turn
 from sessions.warming import prewarm
 from storage import Change, SessionRecord
 
 if TYPE_CHECKING:
     from sessions.manager import SessionManager
 
+T = TypeVar("T")
 Gap = float | int | timedelta | None
 
 
@@ -239,7 +252,7 @@ class Session:
 
         Raises `InvalidHistory` naming the message and the rule.
         """
-        messages = list(messages["messages"] if isinstance(messages, Mapping) else messages)
+        messages = _listed(messages)
         async with self._exclusive() as commit:
             with given(InvalidHistory):
                 found = check_history(messages, [{"role": e.role, "content": e.content} for e in self._history.entries])
@@ -255,7 +268,8 @@ class Session:
         last, written = self._history.last, list[Written]()
         for message in messages:
             content, _ = lift_marks(message["content"])
-            if last is None and message["role"] == "user":
+            pinned = [dict(block) for block in self.settings.context]
+            if last is None and message["role"] == "user" and content[: len(pinned)] != pinned:
                 content = [*self.settings.context, *content]
             one = make_entry(last, message["role"], content, self._manager.clock.now())
             written.append(one)
@@ -318,9 +332,23 @@ class Session:
         with storage_errors():
             if self._manager._leases.is_held(self.id):
                 return None  # a turn of this process is about to write the prefix itself
-            async with self._manager._leases.hold(self.id):
+            async with self._manager._leases.hold(self.id) as hold:
                 await self._history.refresh()
-                return await prewarm(self)
+                return await self._healing(hold, lambda: prewarm(self))
+
+    async def _healing(self, hold: Hold, work: Callable[[], Awaitable[T]]) -> T:
+        """The result; where thinking turns out to be bound to another prefix, that is stored and it is tried again."""
+        try:
+            return await work()
+        except ModelError as error:
+            if self.settings.foreign or not belongs_elsewhere(error):
+                raise
+        settings = replace(self.settings, foreign=True)
+        now = self._manager.clock.now()
+        change = Change(self.head, self.head, settings=settings.to_json(), updated_at=now)
+        await self._manager._store.commit(hold.lease, change)
+        self._history.use(settings)
+        return await work()
 
     async def compact(self) -> Call:
         """Replaces the history by the API's own summary of it, as a new head on a new chain; gives the call that did.
@@ -331,21 +359,16 @@ class Session:
         with storage_errors():
             async with self._manager._leases.hold(self.id) as hold:
                 await self._history.refresh()
-                return await compact(self._manager, self._history, hold.lease)
+                return await self._healing(hold, lambda: compact(self._manager, self._history, hold.lease))
 
     # -- records --
 
     async def entries_before(self) -> list[Entry]:
         """The entries that compactions have replaced, oldest first; empty where there was none."""
         with storage_errors():
-            found: list[Entry] = []
-            root = self._history.entries[0] if self._history.entries else None
-            while root is not None and root.stop_reason == "compaction":
-                head = await summarized(self._manager._store, self.id, root.id)
-                earlier = [read_entry(row) for row in await self._manager._store.chain(self.id, head)]
-                found[:0] = earlier
-                root = earlier[0] if earlier else None
-            return found
+            root = self._history.entries[0].id if self._history.entries else None
+            chains = await earlier_chains(self._manager._store, self.id, root)
+            return [read_entry(row) for rows in chains for row in rows]
 
     async def export(self) -> list[dict[str, Any]]:
         """The history as plain Messages JSON: what `append` of another session takes back with nothing changed."""
@@ -355,11 +378,16 @@ class Session:
         return [{"role": row.role, "content": read_entry(row).content} for row in rows]
 
     async def verify(self) -> Damage | None:
-        """Re-hashes the stored history; `None` if every entry is as it was written, else the first that is not."""
+        """Re-hashes the stored history, earlier chains included.
+
+        `None` if every entry is as it was written, else the first that is not.
+        """
         with storage_errors():
-            record = await self._manager._store.load(self.id)
-            rows = await self._manager._store.chain(self.id, record.head)
-        return first_damage(rows)
+            store = self._manager._store
+            record = await store.load(self.id)
+            rows = await store.chain(self.id, record.head)
+            chains = await earlier_chains(store, self.id, rows[0].id if rows else None)
+        return next((damage for chain in (*chains, rows) if (damage := first_damage(chain)) is not None), None)
 
     async def calls(self) -> list[Call]:
         """The ledger: every request of this session, failed and cancelled ones too, in the order they were recorded."""
@@ -401,6 +429,14 @@ class Session:
 
 
 _KEEP: Any = object()
+
+
+def _listed(messages: Any) -> list[Any]:
+    if isinstance(messages, Mapping):
+        messages = messages.get("messages")
+    if isinstance(messages, str | bytes) or not isinstance(messages, Iterable):
+        raise InvalidHistory("append() takes a list of messages, or an object that holds one as 'messages'")
+    return list(messages)
 
 
 async def _fan_out(branches: Sequence[Session], words: Sequence[Any], limit: int | None) -> list[Reply]:

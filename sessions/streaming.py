@@ -9,11 +9,12 @@ from typing import Any, Self
 import anyio
 from anthropic.types import RawMessageStreamEvent
 
+from sessions.asking import Event
 from sessions.clock import Clock, within
 from sessions.errors import SessionsError
 from sessions.replies import Reply, Step
 from sessions.translate import storage_errors
-from sessions.turn import Event, Turn
+from sessions.turn import Turn
 
 
 class Driver:

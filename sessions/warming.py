@@ -15,7 +15,6 @@ from sessions.core.settings import Settings
 from sessions.core.steps import calls_of, result_block
 from sessions.core.ttl import expect
 from sessions.core.usage import Usage
-from sessions.errors import ModelError
 from sessions.flight import Flight
 from sessions.replies import Call
 
@@ -81,12 +80,9 @@ async def _send(session: Session, plan: Plan, marks: tuple[Mark, ...], now: floa
     incoming = Incoming()
     try:
         message, incoming.request_id = await manager._client.send(flight.body)
-    except ModelError as error:
-        incoming.request_id = error.request_id
-        ended = manager.clock.now()
-        await manager._store.record(
-            flight.record(session.id, "prewarm", "error", incoming, history.prompt, ended=ended, error=str(error))
-        )
+    except BaseException as error:
+        incoming.request_id = getattr(error, "request_id", None)
+        await manager._record_failed(flight, history, "prewarm", incoming, error)
         raise
     incoming.feed({"type": "message_start", "message": message})
     flight.first_event = manager.clock.now()

@@ -69,8 +69,12 @@ class PostgreSQL:
 
     def close(self) -> None:
         self._open = False
-        while self._idle:
-            self._idle.pop().close()
+        self._drain()
+
+    def _drain(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().close()
 
     def upgrade(self) -> str:
         with self._translation():
@@ -119,10 +123,10 @@ class PostgreSQL:
             with contextlib.suppress(psycopg.OperationalError):  # a lost connection has nothing left to undo
                 if raw.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
                     raw.execute("ROLLBACK")
-            if raw.closed or not self._open:
-                raw.close()
-            else:
+            if not raw.closed:
                 self._idle.append(raw)
+            if not self._open:  # closed meanwhile, perhaps after the line above
+                self._drain()
 
     def _begun(self) -> psycopg.Connection:
         """An idle connection, or a new one when the idle ones were cut (a server restarted)."""
@@ -131,7 +135,11 @@ class PostgreSQL:
                 raw = self._idle.pop()
             except IndexError:
                 raw = self._connect()
-                raw.execute(_BEGIN)
+                try:
+                    raw.execute(_BEGIN)
+                except BaseException:
+                    raw.close()
+                    raise
                 return raw
             try:
                 raw.execute(_BEGIN)

@@ -35,6 +35,8 @@ from .tables import OPEN_TURN, calls, entries, sessions, tool_calls, turns
 
 DIALECTS = {"sqlite": sqlite.dialect(paramstyle="named"), "postgresql": postgresql.psycopg.dialect()}  # type: ignore[no-untyped-call]
 NO_LIMIT = 2**31 - 1
+LONGEST = 150_000
+"""Entries after which a chain is taken for a loop, which only damage can make; a request holds 100,000 at most."""
 
 
 class Statement:
@@ -155,7 +157,7 @@ def _walk(columns: list[Any], floor: ColumnElement[Any]) -> Any:
 
 def _chain(floor: ColumnElement[Any]) -> Statement:
     walk = _walk(_ENTRY, floor)
-    return Statement(select(*(walk.c[column.name] for column in _ENTRY)))
+    return Statement(select(*(walk.c[column.name] for column in _ENTRY)).limit(literal_column(str(LONGEST))))
 
 
 _depth_of = select(entries.c.depth).where(_entry).scalar_subquery()

@@ -294,6 +294,8 @@ def chain(db: Database, session: str, head: str | None, after: str | None) -> li
     if not rows:
         load(db, session)
         raise EntryMissing(head)
+    if len(rows) == sql.LONGEST:
+        raise StoreDamaged(f"the entries before {head!r} form a loop: restore a copy of the store")
     entries = [EntryRecord(*row) for row in rows]
     entries.sort(key=lambda entry: entry.depth)
     if entries[0].parent != after:

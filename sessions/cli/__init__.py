@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import typer
 from rich.markup import escape
 
-from sessions.cli import chat, database, demo, history, replay, serve
+from sessions.cli import branches, chat, database, demo, history, records, replay, serve
 from sessions.cli.terminal import CODES_IN_WORDS, errors, report
 from sessions.errors import SessionsError
 
@@ -25,6 +25,10 @@ app.command("chat")(chat.chat)
 app.command("list")(history.list_sessions)
 app.command("show")(history.show)
 app.command("cost")(history.cost)
+app.command("fork")(branches.fork)
+app.command("rewind")(branches.rewind)
+app.command("verify")(records.verify)
+app.command("export")(records.export)
 app.command("replay")(replay.replay)
 app.command("simulate")(serve.simulate)
 app.add_typer(database.app, name="db")

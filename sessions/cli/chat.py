@@ -7,25 +7,28 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from rich.markup import escape
 from rich.status import Status
 
-from sessions import Reply, ReplyStream, Session, SessionManager
+from sessions import Conflict, Entry, Reply, ReplyStream, Session, SessionManager
+from sessions.cli.branches import entry_named
 from sessions.cli.history import print_cost
 from sessions.cli.terminal import MODEL, STORE, ModelOption, OwnerOption, StoreOption, claude, console, dollars, report
-from sessions.cli.transcript import below
+from sessions.cli.transcript import below, has_words
 from sessions.errors import SessionsError
 
 HELP = """\
-/fork [ENTRY]  go on in a branch that starts here, or at an entry of this session
-/cost          what this conversation has cost so far
-/help          this
-/quit          leave (so does Ctrl-D); `warmline chat ID` comes back
-Ctrl-C         stop an answer and keep what there is of it"""
+/fork [ENTRY]    go on in a branch that starts here, or at an entry of this session
+/rewind [ENTRY]  take back the last turn, or all behind an entry; it stays stored
+/regenerate      take back the last answer and ask again
+/cost            what this conversation has cost so far
+/help            this
+/quit            leave (so does Ctrl-D); `warmline chat ID` comes back
+Ctrl-C           stop an answer and keep what there is of it"""
 
 
 def chat(
@@ -59,6 +62,8 @@ class Chat:
         self.session = session
         self._commands: dict[str, Callable[[str], None]] = {
             "/fork": self._fork,
+            "/rewind": self._rewind,
+            "/regenerate": self._regenerate,
             "/cost": self._cost,
             "/help": self._help,
         }
@@ -99,7 +104,7 @@ class Chat:
             if line:
                 return line
 
-    def _turn(self, words: str) -> None:
+    def _turn(self, words: str | list[dict[str, Any]]) -> None:
         stream = self.session.stream(words)
         answer: Future[Reply] = self._portal.start_task_soon(self._answer, stream)
         try:
@@ -134,8 +139,27 @@ class Chat:
             self._below(reply)
 
     def _fork(self, at: str) -> None:
-        self.session = self._portal.call(self.session.fork, at or None)
+        self.session = self._portal.call(self.session.fork, entry_named(self.session, at) if at else None)
         console.print(f"A branch: session [bold]{self.session.id}[/].")
+
+    def _rewind(self, to: str) -> None:
+        last = None if to else self._last_words()
+        self._portal.call(self.session.rewind, entry_named(self.session, to) if last is None else last.parent)
+        console.print(f"Back at {len(self.session.entries)} entries. What was can still be reached: /fork ENTRY.")
+
+    def _regenerate(self, _: str) -> None:
+        last = self._last_words()
+        pinned = len(self.session.settings.context) if last.parent is None else 0
+        words = [block for block in last.content[pinned:] if block["type"] != "tool_result"]
+        self._portal.call(self.session.rewind, last.parent)
+        self._turn(words)
+
+    def _last_words(self) -> Entry:
+        """The newest message of the user with words in it."""
+        found = next((entry for entry in reversed(self.session.entries) if has_words(entry)), None)
+        if found is None:
+            raise Conflict("nothing has been said yet in this conversation")
+        return found
 
     def _cost(self, _: str) -> None:
         print_cost(self._portal.call(self.session.cost))

@@ -16,6 +16,7 @@ from sessions.cli.terminal import (
     STORE,
     JsonOption,
     OwnerOption,
+    SessionArgument,
     StoreOption,
     bar,
     console,
@@ -25,9 +26,7 @@ from sessions.cli.terminal import (
     plain_table,
     print_json,
 )
-from sessions.cli.transcript import below, lines, turns
-
-SessionArgument = Annotated[str, typer.Argument(help="The session's id.")]
+from sessions.cli.transcript import aside, below, lines, turns
 
 
 def list_sessions(
@@ -54,7 +53,11 @@ def list_sessions(
 
 
 def show(
-    session: SessionArgument, store: StoreOption = STORE, owner: OwnerOption = None, as_json: JsonOption = False
+    session: SessionArgument,
+    store: StoreOption = STORE,
+    owner: OwnerOption = None,
+    ids: Annotated[bool, typer.Option("--ids", help="Print each entry's id, which fork and rewind take.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show a conversation as text, with what each turn read from the cache, wrote to it, and sent uncached."""
 
@@ -73,6 +76,8 @@ def show(
     for turn in turns(found.entries, calls):
         console.print()
         for entry in turn.entries:
+            if ids:
+                console.print(aside(entry.id, "dim"))
             for part in lines(entry):
                 console.print(part)
         if turn.calls:

@@ -74,6 +74,7 @@ StoreOption = Annotated[
 ]
 ModelOption = Annotated[str, typer.Option("--model", envvar="WARMLINE_MODEL", help="The model to talk to.")]
 OwnerOption = Annotated[str | None, typer.Option("--owner", help="Only sessions of this owner.")]
+SessionArgument = Annotated[str, typer.Argument(help="The session's id.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of text for a person.")]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from sessions.core.cache import THINKING, Block, Chain, Point, Where, can_mark, can_mark_tool, text_of
 from sessions.core.profiles import Profile
 from sessions.core.settings import Settings
-from sessions.core.transcript import Entry
+from sessions.core.transcript import MAX_MESSAGES, Entry
 
 COMPACTION_BETA = "compact-2026-09-04"
 BINDING_BETA = "thinking-binding-controls-2026-08-01"
@@ -46,6 +46,11 @@ def as_user_block(block: Block) -> dict[str, Any]:
     return {"type": "text", "text": f"<system-instruction>\n{block.get('text')}\n</system-instruction>"}
 
 
+def drops_blocks(settings: Settings, profile: Profile) -> bool:
+    """Whether the API can be asked to drop thinking of another prefix: `disabled` has no field for it (SDK 2.11)."""
+    return profile.drops_bound_thinking and (settings.thinking or {}).get("type") != "disabled"
+
+
 def request_of(settings: Settings, profile: Profile, *, compacted: bool = False) -> tuple[dict[str, Any], int]:
     """The request body without messages, and in how many first messages the API drops the thinking.
 
@@ -57,7 +62,7 @@ def request_of(settings: Settings, profile: Profile, *, compacted: bool = False)
     body = settings.request()
     if compacted and COMPACTION_BETA not in body.get("betas", ()):
         body["betas"] = [*body.get("betas", ()), COMPACTION_BETA]
-    if not (settings.unbound or settings.foreign) or not profile.drops_bound_thinking:
+    if not (settings.unbound or settings.foreign) or not drops_blocks(settings, profile):
         return body, 0
     thinking = settings.thinking or {"type": profile.thinking_default}
     control = {"prefix_mismatch_behavior": "drop_block"}
@@ -84,7 +89,8 @@ class Prompt:
         self.settings = settings
         self.profile = profile
         self.request, dropped = request_of(settings, profile, compacted=compacted)
-        self._without = settings.unbound if profile.binds_thinking and not profile.drops_bound_thinking else 0
+        stripped = MAX_MESSAGES if settings.foreign else settings.unbound
+        self._without = stripped if profile.binds_thinking and not drops_blocks(settings, profile) else 0
         self.messages: list[dict[str, Any]] = []
         self.markable: list[bool] = []
         self.index: dict[str, int] = {}

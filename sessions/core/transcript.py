@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from sessions.core.cache import THINKING, Block, mark_of, without_marks
 
 Role = Literal["user", "assistant", "system"]
 _ROLES = ("user", "assistant", "system")
+_ID = re.compile(r"[a-zA-Z0-9_-]+")
 MAX_MESSAGES = 100_000
 """Messages per request that the API takes (docstring of the SDK 2.11)."""
 
@@ -114,6 +116,8 @@ def _check_block(block: Mapping[str, Any], where: str) -> None:
     for key in ("id", "name") if kind == "tool_use" else ("tool_use_id",) if kind == "tool_result" else ():
         if not isinstance(block.get(key), str) or not block[key]:
             raise Malformed(f"{where}.{key} of a {kind} must be a non-empty str")
+        if key != "name" and not _ID.fullmatch(block[key]):
+            raise Malformed(f"{where}.{key} {block[key]!r:.60} may hold only letters, digits, _ and -")
 
 
 def lift_marks(content: Sequence[Block]) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
@@ -177,8 +181,12 @@ def _check_role(role: str, kind: str, where: str) -> None:
 
 
 def _check_sequence(previous: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> None:
-    if not previous and found and found[0]["role"] != "user":
+    if not previous and found and found[0]["role"] != "user" and not is_summary(found[0]):
         raise Malformed("messages[0]: the first message must have the role user")
+    for number, message in enumerate(found[0 if previous else 1 :], 0 if previous else 1):
+        if any(block["type"] == "compaction" for block in message["content"]):
+            raise Malformed(f"messages[{number}]: a compaction block may only open the first message")
+    _check_unique(previous, found)
     last = previous[-1] if previous else None
     pending = _open_calls(last["content"]) if last and last["role"] == "assistant" else []
     for number, message in enumerate(found):
@@ -203,6 +211,24 @@ def _check_place(where: str, role: str, last: Mapping[str, Any] | None) -> None:
         raise Malformed(f"{where}: a system message must follow a user message")
     if role == "user" and last["role"] == "system":
         raise Malformed(f"{where}: a system message must be last or be followed by an assistant message")
+
+
+def is_summary(message: Mapping[str, Any]) -> bool:
+    """Whether this is the API's summary of an earlier conversation, which may stand first (September 2026)."""
+    content = message["content"]
+    return message["role"] == "assistant" and bool(content) and content[0].get("type") == "compaction"
+
+
+def _check_unique(previous: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> None:
+    """Tool ids may stand only once in a conversation: two calls of one message are told apart elsewhere."""
+    seen = {str(block["id"]) for message in previous for block in tool_calls(message["content"])}
+    for number, message in enumerate(found):
+        ids = {str(block["id"]) for block in tool_calls(message["content"])}
+        if repeated := sorted(seen & ids):
+            raise Malformed(
+                f"messages[{number}]: tool_use id {repeated[0]} stands in an earlier message: must be unique"
+            )
+        seen |= ids
 
 
 def _open_calls(content: Sequence[Block]) -> list[str]:

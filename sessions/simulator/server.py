@@ -39,6 +39,8 @@ class Application:
         if scope["type"] != "http":
             return
         path, raw = scope["path"], await _body(receive_)
+        if raw is None:
+            return
         if scope["method"] == "GET" or path == "/_simulator/evict":
             status, found = self._look(path)
             await _json(send, status, found)
@@ -134,12 +136,15 @@ def _drop(send: Send) -> None:
     connection.abort()
 
 
-async def _body(receive_: Receive) -> bytes:
+async def _body(receive_: Receive) -> bytes | None:
+    """The whole body; `None` where the client hangs up before its end."""
     chunks = []
     while True:
         event = await receive_()
+        if event["type"] == "http.disconnect":
+            return None
         chunks.append(event.get("body", b""))
-        if event["type"] == "http.disconnect" or not event.get("more_body"):
+        if not event.get("more_body"):
             return b"".join(chunks)
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
+import anyio
+
+from sessions.testing import simulated_manager
 from tests.cli.conftest import Run
 
 
@@ -27,3 +32,46 @@ def test_commands_of_the_chat(process: Run) -> None:
     assert "There is no such command." in ran.out
     assert "Conflict: " in ran.err
     assert len(process("list", "--json").out.split('"id"')) == 3
+
+
+def test_a_turn_is_taken_back_and_an_answer_asked_again(process: Run) -> None:
+    asked = "My name is Ada.\nMy name is Bob.\n/rewind\nWhat is my name?\n/regenerate\n"
+    ran = process("chat", typed=asked + "/rewind\n" * 3 + "/regenerate\n")
+    assert ran.code == 0, ran.err
+    assert ran.out.count("Your name is Ada.") == 2
+    assert "Your name is Bob." not in ran.out
+    backs = [f"Back at {count} entries." for count in (2, 2, 0)]
+    assert [line[: len(backs[0])] for line in ran.out.splitlines() if line.startswith("Back at")] == backs
+    assert ran.err.count("Conflict: nothing has been said yet") == 2
+    session = re.search(r"Go on with: warmline chat (\w+)", ran.out)
+    assert session
+    shown = json.loads(process("show", session[1], "--json").out)
+    assert shown["entries"] == []
+    assert len(shown["calls"]) == 4
+
+
+def test_an_entry_to_go_back_to_may_be_named_by_its_beginning(process: Run) -> None:
+    first = process("chat", typed="My name is Ada.\nMy name is Bob.\n")
+    session = re.search(r"Go on with: warmline chat (\w+)", first.out)
+    assert session
+    ids = [entry["id"] for entry in json.loads(process("show", session[1], "--json").out)["entries"]]
+    ran = process("chat", session[1], typed=f"/rewind {ids[1][:12]}\nWhat is my name?\n/rewind zzz\n")
+    assert ran.code == 0, ran.err
+    assert "Your name is Ada." in ran.out
+    assert "Conflict: " in ran.err
+
+
+async def pinned(path: Path) -> None:
+    async with simulated_manager(f"sqlite:///{path}") as manager:
+        context = [{"type": "text", "text": "A document."}]
+        session = await manager.create(id="one", model="claude-sonnet-5-5", max_tokens=500, context=context)
+        await session.send("My name is Ada.")
+
+
+def test_a_first_message_asked_again_keeps_its_pinned_context_once(process: Run, tmp_path: Path) -> None:
+    anyio.run(pinned, tmp_path / "sessions.db")
+    ran = process("chat", "one", typed="/regenerate\n")
+    assert ran.code == 0, ran.err
+    entries = json.loads(process("show", "one", "--json").out)["entries"]
+    assert [entry["role"] for entry in entries] == ["user", "assistant"]
+    assert [block["text"] for block in entries[0]["content"]] == ["A document.", "My name is Ada."]

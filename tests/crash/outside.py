@@ -87,8 +87,9 @@ class Worker:
         assert kill or self.process.returncode == 0
 
 
-def check_chain(session: Session) -> None:
-    """Every entry hashes to its id, and each one's parent is the one before it."""
+async def check_chain(session: Session) -> None:
+    """Every entry hashes to its id, each one's parent is the one before it, and what is open here is what is stored."""
+    assert await session.verify() is None
     parent = None
     for entry in session.entries:
         assert entry.parent == parent, f"{entry.id} does not follow {parent}"

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
+import anyio
 import pytest
 
 from sessions import Session
@@ -31,29 +31,35 @@ from tests.crash.outside import (
 from tests.crash.worker import SESSION, Job, noted, script
 
 KILLS = int(os.environ.get("WARMLINE_KILLS", "200"))
-LONGEST = 0.4
-"""Seconds that a life may last: about a turn and a half."""
+PARTS = 4
+"""Sessions that the kills are shared among."""
+LONGEST = 0.5
+"""Seconds that a life may last: about two turns."""
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 
-async def test_killed_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("part", range(PARTS))
+async def test_killed_at_random_moments(part: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seed = int(os.environ.get("WARMLINE_SEED") or random.SystemRandom().randrange(10**6))
+    kills = KILLS // PARTS + (part < KILLS % PARTS)
+    with capsys.disabled():
+        sys.stdout.write(f"\n{kills} kills, seed {seed}: ")
     engine = Engine(script)
     with model_server(engine, Latency(first_event=0.005, per_output_token=0.0002)) as url:
-        job = Job(f"sqlite:///{tmp_path}/chat.db", url, str(tmp_path), 0.02, "never", KILLS, seed, LONGEST)
+        job = Job(f"sqlite:///{tmp_path}/chat.db", url, str(tmp_path), 0.06, "never", kills, 10 * seed + part, LONGEST)
         await create(job)
         command = [sys.executable, "-W", "ignore", "-m", "tests.crash.worker", "lives", job.text]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        done = await anyio.run_process(command, cwd=ROOT, check=False)
+        assert done.returncode == 0, done.stderr.decode()
         assert bill(url)["refused"] == 0, [one.error for one in engine.requests if one.state == "refused"]
         async with job.manager() as manager:
             session = await manager.open(SESSION)
             with capsys.disabled():
-                sys.stdout.write(f"\n{KILLS} kills, seed {seed}: {_figures(job, session, engine)}\n")
+                sys.stdout.write(f"{_figures(job, session, engine)}\n")
             _check_words(job, session)
             _check_tools(job, session)
-            check_chain(session)
+            await check_chain(session)
             await _check_ledger(session, engine)
 
 

@@ -51,7 +51,7 @@ async def test_killed_in_its_tools(new_database: Callable[[], str], tmp_path: Pa
             assert INTERRUPTED not in results_by_key(session).values()
             assert {call: count for call, count in effects(job).items() if count > 1} == {"look 5.0.1": 2}
             assert [one.status for one in await session.calls()] == ["ok"] * 3
-            check_chain(session)
+            await check_chain(session)
         assert bill(model)["refused"] == 0
 
 
@@ -77,7 +77,7 @@ async def test_processes_send_to_one_session(new_database: Callable[[], str], tm
             for worker in workers[:2]:
                 await anyio.to_thread.run_sync(worker.replies, 5)
             session = await manager.open(SESSION)
-            check_chain(session)
+            await check_chain(session)
             turns = dict(conversation(session))
             assert len(turns) == len(conversation(session))
             for number in (n for base in (0, 10, 30, 40) for n in range(base, base + 5)):

@@ -10,9 +10,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from sessions.simulator import Engine, Request
+from sessions import Session, SessionBusy
+from sessions.simulator import Engine, Latency, Request
 from tests.crash.outside import Worker, bill, check_chain, conversation, create, model_server, texts
 from tests.crash.worker import SESSION, Job
+from tests.sessions.world import World, everywhere, words
+from tests.sessions.world import create as create_in
 
 TASKS, PROCESSES, EACH = 8, 4, 25
 
@@ -57,7 +60,7 @@ async def test_tasks_and_processes_send_to_one_session(tmp_path: Path, capsys: p
             for sender in range(TASKS + PROCESSES):
                 own = [number for number, _ in turns if number // EACH == sender]
                 assert own == sorted(own), "a sender's words are out of order"
-            check_chain(session)
+            await check_chain(session)
             calls = await session.calls()
             assert [one.status for one in calls] == ["ok"] * len(turns), "somebody paid twice"
         found = bill(url)
@@ -103,16 +106,17 @@ async def test_processes_are_served_in_the_order_in_which_they_came(tmp_path: Pa
             assert [number for number, _ in conversation(found)] == expected
 
 
-async def _queue_up(session: object, door: Door, round_: int, order: list[tuple[int, Worker]]) -> None:
+async def _queue_up(session: Session, door: Door, round_: int, order: list[tuple[int, Worker]]) -> None:
     """This process has the session; the others come one after the other, each heard to wait before the next."""
     door.open = False
     async with anyio.create_task_group() as group:
-        group.start_soon(session.send, f"hold {round_}")  # type: ignore[attr-defined]
-        while not session._manager._leases.is_held(SESSION):  # type: ignore[attr-defined]
+        group.start_soon(session.send, f"hold {round_}")
+        while not session._manager._leases.is_held(SESSION):
             await anyio.sleep(0.01)
         for place, sender in order:
             sender.tell(f"message {10 * round_ + place}")
             assert await anyio.to_thread.run_sync(sender.hear) == {"waiting": True}
+            await anyio.sleep(0.03 * (round_ + place + 1))  # whoever only asks now and then is out of step by now
         door.open = True
     for _, sender in order:
         await anyio.to_thread.run_sync(sender.replies, 1)
@@ -159,7 +163,43 @@ async def test_a_killed_holder_keeps_nobody_waiting(tmp_path: Path) -> None:
             session = await manager.open(SESSION)
             assert [message["role"] for message in session.messages] == ["user", "user", "assistant"]
             assert [one.status for one in await session.calls()] == ["error", "ok"]
-            check_chain(session)
+            await check_chain(session)
+
+
+@pytest.mark.parametrize("how", ["busy", "cancelled"])
+@everywhere
+async def test_a_waiter_that_gave_up_keeps_nobody_waiting(how: str, tmp_path: Path) -> None:
+    """Its place in line goes with it: the session is free, so who comes next is served at once."""
+    world = World(echo, url=tmp_path / "a.db", latency=Latency(first_event=1.0))
+    async with (
+        world.manager() as holder,
+        world.manager(busy_timeout=0.3 if how == "busy" else 60) as waiter,
+        world.manager(busy_timeout=0) as third,
+    ):
+        session = await create_in(holder)
+        waiting, coming = await waiter.open(session.id), await third.open(session.id)
+        ended: list[BaseException] = []
+
+        async def wait(scope: anyio.CancelScope) -> None:
+            with scope:
+                try:
+                    await waiting.send("never")
+                except SessionBusy as error:
+                    ended.append(error)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(session.send, "message 0")
+            await world.clock.advance(0.5)
+            scope = anyio.CancelScope()
+            group.start_soon(wait, scope)
+            await world.clock.advance(0.4)
+            scope.cancel()
+            await world.clock.advance(0.2)
+            group.start_soon(coming.send, "message 1")
+            await world.clock.advance(2)
+        assert len(ended) == (how == "busy")
+        assert words(await holder.open(session.id)) == ["message 0", "message 1"]
+    world.check()
 
 
 async def _head(job: Job) -> str | None:

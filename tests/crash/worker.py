@@ -17,7 +17,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -282,15 +282,13 @@ def lives(job: Job) -> int:
 def _be(job: Job, life: int) -> None:
     """One life, in a process of its own."""
     random.seed(f"{job.seed} {life}")
-    status = 1
-    with suppress(BaseException):
-        try:
-            asyncio.run(live(job, life))
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-            sys.stderr.flush()
-    os._exit(status)
+    try:
+        asyncio.run(live(job, life))
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -471,7 +471,7 @@ async def test_a_request_refused_for_another_reason_is_not_sent_again() -> None:
 
 
 @pytest.mark.parametrize("tools", [False, True], ids=["words", "tools"])
-@pytest.mark.parametrize("model", ["claude-haiku-4-5", "claude-sonnet-4-5"])
+@pytest.mark.parametrize("model", ["claude-haiku-4-5", "claude-haiku-4-5-20251001"])
 async def test_models_that_strip_old_thinking_are_planned_for(model: str, tools: bool) -> None:
     """Every call reads exactly what its plan expects, across plain words and tool rounds."""
     world = World(thinks)

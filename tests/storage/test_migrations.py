@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, inspect
+from sqlalchemy import Connection, create_engine, inspect
+from sqlalchemy.pool import NullPool
 
 import storage
 from storage import open_store
@@ -21,8 +23,21 @@ from storage.tables import REVISION, VERSION_TABLE, metadata
 from storage.testing import session_record
 
 
-def described(engine: Engine) -> dict[str, Any]:
-    found = inspect(engine)
+@contextmanager
+def connected(url: str) -> Iterator[Connection]:
+    """A connection that is closed with the block, also where an assertion fails in it."""
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.connect() as connection:
+        yield connection
+
+
+def described(url: str) -> dict[str, Any]:
+    with connected(url) as connection:
+        return _described(connection)
+
+
+def _described(connection: Connection) -> dict[str, Any]:
+    found = inspect(connection)
     return {
         name: (
             [(c["name"], str(c["type"]), c["nullable"], c["primary_key"]) for c in found.get_columns(name)],
@@ -53,14 +68,11 @@ async def test_scratch_equals_migration(tmp_path: Path) -> None:
     scratch, stepwise = tmp_path / "scratch.db", tmp_path / "stepwise.db"
     await open_store(f"sqlite:///{scratch}").upgrade()
     await migrated(stepwise)
-    engines = [create_engine(f"sqlite:///{path}") for path in (scratch, stepwise)]
-    one, other = (described(engine) for engine in engines)
+    one, other = described(f"sqlite:///{scratch}"), described(f"sqlite:///{stepwise}")
     assert one == other
     assert set(one) == {*metadata.tables, VERSION_TABLE}
     assert len(partial_indexes(scratch)) == 2
     assert partial_indexes(scratch) == partial_indexes(stepwise)
-    for engine in engines:
-        engine.dispose()
 
 
 async def test_migration_equals_the_tables(tmp_path: Path, new_database: Callable[[], str]) -> None:
@@ -68,12 +80,10 @@ async def test_migration_equals_the_tables(tmp_path: Path, new_database: Callabl
     server = new_database()
     await open_store(server).upgrade()
     for url in (f"sqlite:///{tmp_path}/a.db", server.replace("postgresql:", "postgresql+psycopg:")):
-        engine = create_engine(url)
-        with engine.connect() as connection:
+        with connected(url) as connection:
             context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
             assert compare_metadata(context, metadata) == []
             assert context.get_current_revision() == REVISION
-        engine.dispose()
 
 
 async def test_a_migrated_file_works(path: Path, url: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
-from typing import Literal, assert_type
+from typing import Any, Literal, assert_type
 
 from anthropic import AsyncAnthropic
 from anthropic.types import Message
@@ -95,7 +95,14 @@ async def branch(session: Session) -> None:
     await session.append([{"role": "user", "content": "Hello"}])
     await session.update(title="A title")
     await session.update(model="claude-opus-5-5", rebase=True)
+    await session.instruct("Answer briefly.")
+    assert_type(await session.compact(), Call)
     assert_type(session.entries, list[Entry])
+    assert_type(await session.entries_before(), list[Entry])
+    assert_type(await session.export(), list[dict[str, Any]])
+    if (damage := await session.verify()) is not None:
+        assert_type(damage.entry, str)
+        assert_type(damage.sentence, str)
     assert_type(await session.prewarm(), Usage | None)
     assert_type(await session.calls(), list[Call])
     assert_type(await session.cost(), Cost)

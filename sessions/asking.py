@@ -1,0 +1,220 @@
+"""Asking the model within a turn: plan, send, listen, and store what comes of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sessions.books import CANCELLED, Books
+from sessions.client import belongs_elsewhere
+from sessions.core.cache import Where
+from sessions.core.incoming import Incoming
+from sessions.core.plan import Circumstances, make_plan, render
+from sessions.core.prices import prices_for
+from sessions.core.steps import Finished, next_step
+from sessions.core.transcript import Entry, is_empty_reply, tool_calls
+from sessions.core.ttl import expect
+from sessions.errors import ModelError, StepLimitReached
+from sessions.flight import Flight
+from sessions.replies import Call, Reply, Step
+from sessions.stopping import Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of the SDK's stream."""
+
+    event: Any
+
+
+class Asking:
+    """The model calls of one turn. `own_marks`: where the user's words carried `cache_control`.
+
+    `expected_gap`: seconds until the user returns, where the caller knows.
+    """
+
+    def __init__(self, books: Books, stop: Stop, expected_gap: float | None) -> None:
+        self._books, self._stop, self._expected_gap = books, stop, expected_gap
+        self._history, self._manager = books.history, books.manager
+        self._made = 0
+        self.own_marks: tuple[Where, ...] = ()
+
+    def _take_off(self) -> Flight:
+        history, manager = self._history, self._manager
+        now = self._books.now()
+        prompt = history.prompt
+        history.warmth.forget(now)
+        tools = bool(history.settings.tools)
+        at = Circumstances(
+            now,
+            manager.ttl,
+            expect(self._expected_gap, tools=tools),
+            prices_for(prompt.profile, prompt.total),
+            self._expected_gap is not None,
+            self.own_marks,
+        )
+        plan = make_plan(prompt, history.warmth, at)
+        body = render(prompt, plan.marks)
+        if prompt.profile.diagnostics and manager.diagnostics:
+            body["diagnostics"] = {"previous_message_id": self._previous_message()}
+        head = history.last.id if history.last else None
+        return Flight(uuid.uuid4().hex, body, plan, now, head, prompt.total)
+
+    def _previous_message(self) -> str | None:
+        for entry in reversed(self._history.entries):
+            if entry.role == "assistant":
+                return entry.message_id if entry.model == self._history.settings.model else None
+        return None
+
+    async def once(self) -> AsyncGenerator[Event | Step | Reply]:
+        if self._made >= self._manager.max_steps:
+            raise StepLimitReached(
+                f"the turn has made {self._made} model calls (max_steps); all results are stored: "
+                "resume() or send() goes on"
+            )
+        self._made += 1
+        instructions = self._history.settings.instructions
+        if instructions and (last := self._history.last) is not None and last.role != "assistant":
+            self._books.stage_instructions(instructions)
+            self._history.adopt(replace(self._history.settings, instructions=()))
+        flight = self._books.flight = self._take_off()
+        self._books.row = replace(self._books.row, call=flight.stored)
+        settings = self._history.settings.to_json() if instructions else None
+        await self._books.commit(turn=self._books.row, settings=settings)
+        incoming = self._books.incoming = Incoming()
+        flight.started = self._books.now()
+        try:
+            async with aclosing(self._listen(flight, incoming)) as events:
+                async for event in events:
+                    yield Event(event)
+        except ModelError as error:
+            if not await self._asks_to_drop(error):
+                raise
+            return
+        if self._stop.pressed and not incoming.ended:
+            await self._keep_partial(incoming)
+            yield self._books.reply(CANCELLED)
+            return
+        call, reply = await self._receive(incoming)
+        if reply is not None:
+            yield reply
+            return
+        entry = self._history.last
+        assert entry is not None
+        yield Step("reply", list(entry.content), entry, entry.stop_reason, call)
+
+    async def _asks_to_drop(self, error: ModelError) -> bool:
+        """The API says that thinking belongs to another conversation: from now on it is asked to drop such blocks.
+
+        The decision is stored, so it is taken once (preserved-thinking page, September 2026). True: ask again.
+        """
+        history = self._history
+        if history.settings.foreign or not belongs_elsewhere(error):
+            return False
+        self._made -= 1  # the request that is healed is no step of the turn
+        record = self._books.record("error", error=str(error))
+        settings = replace(history.settings, foreign=True)
+        self._books.row = replace(self._books.row, call=None)
+        await self._books.commit(turn=self._books.row, calls=(record,), settings=settings.to_json())
+        history.use(settings)
+        return True
+
+    async def _listen(self, flight: Flight, incoming: Incoming) -> AsyncGenerator[Any]:
+        """The stream's events. A stop interrupts the wait for the next one."""
+        async with AsyncExitStack() as stack:
+            stream = self._manager._client.stream(flight.body, incoming)
+            events = await self._stop.unless(lambda: stack.enter_async_context(stream))
+            while events is not None and not self._stop.pressed:
+                event = await self._stop.unless(lambda: anext(events, None))
+                if event is None:
+                    return
+                if flight.first_event is None:
+                    flight.first_event = self._books.now()
+                yield event
+
+    async def _receive(self, incoming: Incoming) -> tuple[Call, Reply | None]:
+        """Decides what a reply means and stores it; a `Reply` where it is not appended and ends the turn."""
+        reason, content = incoming.stop_reason, _unique_ids(incoming.reply, self._history.entries)
+        if reason is None:
+            raise ModelError("the answer ended early, without a stop reason; resume() asks again", retryable=True,
+                             request_id=incoming.request_id)  # fmt: skip
+        if (name := incoming.unfinished_call) is not None and reason != "refusal":
+            raise ModelError(self._unfinished(name, reason), request_id=incoming.request_id)
+        if reason == "refusal" or is_empty_reply(content):
+            return await self._refused(incoming, content, reason)
+        return await self._append(incoming, content, reason), None
+
+    def _unfinished(self, name: str, reason: str) -> str:
+        if reason == "max_tokens":
+            limit = self._history.settings.max_tokens
+            return (
+                f"max_tokens ({limit}) was reached inside the call of tool {name!r}: "
+                "raise it with update(max_tokens=…), then resume()"
+            )
+        return f"the model's call of tool {name!r} came without a readable input object; resume() asks again"
+
+    async def _append(self, incoming: Incoming, content: list[dict[str, Any]], reason: str) -> Call:
+        record = self._books.record("ok")
+        written = self._stage_reply(incoming, content, reason, record.id, output_tokens=incoming.usage.output)
+        record = replace(record, entry=written.id)
+        self._books.calls[-1] = Call.of(record)
+        self._books.row = replace(self._books.row, reply=written.id, call=None, stop_reason=reason)
+        if isinstance(next_step(self._history.entries, {}, by_caller=self._books.session._by_caller), Finished):
+            self._books.row = replace(self._books.row, state="finished", ended=self._books.now())
+        await self._books.commit(turn=self._books.row, calls=(record,))
+        return self._books.calls[-1]
+
+    async def _refused(self, incoming: Incoming, content: list[dict[str, Any]], reason: str) -> tuple[Call, Reply]:
+        """A refusal or an empty answer is never appended, and the turn's words leave the chain (they stay readable)."""
+        record = self._books.record("ok")
+        ended = self._books.now()
+        self._books.row = replace(
+            self._books.row, state="finished", ended=ended, call=None, stop_reason=reason, reply=None
+        )
+        await self._books.commit(turn=self._books.row, calls=(record,), head=self._books.row.base, back=True)
+        return self._books.calls[-1], self._books.reply(reason, content)
+
+    async def _keep_partial(self, incoming: Incoming) -> None:
+        """The user pressed stop: finished blocks and the text so far are the reply; thinking alone is not kept."""
+        record = self._books.record("cancelled", error="stopped by the user")
+        content = incoming.partial()
+        if not is_empty_reply(content):
+            written = self._stage_reply(incoming, content, CANCELLED, record.id)
+            record = replace(record, entry=written.id)
+            self._books.row = replace(self._books.row, reply=written.id)
+        await self._books.end("cancelled", CANCELLED, (record,))
+
+    def _stage_reply(
+        self, incoming: Incoming, content: list[dict[str, Any]], reason: str, call: str, **facts: Any
+    ) -> Entry:
+        return self._books.stage(
+            "assistant",
+            content,
+            stop_reason=reason,
+            prompt_tokens=incoming.prompt_tokens or None,
+            model=self._history.settings.model,
+            message_id=incoming.message_id,
+            call=call,
+            **facts,
+        ).entry
+
+
+def _unique_ids(content: list[dict[str, Any]], earlier: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Some servers repeat tool ids, which the API refuses to take back: a repeated one gets a suffix."""
+    if not tool_calls(content):
+        return content
+    seen = {block.get("id") for entry in earlier for block in tool_calls(entry.content)}
+    found = []
+    for block in content:
+        if block.get("type") == "tool_use":
+            number = 1
+            given = block.get("id")
+            while block.get("id") in seen:
+                number += 1
+                block = {**block, "id": f"{given}_{number}"}
+            seen.add(block.get("id"))
+        found.append(block)
+    return found

@@ -1,0 +1,182 @@
+"""The books of a turn: what is to be written, and the one place where a turn commits it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sessions.core.incoming import Incoming
+from sessions.core.prices import cost
+from sessions.core.transcript import Role
+from sessions.flight import Flight
+from sessions.history import Written, make_entry
+from sessions.leases import Hold
+from sessions.replies import Call, Reply, message_of
+from storage import CallRecord, Change, ToolCallRecord, TurnRecord
+
+if TYPE_CHECKING:
+    from sessions.session import Session
+
+CANCELLED = "cancelled"
+"""The stop reason of a reply that the user stopped."""
+_MISSING = "usage is what was expected: the process ended before the reply was stored"
+
+
+class Books:
+    """What one turn knows and writes: its row, its calls, entries and journal rows that the next commit takes along.
+
+    `flight` and `incoming` are the model call under way and what has come of it.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.manager = session._manager
+        self.history = session._history
+        self.hold: Hold
+        self.row: TurnRecord
+        self.calls: list[Call] = []
+        self.flight: Flight | None = None
+        self.incoming: Incoming | None = None
+        self.unsaved: list[ToolCallRecord] = []
+        self._pending: list[Written] = []
+
+    def now(self) -> float:
+        """Seconds since the epoch, by the manager's clock."""
+        return self.manager.clock.now()
+
+    def stage(self, role: Role, content: Sequence[Any], **facts: Any) -> Written:
+        """An entry behind the last one, for the next commit; `facts` are fields of `Entry`."""
+        written = make_entry(self.history.last, role, content, self.now(), **facts)
+        self.history.stage([written])
+        self._pending.append(written)
+        return written
+
+    def stage_instructions(self, texts: Sequence[str]) -> None:
+        """The operator's instructions as a message of their own behind the newest user message."""
+        if texts:
+            self.stage("system", [{"type": "text", "text": text} for text in texts])
+
+    async def commit(
+        self,
+        *,
+        turn: TurnRecord | None = None,
+        calls: Sequence[CallRecord] = (),
+        head: str | None = None,
+        back: bool = False,
+        settings: str | None = None,
+    ) -> None:
+        """Writes all that is pending in one transaction. `back`: the head goes to `head`, without pending entries."""
+        pending, unsaved = tuple(self._pending), tuple(self.unsaved)
+        if back and (texts := self._instructions_behind(head)):
+            waiting = replace(self.history.settings, instructions=(*texts, *self.history.settings.instructions))
+            self.history.adopt(waiting)
+            settings = waiting.to_json()
+        entries = () if back else tuple(one.record for one in pending)
+        new_head = head if back else entries[-1].id if entries else self.history.head
+        change = Change(
+            expected_head=self.history.head,
+            head=new_head,
+            entries=entries,
+            calls=tuple(calls),
+            tool_calls=unsaved,
+            turn=turn,
+            settings=settings,
+            updated_at=self.now(),
+        )
+        try:
+            await self.manager._store.commit(self.hold.lease, change)
+        except BaseException as error:
+            if not _was_done(error):
+                self.history.discard()
+                raise
+            self._written(new_head, pending, unsaved)
+            raise
+        self._written(new_head, pending, unsaved)
+
+    def _instructions_behind(self, head: str | None) -> tuple[str, ...]:
+        """Instructions that leave the chain with the words of a failed turn: they wait for the next one."""
+        leaving = self.history.entries[self.history.position(head) :]
+        return tuple(str(block.get("text")) for entry in leaving if entry.role == "system" for block in entry.content)
+
+    def _written(self, head: str | None, pending: Sequence[Written], unsaved: Sequence[ToolCallRecord]) -> None:
+        self._pending = [one for one in self._pending if not any(one is other for other in pending)]
+        self.unsaved = [one for one in self.unsaved if not any(one is other for other in unsaved)]
+        if head != self.history.head or self.history.has_staged:
+            self.history.committed(head)
+
+    async def end(self, state: Any, reason: str | None, calls: Sequence[CallRecord] = (), **fields: Any) -> None:
+        """The turn is over; `fields` are further fields of its row."""
+        last = self.history.last
+        self.row = replace(self.row, state=state, ended=self.now(), call=None, stop_reason=reason, **fields)
+        if state == "cancelled":
+            self.row = replace(self.row, result=last.id if last else None)
+        await self.commit(turn=self.row, calls=calls)
+
+    async def settle(self, row: TurnRecord) -> TurnRecord:
+        """The turn's process ended; a call in flight becomes a row of the ledger with what it should have cost."""
+        settled = replace(row, state="interrupted", call=None)
+        if row.call is None:
+            await self.commit(turn=settled)
+            return settled
+        record = _expected_record(json.loads(row.call), row)
+        await self.commit(turn=settled, calls=(replace(record, cost=self._price(record)),))
+        return settled
+
+    def _price(self, record: CallRecord) -> Any:
+        settings = self.history.settings
+        return cost(Call.of(record).usage, self.history.prompt.profile, settings.params)
+
+    def record(self, status: Any, *, error: str | None = None) -> CallRecord:
+        """The ledger row of the call under way, which ends here; what it shows about the cache is learnt."""
+        assert self.flight is not None
+        incoming, prompt = self.incoming or Incoming(), self.history.prompt
+        record = self.flight.record(
+            self.session.id, "turn", status, incoming, prompt, ended=self.now(), turn=self.row.id, error=error
+        )
+        self.flight = None
+        call = Call.of(record)
+        self.calls.append(call)
+        self.history.learn(call)
+        return record
+
+    def reply(self, reason: str | None = None, content: list[dict[str, Any]] | None = None) -> Reply:
+        """What the turn ends with, from what is stored, or with content that is not kept."""
+        last = self.history.last
+        if content is None:
+            content = list(last.content) if last and last.role == "assistant" and self.row.reply == last.id else []
+            reason = reason or (last.stop_reason if last else None)
+        if reason != CANCELLED and last is not None and any(one.get("type") == "tool_use" for one in content):
+            reason = "tool_use"
+        raw = dict(self.incoming.message) if self.incoming else {}
+        if self.incoming:
+            raw["usage"] = self.incoming.usage_fields
+        return Reply(content, reason, message_of(raw, content, reason), tuple(self.calls), self.session)
+
+
+def _was_done(error: BaseException) -> bool:
+    """Whether a commit went through although its task was cancelled (see `storage.threads.outcome`)."""
+    return isinstance(error, asyncio.CancelledError) and error.__cause__ is None
+
+
+def _expected_record(flight: dict[str, Any], row: TurnRecord) -> CallRecord:
+    expected = flight["expected"]
+    return CallRecord(
+        flight["id"],
+        row.session,
+        "turn",
+        flight.get("model", ""),
+        flight["started"],
+        "error",
+        row.id,
+        row.entry,
+        input=expected["input"],
+        cache_read=expected["read"],
+        cache_write_5m=expected["write_5m"],
+        cache_write_1h=expected["write_1h"],
+        counters=expected["counters"],
+        points=flight["points"],
+        error=_MISSING,
+    )

@@ -1,0 +1,85 @@
+"""`warmline fork` and `rewind`: another way on from an earlier point; nothing is copied and nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
+
+import anyio
+import typer
+
+from sessions import Conflict, Session, SessionManager
+from sessions.cli.terminal import (
+    STORE,
+    JsonOption,
+    OwnerOption,
+    SessionArgument,
+    StoreOption,
+    console,
+    existing,
+    print_json,
+)
+
+T = TypeVar("T")
+
+START = "start"
+"""What stands for the place before the first entry."""
+
+
+def fork(
+    session: SessionArgument,
+    at: Annotated[str | None, typer.Option("--at", metavar="ENTRY", help="Branch here, not at the end.")] = None,
+    store: StoreOption = STORE,
+    owner: OwnerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a branch: a second session with the same history, up to an entry. `show --ids` tells the entries."""
+
+    async def work(found: Session) -> Session:
+        return await found.fork(None if at is None else entry_named(found, at))
+
+    made = anyio.run(_with_session, store, session, owner, work)
+    if as_json:
+        print_json({"id": made.id, "head": made.head, "forked_from": session})
+    else:
+        console.print(f"A branch of {len(made.entries)} entries: session [bold]{made.id}[/].", soft_wrap=True)
+        console.print(f"[dim]Go on with: warmline chat {made.id}[/]", soft_wrap=True)
+
+
+def rewind(
+    session: SessionArgument,
+    entry: Annotated[str, typer.Argument(help=f"The entry that becomes the last one, or “{START}” for none.")],
+    store: StoreOption = STORE,
+    owner: OwnerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go back to an earlier entry. What lay behind it stays stored: `fork --at` reaches it."""
+
+    async def work(found: Session) -> tuple[str | None, Session]:
+        before = found.head
+        await found.rewind(None if entry == START else entry_named(found, entry))
+        return before, found
+
+    before, found = anyio.run(_with_session, store, session, owner, work)
+    if as_json:
+        print_json({"id": found.id, "head": found.head, "previous_head": before})
+        return
+    console.print(f"The conversation has {len(found.entries)} entries now.")
+    if before is not None and before != found.head:
+        console.print(f"[dim]What was: warmline fork {found.id} --at {before}[/]", soft_wrap=True)
+
+
+def entry_named(session: Session, name: str) -> str:
+    """The entry's whole id: the name itself, or the one on the present chain that begins with it.
+
+    Raises `Conflict` if several do.
+    """
+    found = [entry.id for entry in session.entries if entry.id.startswith(name)]
+    if len(found) > 1:
+        raise Conflict(f"{len(found)} entries of this session begin with {name!r}: give more of the id")
+    return found[0] if found else name
+
+
+async def _with_session(store: str, session: str, owner: str | None, work: Callable[[Session], Awaitable[T]]) -> T:
+    async with SessionManager(existing(store)) as manager:
+        return await work(await manager.open(session, owner=owner))

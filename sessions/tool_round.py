@@ -1,0 +1,116 @@
+"""The tools of a turn: which calls run, which are in doubt, and their journal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import anyio
+
+from sessions.books import Books
+from sessions.core.steps import (
+    INTERRUPTED,
+    NOT_RUN_IN_BRANCH,
+    RunTools,
+    ToolCall,
+    ToolRecord,
+    calls_of,
+    result_block,
+)
+from sessions.core.transcript import Entry, encode, tool_calls
+from sessions.errors import InDoubtToolCalls
+from sessions.stopping import Stop
+from storage import ToolCallRecord
+
+InDoubt = Literal["report", "rerun", "raise"]
+
+
+class ToolRound:
+    """Runs the calls of the last entry. Each start is durable before it happens, each result when it has happened."""
+
+    def __init__(self, books: Books, stop: Stop, in_doubt: InDoubt) -> None:
+        self._books, self._stop, self._in_doubt = books, stop, in_doubt
+        self._entry: str | None = None
+        self.journal: dict[int, ToolRecord] = {}
+
+    async def read(self) -> dict[int, ToolRecord]:
+        """What the journal says of the last entry's calls; read from the store once, then kept up."""
+        last = self._books.history.last
+        if last is None or last.role != "assistant" or not tool_calls(last.content):
+            return {}
+        if self._entry != last.id:
+            self._entry = last.id
+            rows = await self._books.manager._store.journal(self._books.session.id, last.id)
+            self.journal = {row.index: _tool_record(row) for row in rows}
+            if self._books.history.record.base == last.id:  # a fork does not run calls that were open where it starts
+                for call in calls_of(last.content):
+                    if call.name not in self._books.session._by_caller and call.index not in self.journal:
+                        result = result_block(call, NOT_RUN_IN_BRANCH, is_error=True)
+                        self.journal[call.index] = ToolRecord(call.index, result)
+        return self.journal
+
+    async def run(self, step: RunTools) -> None:
+        """Runs them together; a failed commit ends them all."""
+        last = self._books.history.last
+        assert last is not None
+        again, reported = self._sort_doubtful(step.in_doubt)
+        for call in reported:
+            self._note(last, call, result_block(call, INTERRUPTED, is_error=True))
+        starting = [*again, *step.fresh]
+        self._books.unsaved += [self._tool_row(last, call) for call in step.fresh]
+        self.journal.update({call.index: ToolRecord(call.index) for call in step.fresh})
+        await self._books.commit()
+        remaining = len(starting)
+        failed: list[Exception] = []
+
+        async def run_one(call: ToolCall) -> None:
+            nonlocal remaining
+            result = await self._books.session._toolbox.run(call, self._books.manager.clock)
+            remaining -= 1
+            self._note(last, call, result)
+            if remaining:  # the last result rides in the commit that submits them all
+                try:
+                    await self._books.commit()
+                except Exception as error:  # raised below, outside the group, which would wrap it
+                    failed.append(error)
+                    group.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            self._stop.scope = group.cancel_scope
+            for call in starting:
+                group.start_soon(run_one, call)
+        self._stop.scope = None
+        if failed:
+            raise failed[0]
+
+    def _sort_doubtful(self, calls: Sequence[ToolCall]) -> tuple[list[ToolCall], list[ToolCall]]:
+        """Which calls in doubt run again, and which are reported to the model as interrupted."""
+        toolbox, mode = self._books.session._toolbox, self._in_doubt
+        doubtful = [call for call in calls if not toolbox.is_idempotent(call.name)]
+        if doubtful and mode == "raise":
+            names = ", ".join(f"{call.name} ({call.id})" for call in doubtful)
+            raise InDoubtToolCalls(
+                f"these tool calls may or may not have taken effect: {names}; "
+                'call resume(in_doubt="report") or resume(in_doubt="rerun")',
+                calls=[(call.name, call.id) for call in doubtful],
+            )
+        again = [call for call in calls if call not in doubtful or mode == "rerun"]
+        return again, [call for call in calls if call not in again]
+
+    def _note(self, last: Entry, call: ToolCall, result: dict[str, Any]) -> None:
+        self.journal[call.index] = ToolRecord(call.index, result)
+        row = self._tool_row(last, call)
+        self._books.unsaved.append(
+            replace(row, ended=self._books.now(), content=encode([result]), is_error=bool(result.get("is_error")))
+        )
+
+    def _tool_row(self, last: Entry, call: ToolCall) -> ToolCallRecord:
+        session, now = self._books.session, self._books.now()
+        idempotent = session._toolbox.is_idempotent(call.name)
+        return ToolCallRecord(session.id, last.id, call.index, call.id, call.name, idempotent, now)
+
+
+def _tool_record(row: ToolCallRecord) -> ToolRecord:
+    return ToolRecord(row.index, json.loads(row.content)[0] if row.content else None)
