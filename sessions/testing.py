@@ -12,7 +12,7 @@ import anyio.lowlevel
 import sniffio
 
 from sessions import simulator, tools
-from sessions.clock import Clock
+from sessions.clock import Clock, SystemClock
 from sessions.manager import SessionManager
 from storage import Store, threads
 
@@ -146,9 +146,10 @@ def simulated_manager(
 ) -> SessionManager:
     """A `SessionManager` whose model is the simulator: no key, no network.
 
-    `script`: what the model answers (see `sessions.simulator`). `clock`: shared by manager and simulator; a
-    `ManualClock` of its own where `None`. Other arguments are the manager's; `client` may be given too.
+    `script`: what the model answers (see `sessions.simulator`). `clock`: shared by manager and simulator; the machine's
+    own where `None`: give a `ManualClock` to turn time by hand. Other arguments are the manager's; `client` may be
+    given too.
     """
-    clock = clock if clock is not None else ManualClock()
+    clock = clock if clock is not None else SystemClock()
     client = kwargs.pop("client", None) or simulator.client(script, clock=clock)
     return SessionManager(store, client=client, clock=clock, **kwargs)

@@ -353,7 +353,8 @@ class Machine(RuleBasedStateMachine):
         async def work() -> None:
             known = await self._waiting(self._who(who))
             session = await self._open(known, at)
-            last = session.messages[-1] if session.messages else {"role": "user", "content": []}
+            stored = (await self.processes[at].manager.open(known.id)).messages
+            last = stored[-1] if stored else {"role": "user", "content": []}
             asked = [one["id"] for one in last["content"] if one["type"] == "tool_use" and one["name"] == "human"]
             if last["role"] != "assistant" or not asked:
                 return
@@ -660,6 +661,25 @@ def _check_pairs(messages: list[Any]) -> None:
         calls = [one["id"] for one in message["content"] if one["type"] == "tool_use"]
         after = messages[at + 1]["content"] if at + 1 < len(messages) else []
         assert calls == [one["tool_use_id"] for one in after if one["type"] == "tool_result"][: len(calls)]
+
+
+@pytest.mark.parametrize("then", ["resume", "send"])
+@pytest.mark.parametrize("how", ["fork", "rewound"])
+async def test_a_branch_does_not_run_again_what_it_inherited(how: str, then: str, tmp_path: Path) -> None:
+    """The other session has run these calls; the branch knows no more than that they were not run in it."""
+    world, effects = World(script, url=tmp_path / "a.db"), Effects()
+    async with world.manager() as manager:
+        session = await manager.create(model=MODEL, max_tokens=4000, tools=effects.sets["few"])
+        await session.send("m1: once thread")
+        asking = session.entries[1]
+        branch = await session.fork(at=asking.id if how == "fork" else None)
+        if how == "rewound":
+            await branch.rewind(asking.id)
+        await (branch.resume() if then == "resume" else branch.send("m2: "))
+        assert set(effects.done.values()) == {1}, "a tool ran twice"
+        told = [one["content"] for one in branch.messages[2]["content"] if one["type"] == "tool_result"]
+        assert told == [NOT_RUN_IN_BRANCH] * 2
+    world.check()
 
 
 def test_whatever_is_done_to_a_session(capsys: pytest.CaptureFixture[str]) -> None:
