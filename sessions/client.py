@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 import anthropic
@@ -90,6 +91,8 @@ class ModelClient:
 
 async def _events(events: Any, incoming: Incoming) -> AsyncGenerator[RawMessageStreamEvent]:
     recorder = events._decoder = _Recorder(events._decoder)
+    source = events._iter_events()
+    events._iter_events = lambda: source  # where an error event comes, the SDK leaves it half-way: `_close` unwinds it
     with _translated(incoming.request_id):
         while (event := await anext(events, None)) is not None:
             incoming.feed(json.loads(recorder.data))
@@ -118,16 +121,27 @@ async def _close(events: Any) -> None:
 
     A cancelled scope makes the next wait inside them raise; only what has arrived already can still come out.
     """
+    source = events.__dict__.get("_iter_events")
     with anyio.CancelScope(shield=True):
-        try:
-            await events.close()
-            with anyio.CancelScope() as unwinding:
-                unwinding.cancel()
-                while await anext(events, None) is not None:
-                    continue
-        except Exception as error:  # a broken connection may fail to close; what it delivered has been kept
-            if not is_connection_trouble(error) and not isinstance(error, anthropic.AnthropicError | ValueError):
-                raise
+        await _quietly(events.close)
+        await _quietly(partial(_unwind, events))
+        if source is not None:
+            await _quietly(partial(_unwind, source()))
+
+
+async def _unwind(left: AsyncIterator[Any]) -> None:
+    with anyio.CancelScope() as unwinding:
+        unwinding.cancel()
+        while await anext(left, None) is not None:
+            continue
+
+
+async def _quietly(work: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await work()
+    except Exception as error:  # a broken connection may fail to close; what it delivered has been kept
+        if not is_connection_trouble(error) and not isinstance(error, anthropic.AnthropicError | ValueError):
+            raise
 
 
 @contextmanager

@@ -34,6 +34,8 @@ class ToolRound:
         self._books, self._stop, self._in_doubt = books, stop, in_doubt
         self._entry: str | None = None
         self.journal: dict[int, ToolRecord] = {}
+        self.inherited = False
+        """Whether the last entry was there when this session was forked: its calls were another session's to run."""
 
     async def read(self) -> dict[int, ToolRecord]:
         """What the journal says of the last entry's calls; read from the store once, then kept up."""
@@ -44,12 +46,19 @@ class ToolRound:
             self._entry = last.id
             rows = await self._books.manager._store.journal(self._books.session.id, last.id)
             self.journal = {row.index: _tool_record(row) for row in rows}
-            if self._books.history.record.base == last.id:  # a fork does not run calls that were open where it starts
+            self.inherited = await self._is_inherited(last)
+            if self.inherited:  # a fork does not run calls that were open where it starts, or earlier
                 for call in calls_of(last.content):
                     if call.name not in self._books.session._by_caller and call.index not in self.journal:
                         result = result_block(call, NOT_RUN_IN_BRANCH, is_error=True)
                         self.journal[call.index] = ToolRecord(call.index, result)
         return self.journal
+
+    async def _is_inherited(self, last: Entry) -> bool:
+        record = self._books.history.record
+        if record.base is None or record.base == last.id:
+            return record.base is not None
+        return await self._books.manager._store.has_ancestor(record.id, record.base, last.id)
 
     async def run(self, step: RunTools) -> None:
         """Runs them together; a failed commit ends them all."""

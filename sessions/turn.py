@@ -226,7 +226,7 @@ class Turn:
     def _closed(self, last: Entry, words: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The words behind results for every open call."""
         results = {str(one["tool_use_id"]): one for one in words if one["type"] == "tool_result"}
-        closed = close_open_calls(last, self._tools.journal, results, in_branch=self._history.record.base == last.id)
+        closed = close_open_calls(last, self._tools.journal, results, in_branch=self._tools.inherited)
         return [*closed, *(one for one in words if one["type"] != "tool_result")]
 
     async def _stored_reply(self, row: TurnRecord) -> Reply | None:

@@ -198,6 +198,7 @@ async def test_a_refused_turn_gives_it_back(model: str, how: str, tmp_path: Path
 @MODELS
 async def test_refused_behind_words_that_had_failed_before(model: str) -> None:
     """The instruction of the first words comes back too when both leave the chain."""
+
     def picky(request: Request) -> Any:
         if request.index == 1:
             return Fault.http(529)
