@@ -157,31 +157,29 @@ class History:
     async def refresh(self) -> None:
         """Brings the state up to what is stored: reads what is new, or all after somebody rewound or a write failed."""
         record = await self._store.load(self.record.id)
-        same = self._loaded and record.settings == self.record.settings
-        known, self.record = self.record.head if same else None, record
+        same, known = self._loaded and record.settings == self.record.settings, self.record.head
         if same and known == record.head:
+            self.record = record
             return
-        if not same:
-            self.settings = Settings.from_json(record.settings)
         after = known if same and record.head is not None else None
         try:
             rows = await self._store.chain(record.id, record.head, after=after)
         except HeadMoved:
             after, rows = None, await self._store.chain(record.id, record.head)
-        await self._warm()
         new = [read_entry(row) for row in rows]
-        self.entries = [*self.entries, *new] if after is not None else new
-        if after is None:
+        calls = await self._store.calls(record.id, limit=RECENT_CALLS, newest_first=True)
+        self._take_over(record, new, whole=after is None)  # all at once: a reader that is cancelled changes nothing
+        for row in reversed(calls):
+            self.learn(Call.of(row))
+
+    def _take_over(self, record: SessionRecord, new: list[Entry], *, whole: bool) -> None:
+        self.record, self.settings = record, Settings.from_json(record.settings)
+        self.entries = new if whole else [*self.entries, *new]
+        if whole:
             self._rebuild()
         else:
             self.prompt.extend(new)
         self._committed, self._loaded = len(self.entries), True
-
-    async def _warm(self) -> None:
-        """What recent calls marked may still be warm."""
-        rows = await self._store.calls(self.record.id, limit=RECENT_CALLS, newest_first=True)
-        for row in reversed(rows):
-            self.learn(Call.of(row))
 
     def learn(self, call: Call) -> None:
         """Takes in what a call that reached the model shows about the cache."""

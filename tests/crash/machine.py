@@ -25,8 +25,8 @@ PLANS = (
 )  # fmt: skip
 FAULTS = (
     Fault.http(429), Fault.http(529), Fault.http(400, "planned"), Fault.drop(), Fault.cut(0), Fault.cut(3),
-    Fault.cut(6), Fault.end(4), Fault.error(3), Fault.garbled(4), Fault("interleaved"), Fault("repeated_id"), Fault("not_object"),
-    Fault("unoffered"),
+    Fault.cut(6), Fault.end(4), Fault.error(3), Fault.garbled(4), Fault("interleaved"), Fault("repeated_id"),
+    Fault("not_object"), Fault("unoffered"),
 )  # fmt: skip
 
 

@@ -131,8 +131,9 @@ class Machine(RuleBasedStateMachine):
         if probe:
             assert known.said[-1:] == [token], "a session did not take new words"
 
-    async def _ends(self, known: Known, token: str | None, work: Coroutine[Any, Any, Any]) -> None:
+    async def _ends(self, known: Known, token: str | None, work: Coroutine[Any, Any, Any]) -> Reply | None:
         """A turn runs to its end, good or bad; then the words are where they should be."""
+        reply: Reply | None = None
         before = known.said
         after = before if token is None or token in before else [*before, token]
         try:
@@ -140,8 +141,9 @@ class Machine(RuleBasedStateMachine):
         except ModelError as error:
             left = "planned" in str(error)
         else:
-            left = isinstance(reply, Reply) and (reply.stop_reason == "refusal" or not reply.content)
+            left = reply is not None and (reply.stop_reason == "refusal" or not reply.content)
         await self._settled(known, [after], left=left)
+        return reply
 
     async def _settled(self, known: Known, allowed: list[list[str]], *, left: bool | None = False) -> None:
         """The words on the chain are one of those; where a turn was refused, unanswered words have left it.
@@ -185,8 +187,10 @@ class Machine(RuleBasedStateMachine):
         async def work() -> None:
             known = self._who(who)
             session = await self._open(known, at)
-            await self._ends(known, None, session.resume())
-            assert await session.resume() is None or known.said != words(session)
+            for _ in range(3):  # a refusal gives back the calls that its words had closed: they are finished next
+                if await self._ends(known, None, session.resume()) is None:
+                    return
+            raise AssertionError("there is always something left to finish")
 
         self.run(work())
 
@@ -559,9 +563,29 @@ async def test_a_branch_does_not_run_again_what_it_inherited(how: str, then: str
     world.check()
 
 
+async def test_cancelled_while_it_reads_what_another_process_wrote(tmp_path: Path) -> None:
+    """At each await: what the other wrote stays, however far the reading had come."""
+    for step in range(1, 100):
+        world = World(script, url=tmp_path / f"{step}.db")
+        async with world.manager() as one, world.manager() as two:
+            session = await one.create(model=MODEL, max_tokens=4000)
+            await session.send("m1: ")
+            await (await two.open(session.id)).send("m2: ")
+            task = asyncio.ensure_future(at_step(session.send("m3: "), step).run())
+            await asyncio.wait([task])
+            await session.send("m4: ")
+            said = words(await two.open(session.id))
+            assert said in (["m1: ", "m2: ", "m4: "], ["m1: ", "m2: ", "m3: ", "m4: "]), step
+            assert session.messages == (await two.open(session.id)).messages
+        world.check()
+        if not task.cancelled():
+            return
+    raise AssertionError("the turn never came through")
+
+
 def test_whatever_is_done_to_a_session(capsys: pytest.CaptureFixture[str]) -> None:
     chosen = settings(
-        max_examples=max(1, STEPS // LENGTH) if STEPS else 10,
+        max_examples=max(1, STEPS // LENGTH) if STEPS else 25,
         stateful_step_count=LENGTH if STEPS else 30,
         derandomize=not STEPS,
         database=None,

@@ -335,7 +335,7 @@ async def test_a_chain_that_is_broken_is_told_clearly(how: str, tmp_path: Path) 
         "a parent is skipped": ("UPDATE entries SET parent = ? WHERE id = ?", [ids[0], ids[4]], ids[4]),
         "a parent is unknown": ("UPDATE entries SET parent = ? WHERE id = ?", ["0" * 32, ids[4]], "0" * 32),
         "no JSON": ("UPDATE entries SET content = substr(content, 2) WHERE id = ?", [ids[2]], ids[2]),
-        "a loop": ("UPDATE entries SET parent = ? WHERE id = ?", [ids[4], ids[1]], "entry"),
+        "a loop": ("UPDATE entries SET parent = ? WHERE id = ?", [ids[4], ids[1]], "loop"),
     }
     statement, values, named = statements[how]
     _sql(tmp_path / "a.db", (statement, values))
