@@ -20,7 +20,7 @@ CallStatus = Literal["ok", "error", "cancelled"]
 TurnState = Literal["running", "finished", "interrupted", "failed", "cancelled"]
 
 CLOCK_SLACK = 2.0
-"""Seconds by which two readings of one process's creation time may differ (it derives from the wall clock)."""
+"""Seconds by which two readings of one process's creation time may differ (the wall clock's, off Linux)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Holder:
     """Who holds a lease: one process on one machine; `name` tells apart several holders within that process.
 
     `host` names the machine, its boot and its process-id namespace, so that equal hosts see the same process ids.
-    `started` is the creation time of the process.
+    `started` is when the process was created, in seconds (since the boot on Linux).
     """
 
     host: str
@@ -47,9 +47,8 @@ class Holder:
         if self.host != observer.host:
             return False
         try:
-            process = psutil.Process(self.pid)
-            reused = abs(process.create_time() - self.started) > CLOCK_SLACK
-            return bool(reused or process.status() == psutil.STATUS_ZOMBIE)
+            status = psutil.Process(self.pid).status()
+            return bool(status == psutil.STATUS_ZOMBIE or abs(_started(self.pid) - self.started) > CLOCK_SLACK)
         except psutil.NoSuchProcess:
             return True
         except psutil.AccessDenied:  # pragma: no cover - Linux tells everybody this much
@@ -255,4 +254,13 @@ def _namespace(path: str) -> str:
 
 @functools.lru_cache(maxsize=1)  # keyed by pid: a forked child asks again
 def _creation_time(pid: int) -> float:
-    return float(psutil.Process(pid).create_time())
+    return _started(pid)
+
+
+def _started(pid: int) -> float:
+    """When a process was created, in seconds; since the boot on Linux, which no setting of the wall clock changes."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return float(psutil.Process(pid).create_time())

@@ -24,7 +24,7 @@ def test_this_process_is_alive() -> None:
 def test_an_ended_process_is_gone_before_and_after_it_is_reaped() -> None:
     me = Holder.current()
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    holder = replace(me, pid=child.pid, started=psutil.Process(child.pid).create_time())
+    holder = replace(me, pid=child.pid, started=records._started(child.pid))
     assert not holder.is_gone(me)
     child.kill()
     psutil.Process(child.pid).status()
@@ -32,6 +32,11 @@ def test_an_ended_process_is_gone_before_and_after_it_is_reaped() -> None:
         pass
     child.communicate()
     assert holder.is_gone(me)
+
+
+def test_a_process_that_never_was_has_no_start() -> None:
+    with pytest.raises(psutil.NoSuchProcess):
+        records._started(2**22 + 1)
 
 
 def test_a_process_id_used_again_is_another_process() -> None:
