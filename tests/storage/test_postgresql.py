@@ -10,11 +10,12 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import make_url
 
-from storage import LeaseTaken, SchemaTooNew, SchemaTooOld, StoreUnavailable, open_store
+from storage import LeaseTaken, SchemaTooNew, SchemaTooOld, Store, StoreUnavailable, open_store
 from storage.tables import REVISION
 from storage.testing import ME, OTHER, change, entries_of, hold, session_record
 
 psycopg = pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev extra")
+from storage.postgresql import PostgreSQL  # noqa: E402  # needs the driver
 
 
 @pytest.fixture
@@ -56,66 +57,73 @@ async def test_a_schema_that_is_missing_or_too_new(new_database: Callable[[], st
         await store.load("s")
 
 
-async def test_a_schema_dropped_under_a_store(url: str) -> None:
-    store = open_store(url)
-    await store.open()
+async def test_a_schema_dropped_under_a_store(url: str, store: Store) -> None:
     execute(url, "DROP TABLE sessions")
     with pytest.raises(SchemaTooOld):
         await store.load("s")
-    await store.close()
 
 
-async def test_leases_go_by_the_time_of_the_server(url: str) -> None:
-    store = open_store(url)
-    await store.open()
+async def test_leases_go_by_the_time_of_the_server(store: Store) -> None:
     await store.create(session_record())
     lease = await store.acquire("s", ME, seconds=60, now=5.0)
     assert abs(lease.expires - 60 - time.time()) < 30
     with pytest.raises(LeaseTaken):
         await store.acquire("s", OTHER, seconds=60, now=1e12)
     assert (await store.renew(lease, seconds=120, now=5.0)).expires > lease.expires + 30
-    await store.close()
 
 
-async def test_cut_connections_are_replaced(url: str) -> None:
-    store = open_store(url)
-    await store.open()
+async def test_cut_connections_are_replaced(url: str, store: Store) -> None:
     await store.create(session_record())
     await asyncio.gather(*(store.load("s") for _ in range(8)))
     others = f"FROM pg_stat_activity WHERE datname = '{make_url(url).database}' AND pid <> pg_backend_pid()"
     execute(url, f"SELECT pg_terminate_backend(pid) {others}")
     assert (await store.load("s")).id == "s"
-    await store.close()
 
 
-async def test_a_connection_cut_in_a_transaction_is_said(url: str) -> None:
-    store = open_store(url)
-    await store.open()
+class Cut(PostgreSQL):
+    """Every new connection is cut before its first statement."""
+
+    url: str
+    cut: psycopg.Connection
+
+    def _connect(self, *, autocommit: bool = True) -> psycopg.Connection:
+        self.cut = super()._connect(autocommit=autocommit)
+        execute(self.url, f"SELECT pg_terminate_backend({self.cut.info.backend_pid})")
+        return self.cut
+
+
+def test_a_new_connection_that_is_cut_at_once_is_closed(url: str) -> None:
+    database = Cut(make_url(url))
+    database.url = url
+    with pytest.raises(StoreUnavailable, match="check the URL and that the server runs"):
+        database.open()
+    assert database.cut.closed
+
+
+async def test_a_connection_cut_in_a_transaction_is_said(store: Store) -> None:
     with pytest.raises(StoreUnavailable, match="check the URL and that the server runs"):
         await store._read(lambda db: db.raw.execute("SELECT pg_terminate_backend(pg_backend_pid())"))
     assert await store.list() == []
-    await store.close()
 
 
-async def test_a_failing_transaction_leaves_nothing_and_a_working_connection(url: str) -> None:
-    store = open_store(url)
-    await store.open()
+async def test_a_failing_transaction_leaves_nothing_and_a_working_connection(store: Store) -> None:
     with pytest.raises(psycopg.errors.NotNullViolation):
         await store.create(session_record(settings=None))
     assert await store.list() == []
     before = store.statistics().writes
     await store.create(session_record())
     assert store.statistics().writes == before + 1
-    await store.close()
 
 
 async def test_a_read_only_replica_is_said(url: str) -> None:
     execute(url, f"ALTER DATABASE {make_url(url).database} SET default_transaction_read_only = on")
     store = open_store(url)
     await store.open()
-    with pytest.raises(StoreUnavailable, match="read-only: name the primary"):
-        await store.create(session_record())
-    await store.close()
+    try:
+        with pytest.raises(StoreUnavailable, match="read-only: name the primary"):
+            await store.create(session_record())
+    finally:
+        await store.close()
 
 
 @pytest.mark.parametrize(
@@ -130,10 +138,8 @@ async def test_a_server_that_cannot_be_reached(wrong: str, words: str) -> None:
         assert "secret" not in str(raised.value)
 
 
-async def test_many_writers_of_one_session_and_its_forks(url: str) -> None:
+async def test_many_writers_of_one_session_and_its_forks(store: Store) -> None:
     """Commits, forks and deletions of one tree at once end in a tree without gaps."""
-    store = open_store(url)
-    await store.open()
     await store.create(session_record(head="c"), entries_of("a", "b", "c"))
 
     async def fork(number: int) -> None:
@@ -147,12 +153,9 @@ async def test_many_writers_of_one_session_and_its_forks(url: str) -> None:
     await asyncio.gather(*(fork(number) for number in range(8)), store.delete("s"), return_exceptions=True)
     for session in await store.list():
         assert [entry.id for entry in await store.chain(session.id, session.head)][:2] == ["a", "b"]
-    await store.close()
 
 
-async def test_closing_lets_a_read_finish(url: str) -> None:
-    store = open_store(url)
-    await store.open()
+async def test_closing_lets_a_read_finish(store: Store) -> None:
     await store.create(session_record())
     reading = asyncio.create_task(store._read(lambda db: db.raw.execute("SELECT pg_sleep(0.2)").fetchall()))
     await asyncio.sleep(0)
