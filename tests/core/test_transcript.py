@@ -229,6 +229,10 @@ BAD = [
     ([user("a"), assistant(call("t")), user(result("t"), result("t"))], "two tool_results"),
     ([user("a"), assistant(call("t")), user("b", result("t"))], "must come first"),
     ([user("a"), assistant(call("t"), call("t"))], "stands twice"),
+    ([user("a"), assistant(call("t")), user(result("t")), assistant(call("t"))], "stands in an earlier message"),
+    ([user("a"), assistant(call("a b"))], "may hold only letters, digits"),
+    ([user("a"), assistant(call("t")), user(result("t\n"))], "may hold only letters, digits"),
+    ([user("a"), assistant({"type": "compaction", "content": "c"})], "may only open the first message"),
     ([user("a"), assistant("b"), SYSTEM], "must follow a user message"),
     ([user("a"), SYSTEM, user("b")], "must be last or be followed by an assistant"),
 ]
@@ -238,6 +242,13 @@ BAD = [
 def test_a_history_that_the_api_refuses_is_refused(messages: list[Any], message: str) -> None:
     with pytest.raises(Malformed, match=message):
         check_history(messages)
+
+
+def test_a_summary_may_stand_first() -> None:
+    summary = {"role": "assistant", "content": [{"type": "compaction", "content": "c"}]}
+    assert check_history([summary, user("a")])[0] == summary
+    with pytest.raises(Malformed, match="may only open the first message"):
+        check_history([summary], [user("a"), assistant("b")])
 
 
 def test_a_conversation_has_a_longest_length(monkeypatch: pytest.MonkeyPatch) -> None:
