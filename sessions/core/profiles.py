@@ -22,8 +22,9 @@ class Profile:
     prompt; otherwise the API strips it at the next plain user message. `lookback`: positions searched behind a
     breakpoint, its own included. `collapses_tools`: a run of `tool_use` (or of `tool_result`) blocks is one position.
     `markers`: block-level `cache_control` is honoured (`False`: sent none). `ttls`: lifetimes that may be asked for;
-    the `ttl` field is only ever sent for "1h". `automatic`: the endpoint caches prefixes by itself. `counters`: it
-    reports cache reads and writes. `prewarm_max_tokens`: what a warm-up request asks for (0, or 1 where 0 is refused).
+    the `ttl` field is only ever sent for "1h". `parks`: a 1h entry written on top of a live 5m entry outlives it
+    (inferred, not documented). `automatic`: the endpoint caches prefixes by itself. `counters`: it reports cache reads
+    and writes. `prewarm_max_tokens`: what a warm-up request asks for (0, or 1 where 0 is refused).
     `window`, `max_output`: tokens. `characters_per_token` is only the first guess: measured sizes replace it.
     `price_as`: the name to look prices up by; `None`: no price is known.
     """
@@ -35,6 +36,7 @@ class Profile:
     collapses_tools: bool = True
     markers: bool = True
     ttls: tuple[Ttl, ...] = ("5m", "1h")
+    parks: bool = True
     automatic: bool = False
     counters: bool = True
     prewarms: bool = True
@@ -145,6 +147,7 @@ def unknown_model(model: str) -> Profile:
         minimum_tokens=4096,
         collapses_tools=False,
         ttls=("5m",),
+        parks=False,
         prewarms=False,
         compaction=False,
         thinking_types=("adaptive", "enabled", "disabled"),
@@ -162,6 +165,7 @@ _SELF_CACHING: dict[str, object] = {
     "markers": False,
     "automatic": True,
     "ttls": ("5m",),
+    "parks": False,
     "prewarms": False,
     "diagnostics": False,
     "compaction": False,
@@ -176,14 +180,21 @@ ENDPOINTS: dict[str, dict[str, object]] = {
     "bedrock": {**_PLATFORM, "compaction": False},
     "google": _PLATFORM,
     "foundry": _PLATFORM,
-    "openrouter": {**_PLATFORM, "prewarms": False, "compaction": False},
-    "minimax": {**_PLATFORM, "ttls": ("5m",), "prewarms": False, "compaction": False},
+    "openrouter": {**_PLATFORM, "parks": False, "prewarms": False, "compaction": False},
+    "minimax": {**_PLATFORM, "ttls": ("5m",), "parks": False, "prewarms": False, "compaction": False},
     "deepseek": {**_SELF_CACHING, "counters": False},
     "moonshot": _SELF_CACHING,
     "zai": {**_SELF_CACHING, "counters": False},
     "vllm": {**_SELF_CACHING, "prewarms": True, "prewarm_max_tokens": 1, "counters": False},
     "llama.cpp": _SELF_CACHING,
-    "compatible": {**_PLATFORM, "ttls": ("5m",), "prewarms": False, "compaction": False, "counters": False},
+    "compatible": {
+        **_PLATFORM,
+        "ttls": ("5m",),
+        "parks": False,
+        "prewarms": False,
+        "compaction": False,
+        "counters": False,
+    },
 }
 """What an endpoint changes in a model's profile, by the endpoint's name (vendor tables, 2026)."""
 

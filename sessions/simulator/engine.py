@@ -47,7 +47,8 @@ class Engine:
 
     `script`: what the model answers (default: a small rule-based assistant). `faults`: what goes wrong, by request
     index. `profile`: replaces the model's own facts, for planted deviations (another look-back, minimum, no counters,
-    …); any model name is then accepted. `parks_survive=False`: a 1h entry on top of a 5m entry ends with it.
+    …); any model name is then accepted. `parks_survive=False`, or a profile without
+    `parks`: a 1h entry on top of a 5m entry ends with it.
     `refreshes_shorter`: a read also refreshes the live entries at the request's earlier marks (not documented; off).
     `seed`: makes ids and the signing key; engines of one seed accept each other's signatures. `blocks`: further content
     block types to accept. `keep`: how many exchanges are kept, `keep_messages` how many messages in their bodies.
@@ -70,7 +71,7 @@ class Engine:
         self.faults = faults
         self.profile = profile
         self.refreshes_shorter = refreshes_shorter
-        self.cache = PromptCache(parks_survive)
+        self.cache = PromptCache(parks_survive and (profile is None or profile.parks))
         self.requests: deque[Exchange] = deque()
         self.blocks = frozenset(blocks)
         self._keep, self._keep_messages = keep, keep_messages

@@ -140,8 +140,11 @@ def test_a_park_buys_an_hour_for_a_few_tokens(api, block) -> None:
     assert api.usage([{"role": "user", "content": again}], now=270 + 3599).cache_read == 2050
 
 
-def test_parks_that_do_not_survive_end_with_their_base(make_api, block) -> None:
-    api = make_api(parks_survive=False)
+@pytest.mark.parametrize(
+    "planted", [{"parks_survive": False}, {"profile": replace(profile_for("claude-sonnet-5-5"), parks=False)}], ids=str
+)
+def test_parks_that_do_not_survive_end_with_their_base(make_api, block, planted) -> None:
+    api = make_api(**planted)
     api.usage(user([block(2000, "", "history")]), now=0)
     park = user([block(2000, None, "history"), block(50, "1h", "latest")])
     assert api.usage(park, now=270).cache_write_1h == 50
