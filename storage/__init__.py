@@ -22,11 +22,13 @@ from .records import (
     EntryRecord,
     Holder,
     Lease,
+    PromptRecord,
     SessionRecord,
     Statistics,
     ToolCallRecord,
     Totals,
     TurnRecord,
+    Warmup,
 )
 from .store import Store
 
@@ -40,6 +42,7 @@ __all__ = [
     "Lease",
     "LeaseGone",
     "LeaseTaken",
+    "PromptRecord",
     "SchemaTooNew",
     "SchemaTooOld",
     "SessionExists",
@@ -54,6 +57,7 @@ __all__ = [
     "Totals",
     "TurnKeyTaken",
     "TurnRecord",
+    "Warmup",
     "open_store",
 ]
 

@@ -18,6 +18,7 @@ import psutil  # type: ignore[import-untyped]  # ships no types
 CallKind = Literal["turn", "prewarm", "park", "refresh", "compact", "batch"]
 CallStatus = Literal["ok", "error", "cancelled"]
 TurnState = Literal["running", "finished", "interrupted", "failed", "cancelled"]
+WarmupState = Literal["warm", "taken", "leading"]
 
 CLOCK_SLACK = 2.0
 """Seconds by which two readings of one process's creation time may differ (the wall clock's, off Linux)."""
@@ -128,6 +129,7 @@ class CallRecord:
     """One request to a model, as the ledger keeps it, failed and cancelled ones too.
 
     `entry` is the entry that the call produced, or the head it was asked from. `waited` is seconds at the gate.
+    `prompt` is the digest of the settings it was made with, a `PromptRecord` of its session.
     """
 
     id: str
@@ -155,6 +157,18 @@ class CallRecord:
     stop_reason: str | None = None
     miss: str | None = None
     error: str | None = None
+    prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRecord:
+    """Settings that calls of a session were made with: `settings` is their JSON text, `digest` its name.
+
+    Kept once for each session and digest, however often it is given, and deleted with the session.
+    """
+
+    digest: str
+    settings: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +222,10 @@ class Change:
     """What one commit writes, all of it or nothing.
 
     The head moves from `expected_head` to `head` (they may be equal). Entries stand parents first; one that the tree
-    has already is left as it is. `turn` is inserted, or replaces the turn with its id. None leaves a field of the
-    session as it is. The session's totals grow by the calls and the turn that were not there before.
+    has already is left as it is, and so is a prompt that the session has. `turn` is inserted, or replaces the turn with
+    its id. None leaves a field of the session as it is. The session's totals grow by the calls and the turn that were
+    not there before. `tend_after`: seconds from now until the session is due for tending; None takes the time away if
+    the head moves, and leaves it as it is otherwise.
     """
 
     expected_head: str | None
@@ -222,7 +238,24 @@ class Change:
     title: str | None = None
     metadata: str | None = None
     gaps: str | None = None
+    prompts: tuple[PromptRecord, ...] = ()
+    tend_after: float | None = None
     updated_at: float = field(kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Warmup:
+    """What `Store.lead` found out about a point of the model's cache.
+
+    `warm`: written and alive for `seconds_left` more, with this `ttl`. `taken`: `holder` is writing it, and may for
+    `seconds_left` more. `leading`: the caller writes it, and says so by `Store.led` with the `token`.
+    """
+
+    state: WarmupState
+    token: int = 0
+    seconds_left: float = 0.0
+    ttl: str | None = None
+    holder: Holder | None = None
 
 
 @dataclass(frozen=True, slots=True)

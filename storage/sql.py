@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from . import transactions
+from . import tending, transactions, warmups
 from .dialects import dialect
 from .errors import LeaseTaken
 from .records import (
@@ -16,11 +16,13 @@ from .records import (
     EntryRecord,
     Holder,
     Lease,
+    PromptRecord,
     SessionRecord,
     Statistics,
     TurnRecord,
+    Warmup,
 )
-from .store import Calls, Entries, Sessions, ToolCalls, Turns
+from .store import Calls, DueSessions, Entries, Sessions, ToolCalls, Turns
 from .threads import outcome, run
 
 T = TypeVar("T")
@@ -89,8 +91,11 @@ class SQLStore:
     async def commit(self, lease: Lease, change: Change) -> None:
         await self._write(transactions.commit, lease, change)
 
-    async def record(self, call: CallRecord) -> None:
-        await self._write(transactions.record, call)
+    async def record(self, call: CallRecord, prompt: PromptRecord | None = None) -> None:
+        await self._write(transactions.record, call, prompt)
+
+    async def prompt(self, session: str, digest: str) -> str | None:
+        return await self._read(transactions.prompt, session, digest)
 
     async def calls(self, session: str, *, limit: int | None = None, newest_first: bool = False) -> Calls:
         return await self._read(transactions.ledger, session, limit, newest_first)
@@ -111,6 +116,30 @@ class SQLStore:
 
     async def delete(self, session: str) -> None:
         await self._write(transactions.delete, session)
+
+    async def tend(self, session: str, after: float | None, *, now: float) -> None:
+        await outcome(self._dialect.write(lambda db: tending.tend(db, session, after, now), durable=False))
+
+    async def claim_due(
+        self, holder: Holder, *, now: float, limit: int, late: float = 0.0, seconds: float
+    ) -> DueSessions:
+        work = partial(tending.claim_due, holder=holder, now=now, limit=limit, late=late, seconds=seconds)
+        return await outcome(self._dialect.write(work, durable=False))
+
+    async def orphans(self, *, now: float, limit: int) -> DueSessions:
+        return await self._read(tending.orphans, now, limit)
+
+    async def lead(self, point: str, holder: Holder, *, seconds: float, now: float) -> Warmup:
+        job = self._dialect.write(lambda db: warmups.lead(db, point, holder, seconds, now), durable=False)
+        try:
+            return await outcome(job)
+        except asyncio.CancelledError:  # as for a lease
+            if job.exception() is None and job.result().state == "leading":
+                await self.led(point, job.result().token, ttl=None, alive=0.0, now=now)
+            raise
+
+    async def led(self, point: str, token: int, *, ttl: str | None, alive: float, now: float) -> None:
+        await outcome(self._dialect.write(lambda db: warmups.led(db, point, token, ttl, alive, now), durable=False))
 
     async def _write(self, function: Callable[..., T], *args: Any) -> T:
         return await outcome(self._dialect.write(lambda db: function(db, *args)))

@@ -13,11 +13,14 @@ from typing import Any
 from sqlalchemy import (
     Column,
     ColumnElement,
+    Float,
     Integer,
     Table,
     Text,
     and_,
     bindparam,
+    case,
+    cast,
     delete,
     func,
     literal_column,
@@ -31,7 +34,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql import ClauseElement
 
 from .records import EntryRecord
-from .tables import OPEN_TURN, calls, entries, sessions, tool_calls, turns
+from .tables import DUE, OPEN_TURN, calls, entries, prompts, sessions, tool_calls, turns, warmups
 
 DIALECTS = {"sqlite": sqlite.dialect(paramstyle="named"), "postgresql": postgresql.psycopg.dialect()}  # type: ignore[no-untyped-call]
 NO_LIMIT = 2**31 - 1
@@ -74,7 +77,9 @@ def _insert(table: Table) -> Statement:
 
 # Sessions and leases
 
-COLD = {"owner", "base", "forked_from", "created_at", "updated_at", "title", "gaps", "metadata", "settings"}
+COLD = {
+    "owner", "base", "forked_from", "created_at", "updated_at", "title", "gaps", "metadata", "settings", "tend_at",
+}  # fmt: skip
 _TOTALS = ("turns", "calls", "input", "cache_read", "cache_write_5m", "cache_write_1h", "output", "unpriced", "cost")
 _this = sessions.c.id == _text("session")
 _tree = select(sessions.c.tree).where(_this).scalar_subquery()
@@ -91,12 +96,23 @@ LOCK = Statement(select(*(c for c in sessions.columns if c.name not in COLD)).wh
 LOCK_TREE = Statement(
     select(sessions.c.id).where(sessions.c.tree == _text("tree")).order_by(sessions.c.id).with_for_update()
 )
-MOVE = Statement(
-    update(sessions)
-    .where(_this)
-    .values({name: _bound(sessions.c[name]) for name in ("head", "updated_at", *_TOTALS)})
-    .values({name: _kept(name) for name in ("settings", "title", "metadata", "gaps")})
-)
+_server_time = cast(func.extract("epoch", func.clock_timestamp()), Float())
+_from_now = _bound(sessions.c.tend_at, "tend_after")
+
+
+def _move(now: ColumnElement[Any]) -> ClauseElement:
+    """Moves the head; the time of tending is set anew, or goes with the old head."""
+    same_head = sessions.c.head.is_not_distinct_from(_bound(sessions.c.head))
+    return (
+        update(sessions)
+        .where(_this)
+        .values({name: _bound(sessions.c[name]) for name in ("head", "updated_at", *_TOTALS)})
+        .values({name: _kept(name) for name in ("settings", "title", "metadata", "gaps")})
+        .values(tend_at=func.coalesce(now + _from_now, case((same_head, sessions.c.tend_at))))
+    )
+
+
+MOVE = Statement(_move(_bound(sessions.c.updated_at)), postgresql=_move(_server_time))
 ADD_TOTALS = Statement(update(sessions).where(_this).values({name: _bound(sessions.c[name]) for name in _TOTALS}))
 SET_LEASE = Statement(
     update(sessions)
@@ -170,6 +186,10 @@ HAS_ANCESTOR = Statement(select(_ids.c.id).where(_ids.c.id == _text("entry")))
 # Calls, journal, turns
 
 INSERT_CALL = _insert(calls)
+INSERT_PROMPT = _insert(prompts)
+PROMPT = Statement(
+    select(prompts.c.settings).where(prompts.c.session == _text("session"), prompts.c.digest == _text("digest"))
+)
 _ledger = select(*(c for c in calls.columns if c.name != "number")).where(calls.c.session == _text("session"))
 CALLS = Statement(_ledger.order_by(calls.c.number).limit(_limit()))
 CALLS_BACK = Statement(_ledger.order_by(calls.c.number.desc()).limit(_limit()))
@@ -196,10 +216,69 @@ OPEN = Statement(_turns.where(OPEN_TURN).order_by(turns.c.sequence.desc()).limit
 TURNS_BACK = Statement(_turns.order_by(turns.c.sequence.desc(), turns.c.number.desc()).limit(_limit()))
 
 
+# Tending
+
+TEND = Statement(update(sessions).where(_this).values(tend_at=_bound(sessions.c.tend_at)))
+_free = or_(
+    sessions.c.lease_holder.is_(None),
+    sessions.c.lease_holder == _bound(sessions.c.lease_holder),
+    sessions.c.lease_expires <= _bound(sessions.c.lease_expires, "now"),
+)
+_due = select(sessions.c.id).where(DUE, sessions.c.tend_at <= _bound(sessions.c.tend_at, "due"), _free)
+_claimed = _due.order_by(sessions.c.tend_at, sessions.c.id).limit(_limit()).with_for_update(skip_locked=True)
+_claimed_ids = _claimed.cte("claimed")  # not a plain subquery: PostgreSQL might run that twice, and claim too many
+CLAIM_DUE = Statement(
+    update(sessions)
+    .where(sessions.c.id.in_(select(_claimed_ids.c.id)))
+    .values(tend_at=_bound(sessions.c.tend_at, "again"))
+    .returning(sessions.c.id)
+)
+RUNNING = Statement(
+    select(turns.c.number, sessions.c.id, sessions.c.lease_holder, sessions.c.lease_expires)
+    .join(turns, turns.c.session == sessions.c.id)
+    .where(OPEN_TURN, turns.c.state == literal_column("'running'"))
+    .order_by(turns.c.session, turns.c.sequence)  # or SQLite would read all turns ever
+)
+
+
+# Warm-ups
+
+_point = warmups.c.point == _text("point")
+_idle = and_(warmups.c.until <= _bound(warmups.c.until, "now"), warmups.c.expires <= _bound(warmups.c.until, "now"))
+
+
+def _enter() -> Statement:
+    """Inserts the row, or locks the one that is there; gives the row that then stands."""
+    values = {column.name: _bound(column) for column in warmups.columns}
+    forms: list[ClauseElement] = [
+        dialect.insert(warmups)
+        .values(values)
+        .on_conflict_do_update(index_elements=[warmups.c.point], set_={"token": warmups.c.token})
+        .returning(*warmups.columns)
+        for dialect in (sqlite, postgresql)
+    ]
+    return Statement(forms[0], postgresql=forms[1])
+
+
+ENTER_WARMUP = _enter()
+SET_WARMUP = Statement(
+    update(warmups).where(_point).values({c.name: _bound(c) for c in warmups.columns if c.name != "point"})
+)
+END_WARMUP = Statement(
+    update(warmups)
+    .where(_point, warmups.c.token == _bound(warmups.c.token))
+    .values({name: _bound(warmups.c[name]) for name in ("until", "ttl")})
+    .values(holder=null(), expires=literal_column("0"))
+)
+DELETE_WARMUP = Statement(delete(warmups).where(_point, warmups.c.token == _bound(warmups.c.token)))
+_swept = select(warmups.c.point).where(_idle).limit(_limit()).with_for_update(skip_locked=True).cte("swept")
+DELETE_WARMUPS = Statement(delete(warmups).where(warmups.c.point.in_(select(_swept.c.point))))
+
+
 # Deletion
 
 DELETE_ROWS = [
-    Statement(delete(table).where(table.c.session == _text("session"))) for table in (calls, tool_calls, turns)
+    Statement(delete(table).where(table.c.session == _text("session"))) for table in (calls, prompts, tool_calls, turns)
 ] + [Statement(delete(sessions).where(_this))]
 DELETE_TREE = Statement(delete(entries).where(entries.c.tree == _text("tree")))
 

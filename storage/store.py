@@ -14,10 +14,12 @@ from .records import (
     EntryRecord,
     Holder,
     Lease,
+    PromptRecord,
     SessionRecord,
     Statistics,
     ToolCallRecord,
     TurnRecord,
+    Warmup,
 )
 
 # Named here because the method `list` hides the type of that name inside the class.
@@ -26,10 +28,14 @@ Entries: TypeAlias = list[EntryRecord]
 Calls: TypeAlias = list[CallRecord]
 ToolCalls: TypeAlias = list[ToolCallRecord]
 Turns: TypeAlias = list[TurnRecord]
+DueSessions: TypeAlias = list[str]
 
 
 class Store(Protocol):
-    """Sessions, their entries, calls, tool calls and turns. `open` first, `close` last; many tasks may share one."""
+    """Sessions, their entries, calls, tool calls and turns; which session is due for tending, and who warms what.
+
+    `open` first, `close` last; many tasks may share one.
+    """
 
     async def open(self) -> None:
         """Connects and checks the schema; a second call does nothing.
@@ -104,8 +110,14 @@ class Store(Protocol):
         nobody took still counts), `HeadMoved`, `EntryMissing`, `TurnKeyTaken`; then nothing is written.
         """
 
-    async def record(self, call: CallRecord) -> None:
-        """Adds a ledger row, without a lease; the same id again does nothing. Raises `SessionMissing`."""
+    async def record(self, call: CallRecord, prompt: PromptRecord | None = None) -> None:
+        """Adds a ledger row, without a lease; the same id again does nothing. Raises `SessionMissing`.
+
+        `prompt`: the settings it was made with, kept unless the session has them.
+        """
+
+    async def prompt(self, session: str, digest: str) -> str | None:
+        """The settings (JSON text) of that digest, as calls of the session were made with them; None if never given."""
 
     async def calls(self, session: str, *, limit: int | None = None, newest_first: bool = False) -> Calls:
         """The session's ledger in the order written, or the other way round; at most `limit` rows of that order."""
@@ -126,8 +138,45 @@ class Store(Protocol):
         """The session's turns by sequence, oldest first; with `limit` only the newest ones."""
 
     async def delete(self, session: str) -> None:
-        """Deletes the session, its calls, journal and turns, and the entries that nobody else needs.
+        """Deletes the session, its calls, prompts, journal and turns, and the entries that nobody else needs.
 
         An entry stays while a remaining session of the tree wrote it, points at it (head, base, call, turn, journal),
         or has such an entry behind it. Raises `SessionMissing`.
+        """
+
+    async def tend(self, session: str, after: float | None, *, now: float) -> None:
+        """Says that the session is due for tending `after` seconds from now (None: never), whatever was said before.
+
+        The head stays. A session that is gone is no error. Like a claim it is not durable: a loss of power may forget
+        it.
+        """
+
+    async def claim_due(
+        self, holder: Holder, *, now: float, limit: int, late: float = 0.0, seconds: float
+    ) -> DueSessions:
+        """The ids of at most `limit` sessions that have been due for `late` seconds, those longest due.
+
+        Each is given to one caller only: it is due again `seconds` from now, when that caller has not said otherwise
+        by then (`tend`, or a commit). A session under another holder's lease is left to that holder.
+        """
+
+    async def orphans(self, *, now: float, limit: int) -> DueSessions:
+        """The ids of at most `limit` sessions with a `running` turn that nobody runs: no lease, or one that is over.
+
+        A lease is over when it has expired, or at once when its process, on this host, has ended.
+        """
+
+    async def lead(self, point: str, holder: Holder, *, seconds: float, now: float) -> Warmup:
+        """Asks to write a point of the model's cache, which at most one holder does at a time.
+
+        The answer is `leading` (for `seconds` from now; `led` must follow), `taken` by another live holder, or `warm`.
+        A holder that leads already leads anew, with another token. Not durable: a loss of power may forget who leads,
+        and then a point is written twice. A caller ended by asyncio's `task.cancel()` leads nothing; any other
+        cancellation comes after the answer.
+        """
+
+    async def led(self, point: str, token: int, *, ttl: str | None, alive: float, now: float) -> None:
+        """The leader's end: the point was written with this `ttl` and lives `alive` seconds from now; 0 if it was not.
+
+        A token that leads no more changes nothing. With 0 and the token of a `warm` answer, that is taken back.
         """

@@ -1,7 +1,8 @@
-"""The tables. Only rows of `sessions` and `turns` are ever updated; the others are written once.
+"""The tables. Only rows of `sessions`, `turns` and `warmups` are ever updated; the others are written once.
 
 Column names are those of the records. Each table's `number` keeps its rows in the order written and its pages full;
-large texts stand last in their row, so that reading the small columns touches no other page.
+large texts stand last in their row, so that reading the small columns touches no other page. Columns of later
+revisions come after them, as a migration can only add them there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest schema revision; revisions are numbered upwards."""
 
 VERSION_TABLE = "warmline_version"
@@ -36,9 +37,18 @@ def _count() -> Any:
     return Field(sa_type=BigInteger, nullable=False)
 
 
+DUE = text("tend_at IS NOT NULL")  # said the same way in a query, or its index is not used
+
+
 class SessionRow(Base, table=True):
+    """`tend_at` is when the idle session is to be tended next, by the store's clock."""
+
     __tablename__ = "sessions"
-    __table_args__ = (Index("sessions_tree", "tree"), Index("sessions_owner", "owner"))
+    __table_args__ = (
+        Index("sessions_tree", "tree"),
+        Index("sessions_owner", "owner"),
+        Index("sessions_due", "tend_at", sqlite_where=DUE, postgresql_where=DUE),
+    )
 
     id: str = _text(primary_key=True)
     tree: str = _text()
@@ -65,6 +75,7 @@ class SessionRow(Base, table=True):
     gaps: str = _text()
     metadata_: str = Field(sa_column=Column("metadata", Text, nullable=False))
     settings: str = _text()
+    tend_at: float | None
 
 
 class EntryRow(Base, table=True):
@@ -118,6 +129,19 @@ class CallRow(Base, table=True):
     miss: str | None = _text(nullable=True)
     error: str | None = _text(nullable=True)
     points: str = _text()
+    prompt: str | None = _text(nullable=True)
+
+
+class PromptRow(Base, table=True):
+    """The settings that calls were made with, once for each session and digest; they go with their session."""
+
+    __tablename__ = "prompts"
+    __table_args__ = (Index("prompts_digest", "session", "digest", unique=True),)
+
+    number: int | None = _number()
+    session: str = _text()
+    digest: str = _text()
+    settings: str = _text()
 
 
 class ToolCallRow(Base, table=True):
@@ -171,9 +195,28 @@ class TurnRow(Base, table=True):
     result: str | None = _text(nullable=True)
 
 
+class WarmupRow(Base, table=True):
+    """A point that somebody writes into the model's cache until `expires`, or that is known alive until `until`.
+
+    A row that is neither is removed when the next point is entered.
+    """
+
+    __tablename__ = "warmups"
+    __table_args__ = (Index("warmups_until", "until"),)
+
+    point: str = _text(primary_key=True)
+    token: int = _count()
+    expires: float
+    until: float
+    ttl: str | None = _text(nullable=True)
+    holder: str | None = _text(nullable=True)
+
+
 metadata: MetaData = Base.metadata
 sessions: Table = metadata.tables["sessions"]
 entries: Table = metadata.tables["entries"]
 calls: Table = metadata.tables["calls"]
 tool_calls: Table = metadata.tables["tool_calls"]
 turns: Table = metadata.tables["turns"]
+prompts: Table = metadata.tables["prompts"]
+warmups: Table = metadata.tables["warmups"]

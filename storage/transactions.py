@@ -25,6 +25,7 @@ from .records import (
     EntryRecord,
     Holder,
     Lease,
+    PromptRecord,
     SessionRecord,
     ToolCallRecord,
     Totals,
@@ -65,7 +66,7 @@ _TOOL_CALL = [name for name in _names(tool_calls) if name != "finished"]
 _LOCKED = [name for name in _SESSION if name not in sql.COLD]
 _TOTALS = [field.name for field in fields(Totals)]
 _SUMMED = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output")
-_LEASE = ("lease_token", "lease_expires", "lease_holder", "lease_queue")
+_COORDINATION = ("lease_token", "lease_expires", "lease_holder", "lease_queue", "tend_at")
 _ENTRY = [field.name for field in fields(EntryRecord)]
 
 
@@ -76,7 +77,7 @@ def _values(record: Any, names: Iterable[str]) -> dict[str, Any]:
 def _session(row: Row) -> SessionRecord:
     cells = dict(zip(_SESSION, row, strict=True))
     totals = {name: cells.pop(name) for name in _TOTALS}
-    for name in _LEASE:
+    for name in _COORDINATION:
         del cells[name]
     return SessionRecord(**cells, totals=Totals(**totals | {"cost": Decimal(totals["cost"])}))
 
@@ -91,8 +92,12 @@ def _turn(row: Row | None) -> TurnRecord | None:
     return None if row is None else TurnRecord(**dict(zip(_TURN, row, strict=True)))
 
 
-def _holder(text: str | None) -> Holder | None:
+def read_holder(text: str | None) -> Holder | None:
     return None if text is None else Holder(**json.loads(text))
+
+
+def write_holder(holder: Holder) -> str:
+    return json.dumps(asdict(holder))
 
 
 # Sessions
@@ -100,9 +105,9 @@ def _holder(text: str | None) -> Holder | None:
 
 def create(db: Database, session: SessionRecord, entries: Sequence[EntryRecord], ledger: Sequence[CallRecord]) -> None:
     db.run(sql.LOCK_TREE, {"tree": session.tree})  # nobody deletes what a fork is about to point at
-    cells = _values(session, (name for name in _SESSION if name not in _LEASE and name not in _TOTALS))
+    cells = _values(session, (name for name in _SESSION if name not in _COORDINATION and name not in _TOTALS))
     cells |= _values(session.totals, _TOTALS) | {"cost": str(session.totals.cost)}
-    cells |= {"lease_token": 0, "lease_expires": 0.0, "lease_holder": None, "lease_queue": None}
+    cells |= {"lease_token": 0, "lease_expires": 0.0, "lease_holder": None, "lease_queue": None, "tend_at": None}
     if db.run(sql.INSERT_SESSION, cells).rowcount == 0:
         raise SessionExists(session.id)
     _add_entries(db, session.tree, session.id, entries, known=set())
@@ -147,7 +152,7 @@ def acquire(db: Database, session: str, holder: Holder, seconds: float, now: flo
     """The lease, or why it is not to be had: given and not raised, so that a place in the queue is kept."""
     row = _lock(db, session)
     now = db.time(now)
-    present = _holder(row["lease_holder"])
+    present = read_holder(row["lease_holder"])
     waiting = _waiting(row["lease_queue"], holder, now)
     taken = present is not None and present != holder and row["lease_expires"] > now and not present.is_gone(holder)
     others = [(one, until) for one, until in waiting if one != holder]
@@ -163,7 +168,7 @@ def acquire(db: Database, session: str, holder: Holder, seconds: float, now: flo
         _set_queue(db, session, others)
     lease = Lease(session, row["lease_token"] + 1, holder, now + seconds)
     values = {"session": session, "lease_token": lease.token, "lease_expires": lease.expires}
-    db.run(sql.SET_LEASE, values | {"lease_holder": json.dumps(asdict(holder))})
+    db.run(sql.SET_LEASE, values | {"lease_holder": write_holder(holder)})
     return lease
 
 
@@ -203,6 +208,8 @@ def commit(db: Database, lease: Lease, change: Change) -> None:
     if change.head != change.expected_head:
         _check_head(db, session["tree"], change.head, change.entries)
     _add_calls(db, change.calls, session)
+    for kept in change.prompts:
+        _add_prompt(db, lease.session, kept)
     for tool_call in change.tool_calls:
         finished = tool_call.ended is not None
         db.run(sql.INSERT_TOOL_CALL, _values(tool_call, _TOOL_CALL) | {"finished": finished})
@@ -211,8 +218,10 @@ def commit(db: Database, lease: Lease, change: Change) -> None:
     db.run(sql.MOVE, _moved(change, session) | {"session": lease.session})
 
 
-def record(db: Database, call: CallRecord) -> None:
+def record(db: Database, call: CallRecord, prompt: PromptRecord | None) -> None:
     session = _lock(db, call.session)
+    if prompt is not None:
+        _add_prompt(db, call.session, prompt)
     if _add_calls(db, [call], session):
         values = {name: session[name] for name in _TOTALS}
         db.run(sql.ADD_TOTALS, values | {"session": call.session, "cost": str(session["cost"])})
@@ -230,7 +239,7 @@ def _lock(db: Database, session: str) -> dict[str, Any]:
 
 def _moved(change: Change, session: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: session[name] for name in _TOTALS} | {"cost": str(session["cost"])}
-    return values | _values(change, ("head", "updated_at", "settings", "title", "metadata", "gaps"))
+    return values | _values(change, ("head", "updated_at", "settings", "title", "metadata", "gaps", "tend_after"))
 
 
 def _add_entries(db: Database, tree: str, session: str, entries: Sequence[EntryRecord], known: set[str | None]) -> None:
@@ -265,6 +274,10 @@ def _add_calls(db: Database, ledger: Sequence[CallRecord], totals: dict[str, Any
         totals["unpriced"] += call.cost is None
         totals["cost"] += call.cost or 0
     return added
+
+
+def _add_prompt(db: Database, session: str, prompt: PromptRecord) -> None:
+    db.run(sql.INSERT_PROMPT, {"session": session, "digest": prompt.digest, "settings": prompt.settings})
 
 
 def _put_turn(db: Database, turn: TurnRecord) -> int:
@@ -336,6 +349,11 @@ def journal(db: Database, session: str, entry: str | None) -> list[ToolCallRecor
         else:
             found[place] = ToolCallRecord(**cells | ({"started": started.started} if started else {}))
     return list(found.values())
+
+
+def prompt(db: Database, session: str, digest: str) -> str | None:
+    row = db.run(sql.PROMPT, {"session": session, "digest": digest}).fetchone()
+    return None if row is None else str(row[0])
 
 
 def turn(db: Database, session: str, key: str | None, id: str | None) -> TurnRecord | None:

@@ -24,9 +24,9 @@ NAMES = {
         "serve serving"
     ),
     storage: (
-        "CallRecord Change EntryMissing EntryRecord HeadMoved Holder Lease LeaseGone LeaseTaken SchemaTooNew "
-        "SchemaTooOld SessionExists SessionMissing SessionRecord Statistics StorageError Store StoreDamaged "
-        "StoreUnavailable ToolCallRecord Totals TurnKeyTaken TurnRecord open_store"
+        "CallRecord Change EntryMissing EntryRecord HeadMoved Holder Lease LeaseGone LeaseTaken PromptRecord "
+        "SchemaTooNew SchemaTooOld SessionExists SessionMissing SessionRecord Statistics StorageError Store "
+        "StoreDamaged StoreUnavailable ToolCallRecord Totals TurnKeyTaken TurnRecord Warmup open_store"
     ),
 }
 

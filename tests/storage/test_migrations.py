@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, inspect
+from sqlalchemy import Connection, MetaData, Table, create_engine, inspect
 from sqlalchemy.pool import NullPool
 
 import storage
 from storage import open_store
 from storage.sqlite import APPLICATION
 from storage.tables import REVISION, VERSION_TABLE, metadata
-from storage.testing import session_record
+from storage.testing import ME, call_record, session_record
 
 
 @contextmanager
@@ -71,7 +73,7 @@ async def test_scratch_equals_migration(tmp_path: Path) -> None:
     one, other = described(f"sqlite:///{scratch}"), described(f"sqlite:///{stepwise}")
     assert one == other
     assert set(one) == {*metadata.tables, VERSION_TABLE}
-    assert len(partial_indexes(scratch)) == 2
+    assert len(partial_indexes(scratch)) == 3
     assert partial_indexes(scratch) == partial_indexes(stepwise)
 
 
@@ -92,6 +94,31 @@ async def test_a_migrated_file_works(path: Path, url: str) -> None:
     await store.open()
     await store.create(session_record())
     assert len(await store.list()) == 1
+    await store.close()
+
+
+async def test_a_file_of_the_first_revision_keeps_what_it_holds(path: Path, url: str) -> None:
+    raw = sqlite3.connect(path)
+    raw.execute(f"PRAGMA application_id = {APPLICATION}")
+    raw.close()
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.connect() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(Path(storage.__file__).parent / "migrations"))
+        command.upgrade(config, "0001")
+        old = Table("sessions", MetaData(), autoload_with=connection)
+        assert "tend_at" not in old.columns
+        cells: dict[str, Any] = dict.fromkeys((c.name for c in old.columns if not c.nullable), 0)
+        texts = {"id": "s", "tree": "s", "cost": "0.5", "gaps": "{}", "metadata": "{}", "settings": '{"a": 1}'}
+        connection.execute(old.insert().values(cells | texts))
+        connection.commit()
+    store = open_store(url)
+    await store.open()
+    assert (await store.load("s")).settings == '{"a": 1}'
+    await store.tend("s", -1.0, now=1.0)
+    assert await store.claim_due(ME, now=1.0, limit=1, seconds=1.0) == ["s"]
+    await store.record(call_record(prompt="p"))
+    assert [call.prompt for call in await store.calls("s")] == ["p"]
     await store.close()
 
 

@@ -1,0 +1,31 @@
+"""Which sessions want something done while nobody talks to them: those due for tending, and those left by the dead."""
+
+from __future__ import annotations
+
+from . import statements as sql
+from .records import Holder
+from .transactions import Database, read_holder, write_holder
+
+
+def tend(db: Database, session: str, after: float | None, now: float) -> None:
+    due = None if after is None else db.time(now) + after
+    db.run(sql.TEND, {"session": session, "tend_at": due})
+
+
+def claim_due(db: Database, holder: Holder, now: float, limit: int, late: float, seconds: float) -> list[str]:
+    """Moves the time of those that are due, and gives them."""
+    now = db.time(now)
+    values = {"now": now, "due": now - late, "again": now + seconds, "limit": limit}
+    rows = db.run(sql.CLAIM_DUE, values | {"lease_holder": write_holder(holder)}).fetchall()
+    return [id for (id,) in rows]
+
+
+def orphans(db: Database, now: float, limit: int) -> list[str]:
+    """Sessions by the age of their running turn, each once."""
+    now, here = db.time(now), Holder.current()
+    found: dict[str, None] = {}
+    for _, session, text, expires in sorted(db.run(sql.RUNNING, {}).fetchall()):
+        holder = read_holder(text)
+        if holder is None or expires <= now or holder.is_gone(here):
+            found[session] = None
+    return list(found)[:limit]

@@ -1,0 +1,51 @@
+"""Who writes which point of the model's cache: at most one holder at a time, and only what is not known alive."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from . import statements as sql
+from .records import Holder, Warmup
+from .tables import warmups
+from .transactions import Database, read_holder, write_holder
+
+SWEPT = 100
+"""Rows that are no longer of use, removed each time that a new one comes."""
+
+_COLUMNS = [column.name for column in warmups.columns]
+
+
+def lead(db: Database, point: str, holder: Holder, seconds: float, now: float) -> Warmup:
+    now = db.time(now)
+    token = secrets.randbits(62)  # never one that a leader of the same point had before its row was removed
+    values = {"point": point, "token": token, "expires": now + seconds, "until": 0.0, "ttl": None}
+    values["holder"] = write_holder(holder)
+    leading = Warmup("leading", token, seconds, None, holder)
+    (row,) = db.run(sql.ENTER_WARMUP, values).fetchall()
+    cells = dict(zip(_COLUMNS, row, strict=True))
+    if cells["token"] == token:
+        db.run(sql.DELETE_WARMUPS, {"now": now, "limit": SWEPT})
+        return leading
+    found = _in_use(cells, holder, now)
+    if found is None:
+        db.run(sql.SET_WARMUP, values)
+    return found or leading
+
+
+def _in_use(cells: Mapping[str, Any], observer: Holder, now: float) -> Warmup | None:
+    """What keeps the observer from leading: the point is known alive, or another live holder writes it."""
+    if cells["until"] > now:
+        return Warmup("warm", cells["token"], cells["until"] - now, cells["ttl"])
+    other = read_holder(cells["holder"])
+    if other is None or other == observer or cells["expires"] <= now or other.is_gone(observer):
+        return None
+    return Warmup("taken", cells["token"], cells["expires"] - now, None, other)
+
+
+def led(db: Database, point: str, token: int, ttl: str | None, alive: float, now: float) -> None:
+    if alive > 0:
+        db.run(sql.END_WARMUP, {"point": point, "token": token, "ttl": ttl, "until": db.time(now) + alive})
+    else:
+        db.run(sql.DELETE_WARMUP, {"point": point, "token": token})
