@@ -111,7 +111,9 @@ def multiplier(params: Mapping[str, Any] | None, *, batch: bool = False) -> Deci
     return factor * (_BATCH if batch else Decimal(1))
 
 
-def cost(usage: Usage, profile: Profile, params: Mapping[str, Any] | None = None) -> Decimal | None:
+def cost(
+    usage: Usage, profile: Profile, params: Mapping[str, Any] | None = None, *, batch: bool = False
+) -> Decimal | None:
     """USD for one call, at the tier of its own prompt size; `None` where no price is published."""
     prices = prices_for(profile, usage.total_input)
-    return None if prices is None else prices.of(usage) * multiplier(params)
+    return None if prices is None else prices.of(usage) * multiplier(params, batch=batch)

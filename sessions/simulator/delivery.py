@@ -28,11 +28,12 @@ class Stalled(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How long things take, in seconds: per uncached prompt token, up to the first event, per output token."""
+    """How long things take, in seconds: per uncached prompt token, up to the first event, per output token; a batch."""
 
     prefill_per_token: float = 0.0
     first_event: float = 0.0
     per_output_token: float = 0.0
+    batch: float = 0.0
 
     def prefill(self, exchange: Exchange) -> float:
         """Seconds from the request to its first event: cached tokens cost nothing."""

@@ -17,7 +17,7 @@ from sessions.core import cache
 from sessions.core.prices import cost
 from sessions.core.profiles import MODELS, Profile, Ttl, profile_for
 from sessions.core.usage import Usage
-from sessions.simulator import compaction, thinking, validation
+from sessions.simulator import batches, compaction, thinking, validation
 from sessions.simulator.assistant import assistant
 from sessions.simulator.exchange import Exchange
 from sessions.simulator.faults import Fault, Faults, fault_for
@@ -85,31 +85,37 @@ class Engine:
         self._open: set[Exchange] = set()
         self._fingerprints = Fingerprints()
         self._turns = thinking.Turns()
+        self.batches = batches.Batches(self)
 
     # -- one request ---------------------------------------------------------------------------------------------------
 
     def receive(self, body: Any, headers: Mapping[str, str], now: float, *, path: str = "/v1/messages") -> Exchange:
         """Takes a request that starts at `now`. Never raises: a refused exchange has `status` and `error`."""
-        index, self._count = self._count, self._count + 1
-        exchange = Exchange(index, self._id("req"), now, body if isinstance(body, dict) else None, path)
-        self._remember(exchange)
+        exchange = self._taken(path, now, body if isinstance(body, dict) else None)
         try:
             self._identify(exchange, headers)
-            planned = fault_for(self.faults, index) if path == "/v1/messages" else None
-            if planned is not None:
-                self._plan_fault(exchange, planned)
+            if path in ("/v1/messages", batches.ITEM):
+                self._plan_fault(exchange, fault_for(self.faults, exchange.index))
             if exchange.state == "open":
                 self._accept(exchange, body, headers)
         except Refusal as refusal:
-            self._refuse(exchange, refusal)
+            self.refuse(exchange, refusal)
+        return exchange
+
+    def visit(self, path: str, headers: Mapping[str, str], now: float) -> Exchange:
+        """Takes a request that asks no model: who sends it, and what is planned to go wrong with it."""
+        exchange = self._taken(path, now)
+        try:
+            self._identify(exchange, headers)
+            self._plan_fault(exchange, fault_for(self.faults, exchange.index))
+        except Refusal as refusal:
+            self.refuse(exchange, refusal)
         return exchange
 
     def reject(self, refusal: Refusal, path: str, now: float) -> Exchange:
         """Takes a request that cannot even be read, and refuses it."""
-        index, self._count = self._count, self._count + 1
-        exchange = Exchange(index, self._id("req"), now, None, path)
-        self._remember(exchange)
-        self._refuse(exchange, refusal)
+        exchange = self._taken(path, now)
+        self.refuse(exchange, refusal)
         return exchange
 
     def ask(self, exchange: Exchange) -> Answer | Awaitable[Answer]:
@@ -171,7 +177,7 @@ class Engine:
             exchange.usage = replace(exchange.usage, output=reply.output_tokens)
             exchange.stop_reason = reply.stop_reason
             self._turns.remember(reply)
-        exchange.cost = cost(exchange.usage, prompt.profile, prompt.body)
+        exchange.cost = _cost(exchange, exchange.usage, prompt)
         usage, total, charged, refused = self._totals
         total = None if total is None or exchange.cost is None else total + exchange.cost
         self._totals = (usage + exchange.usage, total, charged + 1, refused)
@@ -190,7 +196,7 @@ class Engine:
             assert exchange.usage is not None
             assert exchange.prompt is not None
             usage += exchange.usage
-            price = cost(exchange.usage, exchange.prompt.profile, exchange.prompt.body)
+            price = _cost(exchange, exchange.usage, exchange.prompt)
             total = None if total is None or price is None else total + price
             charged += 1
         return Bill(usage, total, charged, refused)
@@ -226,12 +232,15 @@ class Engine:
             paused=self._turns.paused,
         )
         validation.shape(body, context)
+        if exchange.path == batches.ITEM:
+            batches.check(body)
         body = _filled(body)
         exchange.model = body["model"]
         profile = self._profile(body["model"])
         marks = validation.rules(body, profile, context)
         compaction.verify(body, self._key)
-        checked = thinking.check(body, profile, self._key, exchange.organization, self._turns, context.betas)
+        account, drops = exchange.organization, exchange.path == batches.ITEM
+        checked = thinking.check(body, profile, self._key, account, self._turns, context.betas, dropping=drops)
         exchange.prompt = self._prompt(exchange, profile, marks, checked)
         exchange.request = Request(body, exchange.index, checked.on)
 
@@ -263,7 +272,7 @@ class Engine:
         if self.refreshes_shorter and hit is not None:
             shorter = [points[at].digest for at, _ in found if at < hit]
             writes += [(name, self.cache.entries[name].ttl) for name in shorter if self.cache.alive(name, now)]
-        exchange.message_id = self._id("msg")
+        exchange.message_id = self.new_id("msg")
         prompt = Prompt(
             body,
             profile,
@@ -336,12 +345,14 @@ class Engine:
         limits = Limits(
             body["max_tokens"], max(1, prompt.profile.window - prompt.total), body.get("stop_sequences") or ()
         )
-        composer = Composer(self._id, seal, limits, prompt.thinking, prompt.omitted)
+        composer = Composer(self.new_id, seal, limits, prompt.thinking, prompt.omitted)
         reply = composer.compose(answer)
         return thinking.spoil(reply, exchange.fault.kind) if exchange.fault is not None else reply
 
-    def _plan_fault(self, exchange: Exchange, fault: Fault) -> None:
+    def _plan_fault(self, exchange: Exchange, fault: Fault | None) -> None:
         exchange.fault = fault
+        if fault is None:
+            return
         if fault.kind == "status":
             exchange.status, exchange.state = fault.status, "failed"
             refusal = Refusal(fault.message, status=fault.status, type=fault.type)
@@ -349,14 +360,17 @@ class Engine:
         elif fault.kind == "drop":
             exchange.state = "failed"
 
-    def _refuse(self, exchange: Exchange, refusal: Refusal) -> None:
+    def refuse(self, exchange: Exchange, refusal: Refusal) -> None:
+        """Answers with the API's error; nothing is charged."""
         exchange.status, exchange.state = refusal.status, "refused"
         exchange.error = refusal.envelope(exchange.request_id)
         usage, total, charged, refused = self._totals
         self._totals = (usage, total, charged, refused + 1)
 
-    def _remember(self, exchange: Exchange) -> None:
-        """Keeps the exchange; the oldest bodies and then the oldest exchanges are forgotten."""
+    def _taken(self, path: str, now: float, body: dict[str, Any] | None = None) -> Exchange:
+        """The next exchange, kept; the oldest bodies and then the oldest exchanges are forgotten."""
+        index, self._count = self._count, self._count + 1
+        exchange = Exchange(index, self.new_id("req"), now, body, path)
         self.requests.append(exchange)
         if len(self.requests) > self._keep:
             self.requests.popleft()
@@ -368,11 +382,17 @@ class Engine:
             old, size = self._bodies.popleft()
             self._held -= size
             old.forget()
+        return exchange
 
-    def _id(self, kind: str) -> str:
+    def new_id(self, kind: str) -> str:
+        """The next id of this kind, such as `msg_…`; always the same ones for the same seed."""
         self._ids += 1
         name = hashlib.blake2b(f"{self._seed} {self._ids}".encode(), digest_size=11).hexdigest()
         return f"{kind}_01{name}"
+
+
+def _cost(exchange: Exchange, usage: Usage, prompt: Prompt) -> Decimal | None:
+    return cost(usage, prompt.profile, prompt.body, batch=exchange.path == batches.ITEM)
 
 
 def _filled(body: dict[str, Any]) -> dict[str, Any]:

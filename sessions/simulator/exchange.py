@@ -49,6 +49,7 @@ class Exchange:
     reply: Reply | None = field(default=None, repr=False)
     events: list[Event] = field(default_factory=list, repr=False)
     result: dict[str, Any] | None = field(default=None, repr=False)
+    lines: list[dict[str, Any]] | None = field(default=None, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -71,5 +72,5 @@ class Exchange:
 
     def forget(self) -> None:
         """Drops what is large; the figures stay."""
-        self.body = self.prompt = self.request = self.reply = self.result = None
+        self.body = self.prompt = self.request = self.reply = self.result = self.lines = None
         self.events = []

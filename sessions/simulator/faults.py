@@ -20,6 +20,7 @@ Kind: TypeAlias = Literal[
     "repeated_id",
     "unoffered",
     "not_object",
+    "expired",
 ]
 
 
@@ -42,8 +43,11 @@ class Fault:
     | `repeated_id` | every tool call of the reply has the same id |
     | `unoffered` | the reply calls a tool that was never offered |
     | `not_object` | a tool call's input is a list |
+    | `expired` | a request of a batch is not processed within its 24 hours (only there) |
 
-    All but the first two bill the prompt: the response has begun (inferred: entries are readable from then on).
+    All but the first two bill the prompt: the response has begun (inferred: entries are readable from then on). In a
+    batch, those that break a connection make a request `errored`, which is not billed; on the batch routes themselves
+    they lose the answer to what has been done.
     """
 
     kind: Kind

@@ -1,4 +1,4 @@
-"""The simulator over HTTP, for any client in any language: `/v1/messages`, `/v1/models`, and its own bill and journal.
+"""The simulator over HTTP, for any client: `/v1/messages`, its batches, `/v1/models`, and its own bill and journal.
 
 A plain ASGI application under uvicorn. A fault that cuts a connection really cuts it: the response stops half-way.
 """
@@ -16,11 +16,12 @@ import anyio
 import uvicorn
 
 from sessions.clock import Clock, SystemClock
+from sessions.simulator.batches import ROOT as BATCHES
 from sessions.simulator.catalogue import models
 from sessions.simulator.delivery import Broken, Latency, Stream, prepare
 from sessions.simulator.engine import Engine
 from sessions.simulator.exchange import Exchange
-from sessions.simulator.transport import receive
+from sessions.simulator.transport import jsonl, lowered, receive
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -41,22 +42,36 @@ class Application:
         path, raw = scope["path"], await _body(receive_)
         if raw is None:
             return
-        if scope["method"] == "GET" or path == "/_simulator/evict":
+        await self.engine.batches.process(self.clock.now())
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if path.startswith(BATCHES):
+            exchange = self._batches(scope, raw, headers)
+        elif scope["method"] == "GET" or path == "/_simulator/evict":
             status, found = self._look(path)
             await _json(send, status, found)
             return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        exchange = receive(self.engine, path, raw, headers, self.clock.now())
+        else:
+            exchange = receive(self.engine, path, raw, headers, self.clock.now())
         async with anyio.create_task_group() as group:
             group.start_soon(_watch, receive_, group.cancel_scope)
             await self._respond(exchange, send)
             group.cancel_scope.cancel()
+
+    def _batches(self, scope: Scope, raw: bytes, headers: dict[str, str]) -> Exchange:
+        url, base = (scope["path"], scope["query_string"].decode()), f"{scope['scheme']}://{headers.get('host', '')}"
+        return self.engine.batches.receive(
+            scope["method"], url, raw, lowered(headers), self.clock.now(), base_url=base, seconds=self.latency.batch
+        )
 
     async def _respond(self, exchange: Exchange, send: Send) -> None:
         """Answers; a client that leaves cancels this, which ends the exchange as cut."""
         await prepare(self.engine, exchange, self.clock, self.latency)
         if exchange.state == "failed" and exchange.error is None:
             _drop(send)
+            return
+        if exchange.lines is not None and exchange.error is None:
+            await send(_start(200, {**exchange.headers, "content-type": "application/x-jsonl"}))
+            await send({"type": "http.response.body", "body": jsonl(exchange.lines)})
             return
         if exchange.error is not None or exchange.result is not None:
             await _json(send, exchange.status, exchange.error or exchange.result, exchange.headers)

@@ -101,9 +101,13 @@ class Checked:
 
 
 def check(
-    body: Mapping[str, Any], profile: Profile, key: bytes, organization: str, turns: Turns, betas: Iterable[str]
-) -> Checked:
-    """Raises `Refusal` for a tampered, misplaced or missing block; drops what the model may not read."""
+    body: Mapping[str, Any], profile: Profile, key: bytes, organization: str, turns: Turns, betas: Iterable[str], *,
+    dropping: bool = False,
+) -> Checked:  # fmt: skip
+    """Raises `Refusal` for a tampered, misplaced or missing block; drops what the model may not read.
+
+    `dropping`: a block of another conversation is dropped unless the request asks for the error (as in a batch).
+    """
     messages = body["messages"]
     found = list(thoughts(messages))
     on = _on(body, profile, turns)
@@ -113,7 +117,8 @@ def check(
     binding = Binding(body)
     places = _digests(messages, binding, {i for i, _, _ in found})
     control = (body.get("thinking") or {}).get("block_binding") or {}
-    dropping = control.get("prefix_mismatch_behavior") == "drop_block"
+    behavior = control.get("prefix_mismatch_behavior")
+    dropping = behavior == "drop_block" or (dropping and behavior is None)
     dropped: dict[tuple[int, int], str] = {}
     before: str | None = None
     for i, j, block in found:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 
 from sessions.clock import Clock, SystemClock
+from sessions.simulator.batches import ROOT as BATCHES
 from sessions.simulator.catalogue import models
 from sessions.simulator.delivery import Broken, Latency, Stalled, Stream, prepare
 from sessions.simulator.engine import Engine
@@ -36,7 +37,11 @@ class Transport(httpx2.AsyncBaseTransport):
         if request.method == "GET" and path.startswith("/v1/models"):
             status, body = models(path)
             return httpx2.Response(status, json=body)
-        exchange = receive(self.engine, path, raw, request.headers, self.clock.now())
+        await self.engine.batches.process(self.clock.now())
+        if path.startswith(BATCHES):
+            exchange = self._batches(request, raw)
+        else:
+            exchange = receive(self.engine, path, raw, request.headers, self.clock.now())
         try:
             await prepare(self.engine, exchange, self.clock, self.latency)
         except Broken:
@@ -44,6 +49,8 @@ class Transport(httpx2.AsyncBaseTransport):
         if exchange.state == "failed" and exchange.ok:
             raise _cut(request)
         headers = exchange.headers
+        if exchange.lines is not None and exchange.error is None:
+            return httpx2.Response(200, headers={**headers, **_LINES}, content=jsonl(exchange.lines))
         if exchange.error is not None or exchange.result is not None:
             content = _ENCODE(exchange.error or exchange.result).encode("utf-8", "surrogatepass")
             return httpx2.Response(exchange.status, headers={**headers, **_JSON}, content=content)
@@ -52,14 +59,23 @@ class Transport(httpx2.AsyncBaseTransport):
         stream = Stream(self.engine, exchange, self.clock, self.latency, timeout)
         return httpx2.Response(200, headers={**headers, **kind}, stream=_Body(stream, request))
 
+    def _batches(self, request: httpx2.Request, raw: bytes) -> Exchange:
+        url = request.url
+        base = str(url.copy_with(raw_path=b"")).rstrip("/")
+        return self.engine.batches.receive(
+            request.method, (url.path, url.query.decode()), raw, lowered(request.headers), self.clock.now(),
+            base_url=base, seconds=self.latency.batch,
+        )  # fmt: skip
 
+
+_LINES = {"content-type": "application/x-jsonl"}
 _JSON = {"content-type": "application/json"}
 _EVENTS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 
 
 def receive(engine: Engine, path: str, raw: bytes, headers: Any, now: float) -> Exchange:
     """Parses a request and hands it to the engine; unknown paths and unreadable bodies are refused there."""
-    lowered = {name.lower(): value for name, value in headers.items()}
+    names = lowered(headers)
     if len(raw) > LARGEST:
         return engine.reject(Refusal("Request exceeds the maximum size", status=413), path, now)
     try:
@@ -67,10 +83,20 @@ def receive(engine: Engine, path: str, raw: bytes, headers: Any, now: float) -> 
     except ValueError as error:
         return engine.reject(Refusal(f"The request body is not valid JSON: {error}"), path, now)
     if path == "/v1/messages":
-        return engine.receive(body, lowered, now)
+        return engine.receive(body, names, now)
     if path == "/v1/messages/count_tokens":
-        return engine.count_tokens(body, lowered, now)
+        return engine.count_tokens(body, names, now)
     return engine.reject(Refusal("Not Found", status=404), path, now)
+
+
+def lowered(headers: Any) -> dict[str, str]:
+    """Headers by their names in small letters."""
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def jsonl(lines: list[dict[str, Any]]) -> bytes:
+    """One JSON value to a line."""
+    return "".join(f"{_ENCODE(line)}\n" for line in lines).encode("utf-8", "surrogatepass")
 
 
 class _Body(httpx2.AsyncByteStream):
