@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from anthropic.lib.tools import ToolError
 
 from sessions.core.cache import THINKING
-from sessions.core.profiles import MODELS, Profile, profile_for
+from sessions.core.profiles import MODELS, Profile
 from sessions.importers.records import Block, RecordedConversation, RecordedStep, RecordedTurn
 from sessions.simulator import Engine, Request, Scripted, count, filler
 from sessions.tools import NOTHING
@@ -50,6 +50,24 @@ async def turn_to(clock: TurnedClock, moment: float) -> None:
         await clock.advance(moment - clock.now())
 
 
+def later(segments: Sequence[RecordedConversation], seconds: float) -> list[RecordedConversation]:
+    """The recording moved in time."""
+    return [
+        replace(
+            segment,
+            turns=tuple(
+                replace(
+                    turn,
+                    at=turn.at + seconds,
+                    steps=tuple(replace(step, at=step.at + seconds) for step in turn.steps),
+                )
+                for turn in segment.turns
+            ),
+        )
+        for segment in segments
+    ]
+
+
 def model_of(recording: Sequence[RecordedConversation]) -> str:
     """The model that made most of the replies, as recorded; `DEFAULT_MODEL` where no profile knows it."""
     models = Counter(step.model or segment.model for segment in recording for step in segment.steps)
@@ -59,8 +77,8 @@ def model_of(recording: Sequence[RecordedConversation]) -> str:
 
 def settings_for(recording: Sequence[RecordedConversation], player: Player) -> dict[str, Any]:
     """What `SessionManager.create` takes to play every segment with one system prompt and one set of tools."""
-    model = model_of(recording)
-    profile = profile_for(model)
+    profile = player.profile
+    model = profile.name
     thinks = any(block["type"] in THINKING for segment in recording for step in segment.steps for block in step.blocks)
     tools = _tools(recording, player)
     bare: dict[str, Any] = {"model": model, "max_tokens": profile.max_output, "tools": tools}
@@ -92,7 +110,7 @@ class Player:
 
     def __init__(self, clock: TurnedClock, profile: Profile) -> None:
         self._clock = clock
-        self._profile = profile
+        self.profile = profile
         self._steps: deque[RecordedStep] = deque()
         self._until = 0.0
         self._playing: list[_Playing] = []
@@ -132,7 +150,7 @@ class Player:
         """What to send for a turn, filled up to the recorded size. The next turn begins at `until` (epoch seconds)."""
         self._steps, self._until, self._carried, self._is_fresh = deque(turn.steps), until, [], False
         self._size = self._size_with(turn)
-        self._thought = self._thought if self._profile.keeps_thinking else 0
+        self._thought = self._thought if self.profile.keeps_thinking else 0
         return [*turn.content, *self._filler(turn.steps[0])]
 
     async def script(self, request: Request, prompt_tokens: int) -> Scripted:
@@ -194,7 +212,7 @@ class Player:
 
     def _size_with(self, turn: RecordedTurn) -> int:
         """Tokens of the prompt when these words have been added; some models now strip the thinking before them."""
-        stripped = 0 if self._profile.keeps_thinking else self._thought
+        stripped = 0 if self.profile.keeps_thinking else self._thought
         return self._size - stripped + sum(count(block) for block in turn.content)
 
     def _filler(self, step: RecordedStep) -> list[Block]:

@@ -8,44 +8,53 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, aclosing
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sessions.core.cache import SECONDS, blocks, content_blocks, marked, text_of, without_marks
 from sessions.core.prices import cost
-from sessions.core.profiles import Profile, profile_for
 from sessions.core.usage import Usage
 from sessions.errors import ModelError
 from sessions.importers.records import RecordedConversation, RecordedStep, RecordedTurn, Trigger
 from sessions.manager import SessionManager
-from sessions.player import Player, head_tokens, model_of, output_tokens, settings_for, turn_to
+from sessions.meter import TTLS, Meter, Metered
+from sessions.player import Player, head_tokens, later, model_of, output_tokens, settings_for, turn_to
 from sessions.session import Session
-from sessions.simulator import Engine, Exchange, Request, Scripted, client
+from sessions.simulator import Request, Scripted, client
 from sessions.testing import ManualClock
 
-AFTERWARDS = 3600.0
+AFTERWARDS = 7200.0
 """Seconds that a session is left open after its last turn: what is spent on waiting is part of the bill."""
+
+BETWEEN = 6 * 3600.0
+"""Seconds from the end of one recording to the start of the next in a series, where the recorded times overlap."""
+
+_LEASE = 7 * 86_400.0
+"""Seconds. A replay shares its sessions with nobody; renewals every 3 seconds of a turned clock cost too much."""
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
     """What a replay cost. USD where every price is known, else None; `recorded` and `sent` are prompt tokens.
 
-    `usage` and `cost`: ours, requests made while idle included. `top_level`: the same requests with the API's automatic
-    caching, 5 minutes. `uncached`: without any. `checked`: requests inside the lifetime of the one before; `broken`:
-    those of them that did not read exactly what that one had read and written.
+    `usage` and `cost`: ours, requests made while idle included; `idle` is what those alone used. `top_level` and
+    `top_level_1h`: the same requests with the API's automatic caching, 5 minutes and 1 hour. `uncached`: without any.
+    `checked`: requests inside the lifetime of the one before; `broken`: those of them that did not read exactly what
+    that one had read and written.
     """
 
     requests: int = 0
     refused: int = 0
     usage: Usage = field(default_factory=Usage)
+    idle: Usage = field(default_factory=Usage)
+    idle_requests: int = 0
     cost: Decimal | None = Decimal(0)
     top_level: Usage = field(default_factory=Usage)
+    top_level_1h: Usage = field(default_factory=Usage)
     top_level_cost: Decimal | None = Decimal(0)
     uncached_cost: Decimal | None = Decimal(0)
     recorded: int = 0
@@ -54,19 +63,7 @@ class Totals:
     broken: int = 0
 
     def __add__(self, other: Totals) -> Totals:
-        return Totals(
-            self.requests + other.requests,
-            self.refused + other.refused,
-            self.usage + other.usage,
-            _sum([self.cost, other.cost]),
-            self.top_level + other.top_level,
-            _sum([self.top_level_cost, other.top_level_cost]),
-            _sum([self.uncached_cost, other.uncached_cost]),
-            self.recorded + other.recorded,
-            self.sent + other.sent,
-            self.checked + other.checked,
-            self.broken + other.broken,
-        )
+        return Totals(*(_plus(getattr(self, one.name), getattr(other, one.name)) for one in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +91,16 @@ class ReplayTurn:
 @dataclass(frozen=True, slots=True)
 class Replay:
     """One recording played to its end. `sessions`: the ids of its sessions in the store, one per segment, and one more
-    wherever the recorder shortened its history by itself."""
+    wherever the recorder shortened its history by itself.
+
+    `requests`: every request that was sent, in order.
+    """
 
     id: str
     model: str
     turns: tuple[ReplayTurn, ...]
     sessions: tuple[str, ...]
+    requests: tuple[Metered, ...] = ()
 
     @property
     def totals(self) -> Totals:
@@ -110,6 +111,21 @@ class Replay:
     def problems(self) -> tuple[str, ...]:
         """Everything that should not have happened."""
         return tuple(problem for turn in self.turns for problem in turn.problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Recordings played one after the other by one manager. `billed` is the simulator's own bill, `ledger` what the
+    ledgers of all sessions add up to: the two are equal, in every bucket."""
+
+    replays: tuple[Replay, ...]
+    billed: Usage
+    ledger: Usage
+
+    @property
+    def totals(self) -> Totals:
+        """The whole bill."""
+        return sum((one.totals for one in self.replays), start=Totals())
 
 
 Progress = Callable[[int, int], None]
@@ -129,154 +145,95 @@ async def replay(
     *,
     store: str | None = None,
     progress: Progress | None = None,
+    model: str | None = None,
     **settings: Any,
 ) -> Replay:
     """Plays one recording (a conversation, or its segments in order) through sessions in SQLite.
 
-    `store`: where to keep them (default: a file that is removed at the end). Further `settings` go to `SessionManager`
-    (`ttl=Fixed("1h")`, …). A refused request is told in the turn's `problems`; the replay goes on.
+    `store`: where to keep them (default: a file that is removed at the end). `model`: in place of the recorded one.
+    Further `settings` go to `SessionManager` (`ttl=Fixed("1h")`, …). A refused request is told in the turn's
+    `problems`; the replay goes on.
     """
     segments = [recording] if isinstance(recording, RecordedConversation) else list(recording)
-    segments = [segment for segment in segments if segment.steps]
-    if not segments:
+    series = await replay_series([segments], store=store, progress=progress, model=model, **settings)
+    return series.replays[0]
+
+
+async def replay_series(
+    recorded: Sequence[Sequence[RecordedConversation]],
+    *,
+    store: str | None = None,
+    progress: Progress | None = None,
+    model: str | None = None,
+    owner: str | None = None,
+    **settings: Any,
+) -> Series:
+    """Plays recordings one after the other with one manager, as sessions of one `owner`: what it learns, it keeps.
+
+    Where recorded times overlap the later recording is moved. `model` answers all of them (default: the model of the
+    first); the rest is as in `replay`.
+    """
+    found = [[segment for segment in segments if segment.steps] for segments in recorded]
+    if not found or not all(found):
         raise ValueError("the recording holds no reply of a model: there is nothing to replay")
-    with ExitStack() as stack:
+    meter, clock = Meter(model or model_of(found[0])), ManualClock(start=found[0][0].steps[0].at)
+    longest = max(len(turn.steps) for segments in found for segment in segments for turn in segment.turns)
+    async with AsyncExitStack() as stack:
         if store is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="warmline-"))
             store = f"sqlite:///{Path(folder) / 'replay.db'}"
         stack.enter_context(warnings.catch_warnings())  # recordings are old, and so are their models
         warnings.filterwarnings("ignore", "The model '.*' is deprecated", DeprecationWarning)
-        return await _Replaying(segments, progress).run(store, settings)
+        api = await stack.enter_async_context(client(engine=meter, clock=clock, max_retries=0))
+        options = {"max_steps": longest + 1, **settings}
+        manager = await stack.enter_async_context(SessionManager(store, client=api, clock=clock, **options))
+        manager._leases.seconds, manager._leases.renew_after = 2 * _LEASE, _LEASE
+        played = []
+        for segments in found:
+            moved = _after(segments, clock.now())
+            played.append(await _Replaying(moved, meter, clock, progress).run(partial(manager.create, owner=owner)))
+        ids = [name for one in played for name in one.sessions]
+        ledger = [call.usage for name in ids for call in await (await manager.open(name)).calls()]
+        return Series(tuple(played), meter.bill().usage, sum(ledger, start=Usage()))
 
 
-@dataclass(slots=True)
-class _Row:
-    """One request of ours and its rival. `output` is filled in when the model answers; `idle`: a zero-token request."""
-
-    index: int
-    started: float
-    total: int
-    usage: Usage
-    rival: Usage
-    problem: str | None = None
-    checked: bool = False
-    refused: bool = False
-    idle: bool = False
-    output: int = 0
-    recorded: int = 0
-
-
-class _Meter(Engine):
-    """The simulator, with a second one beside it that is sent the same requests with top-level `cache_control`."""
-
-    def __init__(self, model: str) -> None:
-        super().__init__(keep=8)
-        self.profile_of_model: Profile = profile_for(model)
-        self.rows: list[_Row] = []
-        self._rival = Engine(keep=2)
-        self._before: dict[int, tuple[float, Usage, float, bool]] = {}
-
-    def row(self, index: int) -> _Row:
-        """The row of an exchange."""
-        return next(row for row in reversed(self.rows) if row.index == index)
-
-    def new_session(self) -> None:
-        """What is asked next does not follow what was asked before."""
-        self._before.clear()
-
-    def new_turn(self) -> None:
-        """Words of the user come next: now models that keep only the last turn's thinking strip what is older."""
-        if not self.profile_of_model.keeps_thinking:
-            self._before.clear()
-
-    def receive(self, body: Any, headers: Mapping[str, str], now: float, *, path: str = "/v1/messages") -> Exchange:
-        exchange = super().receive(body, headers, now, path=path)
-        if exchange.error is not None or exchange.prompt is None:
-            message = exchange.error["error"]["message"] if exchange.error else "the request failed"
-            self.rows.append(_Row(exchange.index, now, 0, Usage(), Usage(), f"refused: {message}", refused=True))
-            return exchange
-        usage = exchange.prompt.usage
-        idle = body["max_tokens"] == 0
-        rival = Usage() if idle else self._ask_rival(body, headers, now)
-        row = _Row(exchange.index, now, exchange.prompt.total, usage, rival, idle=idle)
-        self._check(row, body)
-        self.rows.append(row)
-        return exchange
-
-    def _ask_rival(self, body: Mapping[str, Any], headers: Mapping[str, str], now: float) -> Usage:
-        exchange = self._rival.receive(top_level(body), headers, now)
-        if exchange.prompt is None:
-            raise AssertionError(f"the same request with top-level cache_control was refused: {exchange.error}")
-        self._rival.begin(exchange, now)
-        self._rival.end(exchange, now)
-        return exchange.prompt.usage
-
-    def _check(self, row: _Row, body: Mapping[str, Any]) -> None:
-        """Within the lifetime of the request before, this one reads exactly what that one read and wrote."""
-        marks = marked(body)
-        seconds = SECONDS[marks[-1][1]] if marks else 0
-        images = any(block.get("type") == "image" or _inner_image(block) for _, block in blocks(body))
-        session = hash(text_of([without_marks(block) for block in content_blocks(body["messages"][0]["content"])]))
-        before = self._before.get(session)
-        self._before[session] = (row.started, row.usage, seconds, images)
-        if before is None:
-            return
-        started, usage, lifetime, had_images = before
-        if row.started - started >= lifetime or images != had_images:
-            return
-        row.checked = True
-        expected = usage.cache_read + usage.cache_write
-        if row.usage.cache_read != expected:
-            row.problem = f"read {row.usage.cache_read} tokens of the {expected} that were cached"
-
-
-def top_level(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The request with the API's automatic caching in place of any markers."""
-    bare = dict(body)
-    for tier in ("tools", "system"):
-        if isinstance(bare.get(tier), list):
-            bare[tier] = [without_marks(block) for block in bare[tier]]
-    bare["messages"] = [
-        {**message, "content": [without_marks(block) for block in content_blocks(message["content"])]}
-        for message in body["messages"]
-    ]
-    return {**bare, "cache_control": {"type": "ephemeral"}}
+def _after(segments: Sequence[RecordedConversation], now: float) -> Sequence[RecordedConversation]:
+    """The recording, moved to a later time where it begins before `now` (epoch seconds)."""
+    start = segments[0].steps[0].at
+    return segments if start >= now else later(segments, now + BETWEEN - start)
 
 
 class _Replaying:
     """One recording on its way through the sessions."""
 
-    def __init__(self, segments: Sequence[RecordedConversation], progress: Progress | None) -> None:
+    def __init__(
+        self, segments: Sequence[RecordedConversation], meter: Meter, clock: ManualClock, progress: Progress | None
+    ) -> None:
         self._segments = segments
         self._progress = progress
         self._steps = sum(len(segment.steps) for segment in segments)
         self._done = 0
-        self._clock = ManualClock(start=segments[0].steps[0].at)
-        self._meter = _Meter(model_of(segments))
-        self._player = Player(self._clock, self._meter.profile_of_model)
+        self._clock = clock
+        self._meter = meter
+        self._player = Player(clock, meter.profile_of_model)
         self._meter.script = self._answer
-        self._taken = 0
+        self._first = self._taken = len(meter.rows)
         self._ids: list[str] = []
         self._create: Callable[[], Awaitable[Session]]
         self._session: Session
         self._head = 0
 
-    async def run(self, store: str, options: Mapping[str, Any]) -> Replay:
+    async def run(self, create: Callable[..., Awaitable[Session]]) -> Replay:
         """Plays every segment and gives the bill."""
         settings = settings_for(self._segments, self._player)
         self._head = head_tokens(settings)
-        longest = max(len(turn.steps) for segment in self._segments for turn in segment.turns)
-        options = {"max_steps": longest + 1, **options}
         turns: list[ReplayTurn] = []
-        async with (
-            client(engine=self._meter, clock=self._clock, max_retries=0) as api,
-            SessionManager(store, client=api, clock=self._clock, **options) as manager,
-        ):
-            for number, segment in enumerate(self._segments):
-                self._create = partial(manager.create, **settings, title=segment.id)
-                await self._new_session()
-                turns += await self._play(segment, self._end(number))
-        return Replay(self._segments[0].session, self._meter.profile_of_model.name, tuple(turns), tuple(self._ids))
+        for number, segment in enumerate(self._segments):
+            self._create = partial(create, **settings, title=segment.id)
+            await self._new_session()
+            turns += await self._play(segment, self._end(number))
+        name, model = self._segments[0].session, self._meter.profile_of_model.name
+        return Replay(name, model, tuple(turns), tuple(self._ids), tuple(self._meter.rows[self._first :]))
 
     async def _new_session(self) -> None:
         self._session = await self._create()
@@ -341,24 +298,26 @@ class _Replaying:
             self._player.unrecorded = 0
         return ReplayTurn(segment.id, number, turn.steps[0].at, gap, turn.trigger, totals, tuple(problems))
 
-    def _totals(self, row: _Row) -> Totals:
+    def _totals(self, row: Metered) -> Totals:
         if row.refused:
             return Totals(requests=1, refused=1)
         profile = self._meter.profile_of_model
-        usage, rival = replace(row.usage, output=row.output), replace(row.rival, output=row.output)
-        plain = Usage(input=0 if row.idle else row.total, output=row.output)
+        usage = replace(row.usage, output=row.output)
+        if row.idle:
+            return Totals(usage=usage, cost=cost(usage, profile), idle=usage, idle_requests=1)
+        five, hour = (replace(row.automatic[ttl], output=row.output) for ttl in TTLS)
         return Totals(
-            1,
-            0,
-            usage,
-            cost(usage, profile),
-            rival,
-            cost(rival, profile),
-            cost(plain, profile),
-            row.recorded,
-            0 if row.idle else row.total,
-            int(row.checked),
-            int(row.checked and row.problem is not None),
+            requests=1,
+            usage=usage,
+            cost=cost(usage, profile),
+            top_level=five,
+            top_level_1h=hour,
+            top_level_cost=cost(five, profile),
+            uncached_cost=cost(Usage(input=row.total, output=row.output), profile),
+            recorded=row.recorded,
+            sent=row.total,
+            checked=int(row.checked),
+            broken=int(row.checked and row.problem is not None),
         )
 
 
@@ -366,15 +325,6 @@ def _size(step: RecordedStep) -> int:
     return step.usage.total_input if step.usage else 0
 
 
-def _inner_image(block: Mapping[str, Any]) -> bool:
-    inner = block.get("content")
-    return isinstance(inner, list) and any(isinstance(one, Mapping) and one.get("type") == "image" for one in inner)
-
-
-def _sum(costs: Iterable[Decimal | None]) -> Decimal | None:
-    total = Decimal(0)
-    for one in costs:
-        if one is None:
-            return None
-        total += one
-    return total
+def _plus(one: Any, other: Any) -> Any:
+    """The sum, None where either is unknown."""
+    return None if one is None or other is None else one + other

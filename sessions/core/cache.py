@@ -36,6 +36,7 @@ _MARKABLE = frozenset(
         "compaction",
     }
 )
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _WEB_TOOLS = ("web_search", "web_fetch")
 
 
@@ -115,7 +116,7 @@ def marked(request: Mapping[str, Any]) -> list[tuple[Where, Ttl]]:
 
 def text_of(value: Any) -> str:
     """The JSON text that is hashed and stored: keys in their own order, nothing escaped but what JSON demands."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODE(value)
 
 
 def _digest(previous: str, kind: str, text: str) -> str:

@@ -22,7 +22,7 @@ from sessions.simulator.assistant import assistant
 from sessions.simulator.exchange import Exchange
 from sessions.simulator.faults import Fault, Faults, fault_for
 from sessions.simulator.fingerprints import Fingerprints, fingerprint, tier_sizes
-from sessions.simulator.prompt import Prompt, cumulative, indexes, usage_of
+from sessions.simulator.prompt import Prompt, charge, cumulative, indexes, usage_of
 from sessions.simulator.prompt_cache import PromptCache
 from sessions.simulator.refusal import Refusal
 from sessions.simulator.reply import Composer, Limits, Reply
@@ -255,19 +255,15 @@ class Engine:
         self, exchange: Exchange, profile: Profile, marks: Sequence[tuple[cache.Where, Ttl]], checked: thinking.Checked
     ) -> Prompt:
         body = checked.body
-        scope = f"{exchange.organization}/{exchange.workspace}"
-        points = cache.chain({**body, "betas": sorted(exchange.betas)}, profile, workspace=scope)
-        sizes = cumulative(body, points)
+        points, sizes = self._measure(exchange, body, profile)
         total = sizes[-1] if sizes else 0
         self._fits(profile, body, total)
         found = indexes(points, checked.moved(marks), profile)
         found = [(at, ttl) for at, ttl in found if sizes[at] >= profile.minimum_tokens]
         now = exchange.started
-        hit = cache.find(points, [at for at, _ in found], lambda name: self.cache.alive(name, now), profile.lookback)
-        charged = cache.bill(sizes, total, found, hit, profile.minimum_tokens)
-        usage = Usage(charged.input, charged.read, charged.write_5m, charged.write_1h, counters=profile.counters)
+        hit, usage = charge(points, sizes, found, self.cache, now, profile)
         if profile.automatic and not profile.markers:
-            usage = Usage(input=total - charged.read, cache_read=charged.read, counters=profile.counters)
+            usage = Usage(input=total - usage.cache_read, cache_read=usage.cache_read, counters=profile.counters)
         writes = [(points[at].digest, ttl) for at, ttl in found if hit is None or at > hit]
         if self.refreshes_shorter and hit is not None:
             shorter = [points[at].digest for at, _ in found if at < hit]
@@ -287,6 +283,14 @@ class Engine:
             checked.last,
         )
         return replace(prompt, head=self._head(exchange, prompt, checked))
+
+    def _measure(
+        self, exchange: Exchange, body: Mapping[str, Any], profile: Profile
+    ) -> tuple[Sequence[cache.Point], Sequence[int]]:
+        """The points of a request that is in order, and the tokens of the prompt up to each."""
+        scope = f"{exchange.organization}/{exchange.workspace}"
+        points = cache.chain({**body, "betas": sorted(exchange.betas)}, profile, workspace=scope)
+        return points, cumulative(body, points)
 
     def _fits(self, profile: Profile, body: Mapping[str, Any], total: int) -> None:
         if total > profile.window:

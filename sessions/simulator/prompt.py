@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sessions.core.cache import Point, Where
+from sessions.core.cache import Point, Where, bill, find
 from sessions.core.profiles import Profile, Ttl
 from sessions.core.usage import Usage
+from sessions.simulator.prompt_cache import PromptCache
 from sessions.simulator.tokens import TOOLS_PROMPT, count
 
 
@@ -57,6 +58,20 @@ def cumulative(body: Mapping[str, Any], points: Sequence[Point]) -> list[int]:
         total += count(holder if isinstance(holder, str) else holder[j])
         sizes.append(total)
     return sizes
+
+
+def charge(
+    points: Sequence[Point],
+    sizes: Sequence[int],
+    marks: Sequence[tuple[int, Ttl]],
+    known: PromptCache,
+    now: float,
+    profile: Profile,
+) -> tuple[int | None, Usage]:
+    """The index of the point that is read (None without a hit), and what the prompt is charged at these marks."""
+    hit = find(points, [at for at, _ in marks], lambda name: known.alive(name, now), profile.lookback)
+    charged = bill(sizes, sizes[-1] if sizes else 0, marks, hit, profile.minimum_tokens)
+    return hit, Usage(charged.input, charged.read, charged.write_5m, charged.write_1h, counters=profile.counters)
 
 
 def indexes(points: Sequence[Point], marks: Sequence[tuple[Where, Ttl]], profile: Profile) -> list[tuple[int, Ttl]]:

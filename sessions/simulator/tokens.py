@@ -24,6 +24,8 @@ IMAGE = 1568
 PAGE = 2000
 """Tokens of one PDF page."""
 
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 def filler(tokens: int, word: str = "lorem") -> str:
     """Text whose block counts as `tokens` tokens (3 or more; the overhead of a text block is included)."""
@@ -64,7 +66,7 @@ def count(block: Mapping[str, Any] | str) -> int:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODE(value)
 
 
 def _media(block: Mapping[str, Any]) -> int:

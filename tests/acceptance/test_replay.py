@@ -18,9 +18,10 @@ from sessions.core.profiles import profile_for
 from sessions.core.usage import Usage
 from sessions.importers import RecordedConversation, read
 from sessions.importers.records import RecordedStep, RecordedTurn
+from sessions.meter import TTLS, Meter
 from sessions.player import Player
-from sessions.replay import Replay, Totals, recordings, replay
-from sessions.simulator import Request, client
+from sessions.replay import AFTERWARDS, Replay, Totals, recordings, replay, replay_series
+from sessions.simulator import Engine, Exchange, Request, client
 from sessions.testing import ManualClock
 
 DATA = Path(__file__).parent.parent / "data"
@@ -82,7 +83,45 @@ async def test_the_ledger_tells_the_same_bill(tmp_path: Path) -> None:
     totals = holds(await replay(recording, store=store))
     async with client() as api, SessionManager(store, client=api) as manager:
         (info,) = await manager.list()
-        assert (info.usage, info.cost, info.calls) == (totals.usage, totals.cost, totals.requests)
+        assert (info.usage, info.cost) == (totals.usage, totals.cost)
+        assert info.calls == totals.requests + totals.idle_requests
+
+
+async def test_a_series_has_one_owner_and_one_clock_and_its_ledgers_are_the_bill(tmp_path: Path) -> None:
+    recorded = recordings(read(DATA / "traces.jsonl.gz").conversations)[-3:]
+    store = f"sqlite:///{tmp_path / 'sessions.db'}"
+    series = await replay_series(recorded, store=store, owner="somebody", model="claude-opus-5")
+    assert series.billed == series.ledger == series.totals.usage
+    ends = [one.requests[-1].started for one in series.replays]
+    starts = [one.requests[0].started for one in series.replays]
+    assert all(start - end >= AFTERWARDS for end, start in zip(ends, starts[1:], strict=False))
+    alone = [await replay(recording, model="claude-opus-5", ttl=Fixed("5m")) for recording in recorded]
+    assert [one.totals.sent for one in series.replays] == [one.totals.sent for one in alone]
+    async with client() as api, SessionManager(store, client=api) as manager:
+        assert {info.owner for info in await manager.list()} == {"somebody"}
+
+
+async def test_automatic_caching_is_charged_as_the_simulator_charges_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every request of a replay again, with top-level `cache_control`, to a simulator of its own."""
+    (recording,) = recordings(read(DATA / "interrupts_and_compaction.jsonl.gz").conversations)
+    bodies: list[tuple[dict[str, Any], float]] = []
+    receive = Meter.receive
+
+    def noted(meter: Meter, body: Any, headers: Any, now: float, **rest: Any) -> Exchange:
+        bodies.append((body, now))
+        return receive(meter, body, headers, now, **rest)
+
+    monkeypatch.setattr(Meter, "receive", noted)
+    played = await replay(recording, ttl=Fixed("5m"), tend=False)
+    for ttl in TTLS:
+        engine = Engine()
+        for (body, now), row in zip(bodies, played.requests, strict=True):
+            sent = {**without_markers(body), "cache_control": {"type": "ephemeral", "ttl": ttl}}
+            exchange = engine.receive(sent, {"x-api-key": "simulated", "anthropic-version": "2023-06-01"}, now)
+            assert exchange.prompt is not None, exchange.error
+            engine.begin(exchange, now)
+            assert exchange.prompt.usage == row.automatic[ttl]
+        assert engine.bill().usage.cache_read > 0
 
 
 async def test_settings_reach_the_manager_and_progress_is_told() -> None:
@@ -192,6 +231,15 @@ def turn(at: float, words: str | dict[str, Any]) -> RecordedTurn:
     thinking = {"type": "thinking", "thinking": "Let me think.", "signature": "recorded"}
     step = RecordedStep(at, (thinking, {"type": "text", "text": "Yes."}), "")
     return RecordedTurn(at, (content,), steps=(step,))
+
+
+def without_markers(body: Any) -> Any:
+    """A request body without `cache_control` on its blocks."""
+    if isinstance(body, list):
+        return [without_markers(one) for one in body]
+    if isinstance(body, dict):
+        return {name: without_markers(value) for name, value in body.items() if name != "cache_control"}
+    return body
 
 
 def bare(messages: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
