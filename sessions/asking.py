@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -137,7 +137,7 @@ class Asking:
 
     async def _receive(self, incoming: Incoming) -> tuple[Call, Reply | None]:
         """Decides what a reply means and stores it; a `Reply` where it is not appended and ends the turn."""
-        reason, content = incoming.stop_reason, _unique_ids(incoming.reply, self._history.entries)
+        reason, content = incoming.stop_reason, _unique_ids(incoming.reply, self._history.tool_ids)
         if reason is None:
             raise ModelError("the answer ended early, without a stop reason; resume() asks again", retryable=True,
                              request_id=incoming.request_id)  # fmt: skip
@@ -202,17 +202,17 @@ class Asking:
         ).entry
 
 
-def _unique_ids(content: list[dict[str, Any]], earlier: Sequence[Entry]) -> list[dict[str, Any]]:
+def _unique_ids(content: list[dict[str, Any]], earlier: Collection[str]) -> list[dict[str, Any]]:
     """Some servers repeat tool ids, which the API refuses to take back: a repeated one gets a suffix."""
     if not tool_calls(content):
         return content
-    seen = {block.get("id") for entry in earlier for block in tool_calls(entry.content)}
+    seen: set[Any] = set()
     found = []
     for block in content:
         if block.get("type") == "tool_use":
             number = 1
             given = block.get("id")
-            while block.get("id") in seen:
+            while block.get("id") in seen or block.get("id") in earlier:
                 number += 1
                 block = {**block, "id": f"{given}_{number}"}
             seen.add(block.get("id"))

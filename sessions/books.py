@@ -92,20 +92,19 @@ class Books:
             if not _was_done(error):
                 self.history.discard()
                 raise
-            self._written(new_head, pending, unsaved)
+            self._written(change, pending, unsaved)
             raise
-        self._written(new_head, pending, unsaved)
+        self._written(change, pending, unsaved)
 
     def _instructions_behind(self, head: str | None) -> tuple[str, ...]:
         """Instructions that leave the chain with the words of a failed turn: they wait for the next one."""
         leaving = self.history.entries[self.history.position(head) :]
         return tuple(str(block.get("text")) for entry in leaving if entry.role == "system" for block in entry.content)
 
-    def _written(self, head: str | None, pending: Sequence[Written], unsaved: Sequence[ToolCallRecord]) -> None:
+    def _written(self, change: Change, pending: Sequence[Written], unsaved: Sequence[ToolCallRecord]) -> None:
         self._pending = [one for one in self._pending if not any(one is other for other in pending)]
         self.unsaved = [one for one in self.unsaved if not any(one is other for other in unsaved)]
-        if head != self.history.head or self.history.has_staged:
-            self.history.committed(head)
+        self.history.committed(change)
 
     async def end(self, state: Any, reason: str | None, calls: Sequence[CallRecord] = (), **fields: Any) -> None:
         """The turn is over; `fields` are further fields of its row."""

@@ -14,14 +14,44 @@ from typing import Any
 
 import anthropic
 import anyio
-from anthropic.types import RawMessageStreamEvent
+from anthropic.resources.messages.messages import DEPRECATED_MODELS, MODELS_TO_WARN_WITH_THINKING_ENABLED
+from anthropic.types import Message, RawMessageStreamEvent
+from anthropic.types.beta import BetaMessage, BetaRawMessageStreamEvent
+from opentelemetry import trace
 
+from sessions.core.body import encode_body
 from sessions.core.incoming import Incoming
 from sessions.errors import ConfigurationError, ModelError, SessionsError
 
 BETA_FIELDS = frozenset(
     {"betas", "context_management", "compaction", "mcp_servers", "fallbacks", "billing_policy", "fallback_credit_token"}
 )
+_ENCODABLE = frozenset(
+    {
+        "betas",
+        "cache_control",
+        "compaction",
+        "container",
+        "context_management",
+        "diagnostics",
+        "inference_geo",
+        "max_tokens",
+        "messages",
+        "metadata",
+        "model",
+        "output_config",
+        "service_tier",
+        "speed",
+        "stop_sequences",
+        "system",
+        "thinking",
+        "tool_choice",
+        "tools",
+    }
+)
+"""Arguments of the SDK's `create` that go into the body as they are, and `betas` (a test compares the requests)."""
+_WARNED = frozenset({*DEPRECATED_MODELS, *MODELS_TO_WARN_WITH_THINKING_ENABLED})
+"""Models about which `create` has something to say to the user."""
 _CLIENTS = "AsyncAnthropic, AsyncAnthropicBedrock, AsyncAnthropicVertex, AsyncAnthropicFoundry, …"
 _NO_KEY = (
     "no API key: set ANTHROPIC_API_KEY (or pass client=AsyncAnthropic(api_key=…)), "
@@ -62,10 +92,37 @@ class ModelClient:
                 f"params has {unknown[0]!r}, which is no request field of the SDK: put it in params={{'extra_body': …}}"
             )
 
-    def _endpoint(self, body: Mapping[str, Any]) -> Any:
+    async def _create(self, body: Mapping[str, Any], **stream: bool) -> Any:
+        """The SDK's `create`; where that would only wrap the body up, a body whose old messages are encoded already."""
         thinking = body.get("thinking") or {}
-        beta = BETA_FIELDS & set(body) or "block_binding" in thinking
-        return self.sdk.beta.messages if beta else self.sdk.messages
+        beta = bool(BETA_FIELDS & set(body) or "block_binding" in thinking)
+        if (content := self._encoded({**body, **stream})) is None:
+            return await (self.sdk.beta.messages if beta else self.sdk.messages).create(**body, **stream)
+        events: Any = BetaRawMessageStreamEvent if beta else RawMessageStreamEvent
+        headers = {"anthropic-beta": ",".join(body["betas"])} if "betas" in body else {}
+        return await self.sdk.post(
+            "/v1/messages",
+            cast_to=BetaMessage if beta else Message,
+            content=content,
+            options={"headers": headers},
+            stream=bool(stream),
+            stream_cls=anthropic.AsyncStream[events],
+        )
+
+    def _encoded(self, body: Mapping[str, Any]) -> bytes | None:
+        """The body in bytes, or `None` where `create` must see it.
+
+        Other platforms rewrite it, middleware and tracing look into it, and some arguments are headers.
+        """
+        sdk = self.sdk
+        if type(sdk) is not anthropic.AsyncAnthropic or sdk.middleware or _is_traced(sdk):
+            return None
+        if not set(body) <= _ENCODABLE | {"stream"} or body["model"] in _WARNED:
+            return None
+        try:
+            return encode_body({name: value for name, value in body.items() if name != "betas"})
+        except (TypeError, ValueError):
+            return None  # some value that only the SDK can encode
 
     @asynccontextmanager
     async def stream(self, body: Mapping[str, Any], incoming: Incoming) -> AsyncIterator[AsyncIterator[Any]]:
@@ -74,7 +131,7 @@ class ModelClient:
         Raises `ModelError`, or `ConfigurationError` without a key.
         """
         with _translated():
-            events = await self._endpoint(body).create(**body, stream=True)
+            events = await self._create(body, stream=True)
         incoming.request_id = events.response.headers.get("request-id")
         try:
             async with aclosing(_events(events, incoming)) as drawn:
@@ -85,8 +142,17 @@ class ModelClient:
     async def send(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
         """A request that does not stream (zero tokens): the message as a dict, and the request's id."""
         with _translated():
-            message = await self._endpoint(body).create(**body)
+            message = await self._create(body)
         return message.model_dump(mode="json", exclude_unset=True, by_alias=True), message._request_id
+
+
+def _is_traced(sdk: Any) -> bool:
+    """Whether somebody collects the SDK's OpenTelemetry spans, or a request belongs to a span of the application."""
+    tracer = sdk._tracer
+    if tracer is None:
+        return False
+    unset = isinstance(tracer, trace.ProxyTracer) and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    return not unset or trace.get_current_span().get_span_context().is_valid
 
 
 async def _events(events: Any, incoming: Incoming) -> AsyncGenerator[RawMessageStreamEvent]:

@@ -11,15 +11,16 @@ from sessions.core.plan import Mark, Warmth
 from sessions.core.profiles import Profile
 from sessions.core.prompt import Prompt
 from sessions.core.settings import Settings
-from sessions.core.transcript import Entry, Role, decode, encode, entry_id, is_summary
+from sessions.core.transcript import Entry, Role, decode, encode, entry_id, is_summary, tool_calls
 from sessions.errors import ConfigurationError
 from sessions.replies import Call
-from storage import EntryRecord, HeadMoved, SessionRecord, Store
+from storage import Change, EntryRecord, HeadMoved, Lease, SessionRecord, Store, TurnRecord
 
 RECENT_CALLS = 20
 """Calls read back when a session is opened: what they marked may still be warm."""
 
 _NOWHERE = Where("messages", 0, 0)
+_KEPT = ("settings", "title", "metadata", "gaps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,11 @@ class History:
         self.prompt = self._new_prompt()
         self._loaded = False
         self._committed = 0
+        self._token: int | None = None
+        self._open: list[TurnRecord] | None = None
+        self._older_open = False
+        self._ids: set[str] = set()
+        self._ids_of = 0
 
     def _new_prompt(self) -> Prompt:
         profile = self._profile_of(self.settings.model)
@@ -153,9 +159,23 @@ class History:
     def _rebuild(self) -> None:
         self.prompt = self._new_prompt()
         self.prompt.extend(self.entries)
+        self._ids, self._ids_of = set(), 0
 
-    async def refresh(self) -> None:
-        """Brings the state up to what is stored: reads what is new, or all after somebody rewound or a write failed."""
+    async def refresh(self, lease: Lease | None = None) -> None:
+        """Brings the state up to what is stored: reads what is new, or all after somebody rewound or a write failed.
+
+        A lease that is the next one after the last that was seen here proves that nobody has written since: tokens
+        count the leases given, and every change of a session needs one. Then nothing is read.
+        """
+        token = lease.token if lease is not None else None
+        if self._loaded and token is not None and self._token == token - 1:
+            self._token = token
+            return
+        self._token, self._open = None, None
+        await self._read()
+        self._token = token
+
+    async def _read(self) -> None:
         record = await self._store.load(self.record.id)
         same, known = self._loaded and record.settings == self.record.settings, self.record.head
         if same and known == record.head:
@@ -174,10 +194,11 @@ class History:
 
     def _take_over(self, record: SessionRecord, new: list[Entry], *, whole: bool) -> None:
         self.record, self.settings = record, Settings.from_json(record.settings)
-        self.entries = new if whole else [*self.entries, *new]
         if whole:
+            self.entries = new
             self._rebuild()
         else:
+            self.entries.extend(new)
             self.prompt.extend(new)
         self._committed, self._loaded = len(self.entries), True
 
@@ -198,28 +219,51 @@ class History:
         else:
             self.prompt.extend(new)
 
-    def committed(self, head: str | None) -> None:
-        """The commit went through: the chain now ends at `head`."""
-        self.record = replace(self.record, head=head)
-        if self.entries and self.entries[-1].id == head:
+    def committed(self, change: Change) -> None:
+        """The commit went through: the chain now ends at its head, and the session's row is as it says."""
+        given = {name: text for name in _KEPT if (text := getattr(change, name)) is not None}
+        self.record = replace(self.record, head=change.head, updated_at=change.updated_at, **given)
+        if change.turn is not None:
+            self._note_turn(change.turn)
+        if change.head == (self.entries[-1].id if self.entries else None):
             self._committed = len(self.entries)
-            return
-        self.cut(head)
+        elif change.head != change.expected_head or self.has_staged:
+            self._cut(change.head)
 
-    def cut(self, head: str | None) -> None:
+    def _cut(self, head: str | None) -> None:
         """Goes back to an entry of the chain, or before the first one."""
-        ids = [entry.id for entry in self.entries]
-        del self.entries[ids.index(head) + 1 if head is not None else 0 :]
+        position = self.position(head)
+        assert position >= 0
+        del self.entries[position:]
         self._committed = len(self.entries)
         self._rebuild()
 
-    def relabel(self, title: str | None, metadata: str | None) -> None:
-        """Takes over a title or metadata (JSON text) that a commit has changed."""
-        self.record = replace(
-            self.record,
-            title=self.record.title if title is None else title,
-            metadata=self.record.metadata if metadata is None else metadata,
-        )
+    def _note_turn(self, turn: TurnRecord) -> None:
+        totals = self.record.totals
+        if turn.sequence > totals.turns:
+            self.record = replace(self.record, totals=replace(totals, turns=turn.sequence))
+        if self._open is None:
+            return
+        others = [one for one in self._open if one.id != turn.id]
+        if turn.state in ("running", "interrupted"):
+            self._open = sorted([*others, turn], key=lambda one: one.sequence)
+        elif len(others) < len(self._open):
+            self._open = others or None if self._older_open else others
+
+    async def open_turn(self) -> TurnRecord | None:
+        """The newest turn that never came to its end; read from the store once, then kept up."""
+        if self._open is None:
+            found = await self._store.open_turn(self.record.id)
+            self._open, self._older_open = [found] if found else [], found is not None
+        return self._open[-1] if self._open else None
+
+    @property
+    def tool_ids(self) -> set[str]:
+        """The ids of all tool calls of the chain; costs what is new."""
+        for entry in self.entries[self._ids_of :]:
+            self._ids.update(str(block.get("id")) for block in tool_calls(entry.content))
+        self._ids_of = len(self.entries)
+        return self._ids
 
     def drop_last(self) -> None:
         """The last entry leaves the chain with the next commit."""
@@ -245,4 +289,4 @@ class History:
         """How many entries of the chain lie up to this one; -1 if it is not on the chain."""
         if entry is None:
             return 0
-        return next((number for number, one in enumerate(self.entries, 1) if one.id == entry), -1)
+        return next((number for number in range(len(self.entries), 0, -1) if self.entries[number - 1].id == entry), -1)

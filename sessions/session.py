@@ -255,7 +255,9 @@ class Session:
         messages = _listed(messages)
         async with self._exclusive() as commit:
             with given(InvalidHistory):
-                found = check_history(messages, [{"role": e.role, "content": e.content} for e in self._history.entries])
+                last, ids = self._history.last, self._history.tool_ids
+                previous = [] if last is None else [{"role": last.role, "content": last.content}]
+                found = check_history(messages, previous, count=len(self._history.entries), ids=ids)
             foreign = any(has_thinking(message["content"]) for message in found)
             if foreign and not self.settings.foreign:
                 settings = replace(self.settings, foreign=True)
@@ -333,7 +335,7 @@ class Session:
             if self._manager._leases.is_held(self.id):
                 return None  # a turn of this process is about to write the prefix itself
             async with self._manager._leases.hold(self.id) as hold:
-                await self._history.refresh()
+                await self._history.refresh(hold.lease)
                 return await self._healing(hold, lambda: prewarm(self))
 
     async def _healing(self, hold: Hold, work: Callable[[], Awaitable[T]]) -> T:
@@ -346,9 +348,16 @@ class Session:
         settings = replace(self.settings, foreign=True)
         now = self._manager.clock.now()
         change = Change(self.head, self.head, settings=settings.to_json(), updated_at=now)
-        await self._manager._store.commit(hold.lease, change)
+        await self._commit(hold, change)
         self._history.use(settings)
         return await work()
+
+    async def _commit(self, hold: Hold, change: Change) -> None:
+        try:
+            await self._manager._store.commit(hold.lease, change)
+        except BaseException:
+            self._history.discard()  # it may have gone through: what is stored is read again
+            raise
 
     async def compact(self) -> Call:
         """Replaces the history by the API's own summary of it, as a new head on a new chain; gives the call that did.
@@ -358,7 +367,7 @@ class Session:
         """
         with storage_errors():
             async with self._manager._leases.hold(self.id) as hold:
-                await self._history.refresh()
+                await self._history.refresh(hold.lease)
                 return await self._healing(hold, lambda: compact(self._manager, self._history, hold.lease))
 
     # -- records --
@@ -407,7 +416,7 @@ class Session:
         """The lease and the newest state; gives a function that commits a change without a turn."""
         with storage_errors():
             async with self._manager._leases.hold(self.id) as hold:
-                await self._history.refresh()
+                await self._history.refresh(hold.lease)
 
                 async def commit(written: Sequence[Written] = (), head: Any = _KEEP, **fields: Any) -> None:
                     last = written[-1].entry.id if written else self.head
@@ -419,11 +428,9 @@ class Session:
                         updated_at=self._manager.clock.now(),
                         **fields,
                     )
-                    await self._manager._store.commit(hold.lease, change)
+                    await self._commit(hold, change)
                     self._history.stage(written)
-                    if new_head != self.head or written:
-                        self._history.committed(new_head)
-                    self._history.relabel(fields.get("title"), fields.get("metadata"))
+                    self._history.committed(change)
 
                 yield commit
 

@@ -63,7 +63,7 @@ class Turn:
     async def drive(self) -> AsyncGenerator[Event | Step | Reply]:
         """Everything that happens, as it happens; the last value is the `Reply` (none if there was nothing to do)."""
         async with self._manager._leases.hold(self._session.id) as self._books.hold:
-            await self._history.refresh()
+            await self._history.refresh(self._books.hold.lease)
             self._session._check_tools()
             if not await self._begin():
                 if self._stored is not None:
@@ -113,7 +113,7 @@ class Turn:
         if found is not None and (stored := await self._stored_reply(found)) is not None:
             self._stored = stored
             return False
-        open_turn = await self._manager._store.open_turn(self._session.id)
+        open_turn = await self._history.open_turn()
         if open_turn is not None and (open_turn.call is not None or open_turn.state == "running"):
             open_turn = await self._books.settle(open_turn)
             found = open_turn if found is not None and found.id == open_turn.id else found

@@ -205,10 +205,15 @@ def _context(prompt: Prompt) -> int | None:
 
 
 def _own(prompt: Prompt, where: Where) -> int | None:
-    for index in range(len(prompt.points) - 1, -1, -1):
+    first, end = (0, prompt.head_points) if where.tier != "messages" else _span(prompt, where.message)
+    for index in range(first, end):
         if prompt.points[index].where == where:
             return index if prompt.markable[index] else None
     return None
+
+
+def _span(prompt: Prompt, number: int) -> tuple[int, int]:
+    return _starts(prompt, number), _starts(prompt, number + 1)
 
 
 def _deepest(prompt: Prompt, warmth: Warmth, now: float) -> int | None:
@@ -335,7 +340,9 @@ def plan_request(
     prices = prices_for(prompt.profile, prompt.total)
     at = Circumstances(now, policy or ExpectedCost(), back, prices, expected_gap is not None, tuple(own))
     plan = make_plan(prompt, warmth or Warmth(), at)
-    return {**render(prompt, plan.marks), **carried}, plan
+    body = render(prompt, plan.marks)
+    body["messages"] = [dict(message) for message in body["messages"]]  # plain, as they were given
+    return {**body, **carried}, plan
 
 
 def _content(message: Mapping[str, Any], number: int) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sessions.core.body import Message
 from sessions.core.cache import THINKING, Block, Chain, Point, Where, can_mark, can_mark_tool, text_of
 from sessions.core.profiles import Profile
 from sessions.core.settings import Settings
@@ -91,9 +92,10 @@ class Prompt:
         self.request, dropped = request_of(settings, profile, compacted=compacted)
         stripped = MAX_MESSAGES if settings.foreign else settings.unbound
         self._without = stripped if profile.binds_thinking and not drops_blocks(settings, profile) else 0
-        self.messages: list[dict[str, Any]] = []
+        self.messages: list[Message] = []
         self.markable: list[bool] = []
         self.index: dict[str, int] = {}
+        self._digests: list[str] = []
         self._chain = Chain(self.request, profile, endpoint=endpoint, workspace=workspace, unbound=dropped)
         self._weights: list[float] = [0.0]
         self._measured: list[tuple[int, int]] = [(0, 0)]
@@ -132,20 +134,19 @@ class Prompt:
             if measured and entry.output_tokens:
                 self._measure(len(self.points), measured + entry.output_tokens)
 
-    def _message(self, entry: Entry, number: int) -> dict[str, Any]:
+    def _message(self, entry: Entry, number: int) -> Message:
         """The entry as it is sent: system messages in another form where the model does not take them."""
         if entry.role == "system" and not self.profile.system_messages:
-            return {"role": "user", "content": [as_user_block(block) for block in entry.content]}
+            return Message(role="user", content=[as_user_block(block) for block in entry.content])
         if number < self._without:
-            return {"role": entry.role, "content": [one for one in entry.content if one.get("type") not in THINKING]}
-        return {"role": entry.role, "content": entry.content}
+            kept = [one for one in entry.content if one.get("type") not in THINKING]
+            return Message(role=entry.role, content=kept)
+        return Message(role=entry.role, content=entry.content)
 
     def _refresh(self, stable: int) -> None:
-        for digest in (
-            [point for point, at in self.index.items() if at >= stable] if stable < len(self.markable) else ()
-        ):
-            del self.index[digest]
-        del self.markable[stable:], self._weights[stable + 1 :]
+        for digest in self._digests[stable:]:
+            self.index.pop(digest, None)
+        del self._digests[stable:], self.markable[stable:], self._weights[stable + 1 :]
         while self._measured[-1][0] > stable:
             self._measured.pop()
         for at in range(stable, len(self.points)):
@@ -153,6 +154,7 @@ class Prompt:
             block = self.block(point.where)
             tools = point.where.tier == "tools"
             self.index[point.digest] = at
+            self._digests.append(point.digest)
             self.markable.append(can_mark_tool(block) if tools else can_mark(block))
             weight = estimate({"content": block} if tools else block, self.profile.characters_per_token)
             self._weights.append(self._weights[-1] + weight + (_TOOLS_TOKENS if tools and at == 0 else 0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -141,17 +141,26 @@ def is_empty_reply(content: Sequence[Block]) -> bool:
     return all(block.get("type") in THINKING or is_blank(block) for block in content)
 
 
-def check_history(messages: Iterable[Any], previous: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
+def check_history(
+    messages: Iterable[Any],
+    previous: Sequence[Mapping[str, Any]] = (),
+    *,
+    count: int | None = None,
+    ids: Collection[str] | None = None,
+) -> list[dict[str, Any]]:
     """Messages in canonical form, validated as the API would behind `previous`; raises `Malformed` naming the first.
 
-    Rules: the Messages API's of October 2026 (sequence, tool pairing, non-empty content).
+    Where the caller knows how many messages stand before (`count`) and the ids of all their tool calls (`ids`), the
+    last one of them is enough. Rules: the Messages API's of October 2026 (sequence, tool pairing, non-empty content).
     """
     found: list[dict[str, Any]] = []
     for number, given in enumerate(messages):
         found.append(_check_message(given, f"messages[{number}]"))
-    if len(previous) + len(found) > MAX_MESSAGES:
+    if (len(previous) if count is None else count) + len(found) > MAX_MESSAGES:
         raise Malformed(f"a conversation holds at most {MAX_MESSAGES} messages")
-    _check_sequence(previous, found)
+    if ids is None:
+        ids = {str(block["id"]) for message in previous for block in tool_calls(message["content"])}
+    _check_sequence(previous, found, ids)
     return found
 
 
@@ -180,13 +189,15 @@ def _check_role(role: str, kind: str, where: str) -> None:
         raise Malformed(f"{where}: a system message holds text only")
 
 
-def _check_sequence(previous: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> None:
+def _check_sequence(
+    previous: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], earlier: Collection[str]
+) -> None:
     if not previous and found and found[0]["role"] != "user" and not is_summary(found[0]):
         raise Malformed("messages[0]: the first message must have the role user")
     for number, message in enumerate(found[0 if previous else 1 :], 0 if previous else 1):
         if any(block["type"] == "compaction" for block in message["content"]):
             raise Malformed(f"messages[{number}]: a compaction block may only open the first message")
-    _check_unique(previous, found)
+    _check_unique(found, earlier)
     last = previous[-1] if previous else None
     pending = _open_calls(last["content"]) if last and last["role"] == "assistant" else []
     for number, message in enumerate(found):
@@ -219,12 +230,12 @@ def is_summary(message: Mapping[str, Any]) -> bool:
     return message["role"] == "assistant" and bool(content) and content[0].get("type") == "compaction"
 
 
-def _check_unique(previous: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> None:
+def _check_unique(found: Sequence[Mapping[str, Any]], earlier: Collection[str]) -> None:
     """Tool ids may stand only once in a conversation: two calls of one message are told apart elsewhere."""
-    seen = {str(block["id"]) for message in previous for block in tool_calls(message["content"])}
+    seen: set[str] = set()
     for number, message in enumerate(found):
         ids = {str(block["id"]) for block in tool_calls(message["content"])}
-        if repeated := sorted(seen & ids):
+        if repeated := sorted(one for one in ids if one in seen or one in earlier):
             raise Malformed(
                 f"messages[{number}]: tool_use id {repeated[0]} stands in an earlier message: must be unique"
             )

@@ -226,7 +226,7 @@ _USER_ONLY = {"tool_result"}
 
 def message(path: str, value: Any, blocks: Collection[str]) -> None:
     """One entry of `messages`. `blocks`: further block types to let through."""
-    if type(value) is not dict:
+    if not isinstance(value, dict):
         refuse(path, "Input should be a valid dictionary or object to extract fields from")
     role = value.get("role")
     if role is None:
