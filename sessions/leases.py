@@ -48,11 +48,15 @@ class Leases:
         self.seconds, self.renew_after = SECONDS, RENEW_AFTER
 
     @asynccontextmanager
-    async def hold(self, session: str) -> AsyncIterator[Hold]:
-        """Waits for this caller's turn and the lease. Raises `SessionBusy` after the busy timeout."""
-        deadline = self._clock.now() + self._busy_timeout
+    async def hold(self, session: str, patience: float | None = None) -> AsyncIterator[Hold]:
+        """Waits for this caller's turn and the lease. Raises `SessionBusy` after `patience` (the busy timeout) seconds.
+
+        With no patience at all it does not stand in line either.
+        """
+        patience = self._busy_timeout if patience is None else patience
+        deadline = self._clock.now() + patience
         turnstile = self._turnstiles.setdefault(session, _Turnstile())
-        await self._enter(turnstile)
+        await self._enter(turnstile, patience)
         try:
             hold = Hold(await self._acquire(session, deadline))
             self._held[session] = hold
@@ -69,13 +73,13 @@ class Leases:
         """Whether this manager holds the session now."""
         return session in self._held
 
-    async def _enter(self, turnstile: _Turnstile) -> None:
+    async def _enter(self, turnstile: _Turnstile, patience: float) -> None:
         try:
             turnstile.semaphore.acquire_nowait()
         except anyio.WouldBlock:
-            await self._queue(turnstile.semaphore)
+            await self._queue(turnstile.semaphore, patience)
 
-    async def _queue(self, semaphore: anyio.Semaphore) -> None:
+    async def _queue(self, semaphore: anyio.Semaphore, patience: float) -> None:
         entered = False
 
         async def enter() -> None:
@@ -84,27 +88,28 @@ class Leases:
             entered = True
 
         try:
-            await within(self._clock, self._busy_timeout, enter)
+            await within(self._clock, patience, enter)
         except BaseException as error:
             if entered:  # its turn came just when it was cancelled: the next one goes
                 semaphore.release()
             if isinstance(error, TimeoutError):
-                text = f"another turn of this session still runs in this process after {self._busy_timeout:g} seconds"
+                text = f"another turn of this session still runs in this process after {patience:g} seconds"
                 raise SessionBusy(f"{text}: try again later", holder="this process") from None
             raise
 
     async def _acquire(self, session: str, deadline: float) -> Lease:
+        place = _PLACE if deadline > self._clock.now() else 0.0
         try:
             while True:
                 try:
                     now = self._clock.now()
-                    return await self._store.acquire(session, self._holder, seconds=self.seconds, now=now, queue=_PLACE)
+                    return await self._store.acquire(session, self._holder, seconds=self.seconds, now=now, queue=place)
                 except LeaseTaken:
                     if self._clock.now() + _POLL > deadline:
                         raise
                 await self._clock.sleep(_POLL)
         except BaseException as error:
-            if isinstance(error, LeaseTaken) or not isinstance(error, Exception):
+            if place and (isinstance(error, LeaseTaken) or not isinstance(error, Exception)):
                 await self._leave(session)
             raise
 

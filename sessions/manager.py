@@ -21,12 +21,14 @@ from sessions.core.profiles import Profile, profile_for
 from sessions.core.settings import Settings, make_settings
 from sessions.core.ttl import ExpectedCost, Policy
 from sessions.core.usage import Usage
-from sessions.errors import ConfigurationError, SessionNotFound
+from sessions.errors import ConfigurationError, SessionNotFound, SessionsError
 from sessions.flight import Flight
 from sessions.history import History
 from sessions.leases import Leases
-from sessions.replies import SessionInfo
+from sessions.recovery import Recovery
+from sessions.replies import Reply, SessionInfo
 from sessions.session import Session
+from sessions.tool_round import InDoubt, check_in_doubt
 from sessions.tools import Toolbox
 from sessions.translate import given, storage_errors
 from storage import SessionMissing, SessionRecord, Store, open_store
@@ -39,7 +41,9 @@ class SessionManager:
     async clients; `None` makes `AsyncAnthropic()` at the first call. `profile`: what the model and endpoint support,
     where the built-in tables are wrong. `ttl`: a policy, `ExpectedCost()` or `Fixed("5m" | "1h")`. `max_steps`: model
     calls in one turn. `busy_timeout`: seconds to wait for a session that somebody else uses. `diagnostics`: ask the
-    API why a cache was missed, on every call. Raises `ConfigurationError` for a wrong setting.
+    API why a cache was missed, on every call. `tools`: functions that `recover` may run. `recover`: do that in the
+    background, every few seconds, so that turns of workers that died are finished by those that live. Raises
+    `ConfigurationError` for a wrong setting.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class SessionManager:
         diagnostics: bool = True,
         max_steps: int = 100,
         busy_timeout: float = 60.0,
+        tools: Iterable[Any] = (),
     ) -> None:
         if max_steps < 1:
             raise ConfigurationError(f"max_steps must be 1 or more, not {max_steps!r}")
@@ -72,10 +77,13 @@ class SessionManager:
         self._background = Background()
         self._leases = Leases(self._store, clock, self._background, busy_timeout)
         self._warned: set[str] = set()
+        self._recovery = Recovery(self, tools)
 
     async def __aenter__(self) -> Self:
         with storage_errors():
             await self._store.open()
+        if self.recovers:
+            self._background.start(self._recovery.watch)
         return self
 
     async def __aexit__(
@@ -157,6 +165,16 @@ class SessionManager:
         await self._find(id, owner)
         with storage_errors():
             await self._store.delete(id)
+
+    async def recover(self, *, in_doubt: InDoubt = "report") -> dict[str, Reply | SessionsError]:
+        """Finishes the turns whose worker died, in whatever process: each session's reply, or the error it ended with.
+
+        Sessions whose tools were not all given to the manager (`tools`, the same functions as on create) are left for
+        `resume`, and so are turns that ended with an error which their caller saw. Of several workers that recover at
+        the same time each turn is finished by one. `in_doubt`: see `Session.resume`.
+        """
+        check_in_doubt(in_doubt)
+        return await self._recovery.finish(in_doubt=in_doubt)
 
     async def _record_failed(
         self, flight: Flight, history: History, kind: str, incoming: Incoming, error: BaseException

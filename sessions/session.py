@@ -33,7 +33,7 @@ from sessions.history import Damage, History, Written, first_damage, make_entry,
 from sessions.leases import Hold
 from sessions.replies import Call, Cost, Reply, Step
 from sessions.streaming import Driver, ReplyStream
-from sessions.tool_round import InDoubt
+from sessions.tool_round import InDoubt, check_in_doubt
 from sessions.tools import Toolbox
 from sessions.translate import given, storage_errors
 from sessions.turn import Options, Turn
@@ -171,8 +171,7 @@ class Session:
         `in_doubt`: what to do with calls of tools that are not idempotent and may have taken effect: "report" tells
         the model so, "rerun" runs them again, "raise" raises `InDoubtToolCalls`.
         """
-        if in_doubt not in ("report", "rerun", "raise"):
-            raise ValueError(f"in_doubt must be 'report', 'rerun' or 'raise', not {in_doubt!r}")
+        check_in_doubt(in_doubt)
         self._check_tools()
         return await Driver(Turn(self, None, Options(in_doubt=in_doubt)), self._manager.clock, None).reply()
 

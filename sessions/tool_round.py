@@ -27,6 +27,12 @@ from storage import ToolCallRecord
 InDoubt = Literal["report", "rerun", "raise"]
 
 
+def check_in_doubt(in_doubt: str) -> None:
+    """Raises `ValueError` for a word that is none of them."""
+    if in_doubt not in ("report", "rerun", "raise"):
+        raise ValueError(f"in_doubt must be 'report', 'rerun' or 'raise', not {in_doubt!r}")
+
+
 class ToolRound:
     """Runs the calls of the last entry. Each start is durable before it happens, each result when it has happened."""
 

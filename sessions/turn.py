@@ -33,11 +33,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a turn was asked for. `expected_gap`: seconds until the user returns."""
+    """How a turn was asked for. `expected_gap`: seconds until the user returns.
+
+    `recovering`: another worker's turn is finished, if it is still nobody's; nobody waits for it, so it does not wait
+    for the session, and what may succeed later is left to be recovered again.
+    """
 
     expected_gap: float | None = None
     key: str | None = None
     in_doubt: InDoubt = "report"
+    recovering: bool = False
 
 
 class Turn:
@@ -62,7 +67,8 @@ class Turn:
 
     async def drive(self) -> AsyncGenerator[Event | Step | Reply]:
         """Everything that happens, as it happens; the last value is the `Reply` (none if there was nothing to do)."""
-        async with self._manager._leases.hold(self._session.id) as self._books.hold:
+        patience = 0.0 if self._options.recovering else None
+        async with self._manager._leases.hold(self._session.id, patience) as self._books.hold:
             await self._history.refresh(self._books.hold.lease)
             self._session._check_tools()
             if not await self._begin():
@@ -114,6 +120,8 @@ class Turn:
             self._stored = stored
             return False
         open_turn = await self._history.open_turn()
+        if self._options.recovering and (open_turn is None or open_turn.state != "running"):
+            return False
         if open_turn is not None and (open_turn.call is not None or open_turn.state == "running"):
             open_turn = await self._books.settle(open_turn)
             found = open_turn if found is not None and found.id == open_turn.id else found
@@ -253,7 +261,8 @@ class Turn:
             status = "cancelled" if cancelled else "error"
             calls = (self._books.record(status, error=str(error) or type(error).__name__),)
         row = self._books.row
-        state: TurnState = "failed" if refused else "interrupted"
+        later = self._options.recovering and (cancelled or (isinstance(error, ModelError) and error.retryable))
+        state: TurnState = "failed" if refused else "running" if later else "interrupted"
         ended = replace(row, state=state, ended=self._books.now(), call=None, error=f"{type(error).__name__}: {error}")
         await self._books.commit(turn=ended, calls=calls, head=row.base, back=refused)
 

@@ -73,14 +73,10 @@ class Job:
         return AsyncAnthropic(base_url=self.url, api_key="simulated", http_client=http)
 
     @asynccontextmanager
-    async def manager(self, store: Any = None) -> AsyncIterator[SessionManager]:
+    async def manager(self, store: Any = None, **given: Any) -> AsyncIterator[SessionManager]:
         """A manager of this process. The server's address must not be taken for a stranger's."""
-        async with (
-            self.client() as client,
-            SessionManager(
-                store or self.store, client=client, profile=profile_for(MODEL), busy_timeout=WAIT, warmup=False
-            ) as manager,
-        ):
+        options: dict[str, Any] = {"profile": profile_for(MODEL), "busy_timeout": WAIT, "warmup": False, **given}
+        async with self.client() as client, SessionManager(store or self.store, client=client, **options) as manager:
             yield manager
 
     def tools(self) -> list[Tool]:

@@ -21,6 +21,7 @@ from sessions import (
     Session,
     SessionInfo,
     SessionManager,
+    SessionsError,
     Step,
     Tool,
     Usage,
@@ -66,6 +67,8 @@ async def manage() -> None:
         assert_type(await manager.open(session.id, owner="user-42", tools=[plain]), Session)
         assert_type(await manager.list(owner=None, limit=10), list[SessionInfo])
         await manager.delete(session.id)
+    async with SessionManager("sqlite://", client=AsyncAnthropic(), recover=True, tools=[plain, decorated]) as manager:
+        assert_type(await manager.recover(in_doubt="rerun"), dict[str, Reply | SessionsError])
 
 
 async def talk(session: Session) -> None:

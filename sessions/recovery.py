@@ -1,0 +1,116 @@
+"""Turns whose worker has died are finished by one that lives: found by their lease, taken by the same lease.
+
+A turn that its caller was told about (an error, a time limit, a stop) is left alone: it is `interrupted`, not orphaned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import anyio
+
+from sessions.background import log
+from sessions.core.settings import Settings
+from sessions.core.transcript import encode
+from sessions.errors import ModelError, SessionBusy, SessionNotFound, SessionsError
+from sessions.replies import Reply
+from sessions.streaming import Driver
+from sessions.tool_round import InDoubt
+from sessions.tools import Tool, Toolbox, tool_of
+from sessions.translate import storage_errors
+from sessions.turn import Options, Turn
+
+if TYPE_CHECKING:
+    from sessions.manager import SessionManager
+    from sessions.session import Session
+
+EVERY = 5.0
+"""Seconds between two looks for turns without a worker."""
+_LONGEST = 300.0
+"""Seconds after which a turn that could not be finished is tried again, at most; the first time after `EVERY`."""
+_AT_ONCE = 8
+_LOOK = 1000
+
+Recovered = dict[str, Reply | SessionsError]
+
+
+class Recovery:
+    """Finishes the turns of dead workers for one manager. `tools`: the functions that it may run."""
+
+    def __init__(self, manager: SessionManager, tools: Iterable[object]) -> None:
+        self._manager = manager
+        self._tools: dict[str, Tool] = {encode([one.definition]): one for one in map(tool_of, tools)}
+        self._later: dict[str, tuple[float, float]] = {}
+        self._skipped: set[str] = set()
+
+    async def watch(self) -> None:
+        """Looks now and then every few seconds, until cancelled."""
+        while True:
+            try:
+                await self.finish(in_doubt="report", patient=True)
+            except SessionsError as error:
+                log.warning("turns of workers that died could not be looked for, trying again: %s", error)
+            await self._manager.clock.sleep(EVERY)
+
+    async def finish(self, *, in_doubt: InDoubt, patient: bool = False) -> Recovered:
+        """Finishes what is left now; each session's reply, or the error that its turn ended with.
+
+        `patient`: what failed a short while ago is left for later.
+        """
+        manager, found = self._manager, Recovered()
+        with storage_errors():
+            ids = await manager._store.orphans(now=manager.clock.now(), limit=_LOOK)
+        self._later = {id: later for id, later in self._later.items() if id in ids}
+        due = [id for id in ids if not (patient and self._later.get(id, (0.0, 0.0))[0] > manager.clock.now())]
+        limiter = anyio.Semaphore(_AT_ONCE)
+
+        async def one(id: str) -> None:
+            async with limiter:
+                if (outcome := await self._one(id, in_doubt)) is not None:
+                    found[id] = outcome
+
+        async with anyio.create_task_group() as group:
+            for id in due:
+                group.start_soon(one, id)
+        return found
+
+    async def _one(self, id: str, in_doubt: InDoubt) -> Reply | SessionsError | None:
+        try:
+            session = await self._opened(id)
+            if session is None:
+                return None
+            turn = Turn(session, None, Options(in_doubt=in_doubt, recovering=True))
+            return await Driver(turn, self._manager.clock, None).reply()
+        except (SessionBusy, SessionNotFound):
+            return None  # another worker was faster, or its user has come back, or deleted it
+        except SessionsError as error:
+            log.warning("the interrupted turn of session %s could not be finished: %s", id, error)
+            if isinstance(error, ModelError) and error.retryable:
+                self._wait(id)
+            return error
+
+    def _wait(self, id: str) -> None:
+        delay = min(_LONGEST, 2 * self._later.get(id, (0.0, EVERY / 2))[1])
+        self._later[id] = (self._manager.clock.now() + delay, delay)
+
+    async def _opened(self, id: str) -> Session | None:
+        """The session with its tools bound, or `None` where one of them was not given to the manager."""
+        manager = self._manager
+        if manager._leases.is_held(id):
+            return None
+        record = await manager._find(id, None)
+        toolbox = self._toolbox(Settings.from_json(record.settings))
+        if toolbox is not None:
+            with storage_errors():
+                return await manager._loaded(record, toolbox)
+        if id not in self._skipped:
+            self._skipped.add(id)
+            log.info("session %s has an interrupted turn, and tools that this manager was not given: left as it is", id)
+        return None
+
+    def _toolbox(self, settings: Settings) -> Toolbox | None:
+        """The functions with exactly the definitions that the session was made with."""
+        definitions = {str(one.get("name")): encode([one]) for one in settings.tools}
+        found = [self._tools.get(definitions.get(name, "")) for name in settings.local_tools]
+        return None if None in found else Toolbox(found)
