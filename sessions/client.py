@@ -75,6 +75,13 @@ class ModelClient:
         return str(self._client.base_url) if self._client is not None else None
 
     @property
+    def characters_per_token(self) -> float | None:
+        """How the endpoint counts tokens, where that is known exactly: the simulator's transport tells it."""
+        transport = getattr(getattr(self._client, "_client", None), "_transport", None)
+        found: float | None = getattr(transport, "characters_per_token", None)
+        return found
+
+    @property
     def sdk(self) -> Any:
         """The SDK's client. Raises `ConfigurationError` where there is no key."""
         if self._client is None:

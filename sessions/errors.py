@@ -14,6 +14,8 @@ SessionsError
 ├── StepLimitReached       the turn used all its model calls: resume() or send() goes on
 ├── ModelError             the API or the connection failed; what was raised is in __cause__
 └── SchemaOutOfDate        the database needs `warmline db upgrade`, or a newer warmline
+
+PromptWarning is no error but a warning: the prompt works, and costs more than it must.
 """
 
 from __future__ import annotations
@@ -107,3 +109,7 @@ class ModelError(SessionsError):
 
 class SchemaOutOfDate(SessionsError):
     """The database has another schema version. Run `warmline db upgrade`, or install a newer warmline."""
+
+
+class PromptWarning(UserWarning):
+    """Something in the prompt makes its cache useless. The message names the place and the cure."""

@@ -25,6 +25,7 @@ from sessions.errors import ConfigurationError, SessionNotFound, SessionsError
 from sessions.flight import Flight
 from sessions.history import History
 from sessions.leases import Leases
+from sessions.linting import Linter
 from sessions.recovery import Recovery
 from sessions.replies import Reply, SessionInfo
 from sessions.session import Session
@@ -78,6 +79,7 @@ class SessionManager:
         self._leases = Leases(self._store, clock, self._background, busy_timeout)
         self._warned: set[str] = set()
         self._recovery = Recovery(self, tools)
+        self._linter = Linter(clock, self._profile_of, self._client.characters_per_token)
 
     async def __aenter__(self) -> Self:
         with storage_errors():
@@ -114,7 +116,7 @@ class SessionManager:
 
         `context`: content blocks that open the first user message and have a breakpoint of their own. `params`: any
         other request field of the SDK, sent as given on every call. Raises `ConfigurationError` saying which setting
-        is wrong; then nothing is stored.
+        is wrong; then nothing is stored. Warns (`PromptWarning`) of what in the prompt silently breaks its cache.
         """
         toolbox = Toolbox(tools)
         with given():
@@ -124,11 +126,10 @@ class SessionManager:
                 local_tools=tuple(toolbox.functions),
             )  # fmt: skip
         self._check(settings)
-        now = self.clock.now()
+        now, text = self.clock.now(), metadata_text(metadata)
+        self._linter.check(settings, owner, text)
         name = id or uuid.uuid4().hex
-        record = SessionRecord(
-            name, uuid.uuid4().hex, owner, title, metadata_text(metadata), settings.to_json(), None, now, now
-        )
+        record = SessionRecord(name, uuid.uuid4().hex, owner, title, text, settings.to_json(), None, now, now)
         with storage_errors():
             await self._store.create(record)
             return await self._loaded(record, toolbox)

@@ -283,7 +283,7 @@ class Session:
         """Changes settings (those of `create`, and `title`, `metadata`).
 
         What keeps the cached prefix is free. What breaks it raises `PrefixChange` naming the tokens that will be billed
-        again, unless `rebase=True`.
+        again, unless `rebase=True`. Warns (`PromptWarning`) of what in the new prompt silently breaks its cache.
         """
         title, metadata = changes.pop("title", None), changes.pop("metadata", None)
         metadata = None if metadata is None else metadata_text(metadata)
@@ -307,6 +307,10 @@ class Session:
                 )
             if unbinds:
                 settings = replace(settings, unbound=len(entries))
+            if broken:
+                self._manager._linter.check(
+                    settings, self.owner, metadata or self._history.record.metadata, self.settings
+                )
             await commit(settings=settings.to_json(), title=title, metadata=metadata)
             self._history.use(settings)
             self._toolbox = toolbox

@@ -15,6 +15,7 @@ from sessions.simulator.delivery import Broken, Latency, Stalled, Stream, prepar
 from sessions.simulator.engine import Engine
 from sessions.simulator.exchange import Exchange
 from sessions.simulator.refusal import Refusal
+from sessions.simulator.tokens import BYTES_PER_TOKEN
 
 LARGEST = 32 * 1024 * 1024
 """Bytes of a request body (Messages reference, 2026)."""
@@ -24,6 +25,8 @@ _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 class Transport(httpx2.AsyncBaseTransport):
     """Answers every request of an `httpx2.AsyncClient` from `engine`, at `clock`'s time."""
+
+    characters_per_token: float = BYTES_PER_TOKEN
 
     def __init__(self, engine: Engine, *, clock: Clock | None = None, latency: Latency | None = None) -> None:
         self.engine = engine

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sessions import ModelError, PrefixChange, Session, SessionManager, tool
+from sessions import ModelError, PrefixChange, PromptWarning, Session, SessionManager, tool
 from sessions.core.profiles import profile_for
 from sessions.core.prompt import BINDING_BETA
 from sessions.core.transcript import encode
@@ -193,7 +193,8 @@ async def test_reordered_tools_and_free_settings_do_not_touch_thinking() -> None
         with pytest.raises(PrefixChange) as caught:
             await session.update(tools=[stare, look])
         assert "thinking" not in str(caught.value)
-        await session.update(tools=[stare, look], rebase=True)
+        with pytest.warns(PromptWarning, match="'stare' where 'look' was"):
+            await session.update(tools=[stare, look], rebase=True)
         await session.update(output_config={"effort": "low"}, rebase=True)
         await session.update(max_tokens=3000)
         await session.send("go on")
