@@ -1,6 +1,7 @@
 """Conversation sessions for Claude that stay warm, resume after a crash, and lose nothing."""
 
 from sessions.clock import Clock, SystemClock
+from sessions.core.diagnosis import Miss
 from sessions.core.profiles import Profile, profile_for
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry
@@ -25,7 +26,7 @@ from sessions.errors import (
 )
 from sessions.history import Damage
 from sessions.manager import SessionManager
-from sessions.replies import Call, Cost, Miss, Reply, SessionInfo, Step
+from sessions.replies import Call, Cost, Reply, SessionInfo, Step
 from sessions.session import Session
 from sessions.streaming import ReplyStream
 from sessions.tools import Tool, tool

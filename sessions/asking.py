@@ -87,9 +87,10 @@ class Asking:
         incoming = self._books.incoming = Incoming()
         flight.started = self._books.now()
         try:
-            async with aclosing(self._listen(flight, incoming)) as events:
-                async for event in events:
-                    yield Event(event)
+            with self._manager._air.flying(flight):
+                async with aclosing(self._listen(flight, incoming)) as events:
+                    async for event in events:
+                        yield Event(event)
         except ModelError as error:
             if not await self._asks_to_drop(error):
                 raise
@@ -132,7 +133,7 @@ class Asking:
                 if event is None:
                     return
                 if flight.first_event is None:
-                    flight.first_event = self._books.now()
+                    self._manager._air.begins(flight, self._books.now())
                 yield event
 
     async def _receive(self, incoming: Incoming) -> tuple[Call, Reply | None]:

@@ -14,6 +14,7 @@ from sessions.core.transcript import Role
 from sessions.flight import Flight
 from sessions.history import Written, make_entry
 from sessions.leases import Hold
+from sessions.misses import judge
 from sessions.replies import Call, Reply, message_of
 from storage import CallRecord, Change, ToolCallRecord, TurnRecord
 
@@ -84,6 +85,7 @@ class Books:
             tool_calls=unsaved,
             turn=turn,
             settings=settings,
+            prompts=self.history.unsaved_settings(calls),
             updated_at=self.now(),
         )
         try:
@@ -132,8 +134,17 @@ class Books:
         """The ledger row of the call under way, which ends here; what it shows about the cache is learnt."""
         assert self.flight is not None
         incoming, prompt = self.incoming or Incoming(), self.history.prompt
+        miss = judge(self.history, self.flight, incoming, turn=self.row.id)
         record = self.flight.record(
-            self.session.id, "turn", status, incoming, prompt, ended=self.now(), turn=self.row.id, error=error
+            self.session.id,
+            "turn",
+            status,
+            incoming,
+            prompt,
+            ended=self.now(),
+            turn=self.row.id,
+            error=error,
+            miss=miss,
         )
         self.flight = None
         call = Call.of(record)

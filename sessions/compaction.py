@@ -107,7 +107,7 @@ async def _commit(
     row = replace(row, entry=written.entry.id, turn=turn.id)
     change = Change(
         history.head, written.entry.id, entries=(written.record,), turn=turn, settings=settings.to_json(),
-        calls=(row,), updated_at=now,
+        calls=(row,), prompts=(history.settings_record,), updated_at=now,
     )  # fmt: skip
     try:
         await manager._store.commit(lease, change)

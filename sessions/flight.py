@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from sessions.core.cache import text_of
+from sessions.core.diagnosis import Miss
 from sessions.core.incoming import Incoming
 from sessions.core.plan import Plan
 from sessions.core.prices import cost
@@ -15,8 +18,16 @@ from storage import CallRecord
 
 
 @dataclass(slots=True)
+class Takeoff:
+    """What others need to know of a call under way: the points it marks, and whether its response has begun."""
+
+    points: tuple[str, ...]
+    has_begun: bool = False
+
+
+@dataclass(slots=True)
 class Flight:
-    """A model call on its way."""
+    """A model call on its way. `beside`: the calls of this manager that had no answer yet when it started."""
 
     id: str
     body: dict[str, Any]
@@ -26,6 +37,7 @@ class Flight:
     prompt_tokens: int
     started: float = 0.0
     first_event: float | None = None
+    beside: tuple[Takeoff, ...] = ()
 
     @property
     def stored(self) -> str:
@@ -58,7 +70,7 @@ class Flight:
 
     def record(
         self, session: str, kind: Any, status: Any, incoming: Incoming, prompt: Prompt, *, ended: float,
-        turn: str | None = None, error: str | None = None,
+        turn: str | None = None, error: str | None = None, miss: Miss | None = None,
     ) -> CallRecord:  # fmt: skip
         """The call's row of the ledger, with what has arrived of its reply so far."""
         usage, settings = incoming.usage, prompt.settings
@@ -85,5 +97,29 @@ class Flight:
             cost(usage, prompt.profile, settings.params),
             self.points,
             stop_reason=incoming.stop_reason,
+            miss=miss.to_json() if miss else None,
             error=error,
+            prompt=prompt.settings_digest,
         )
+
+
+class Air:
+    """The model calls of one manager that are under way."""
+
+    def __init__(self) -> None:
+        self._takeoffs: dict[str, Takeoff] = {}
+
+    @contextmanager
+    def flying(self, flight: Flight) -> Iterator[None]:
+        """Holds the call among those under way, and tells it which of them have no answer yet."""
+        flight.beside = tuple(one for one in self._takeoffs.values() if not one.has_begun)
+        self._takeoffs[flight.id] = Takeoff(tuple(mark.point for mark in flight.plan.marks))
+        try:
+            yield
+        finally:
+            del self._takeoffs[flight.id]
+
+    def begins(self, flight: Flight, now: float) -> None:
+        """The call's response begins: from now on what it writes can be read."""
+        flight.first_event = now
+        self._takeoffs[flight.id].has_begun = True

@@ -7,16 +7,28 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sessions.core.cache import Where
+from sessions.core.diagnosis import KEPT, Trail
 from sessions.core.plan import Mark, Warmth
 from sessions.core.profiles import Profile
 from sessions.core.prompt import Prompt
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry, Role, decode, encode, entry_id, is_summary, tool_calls
 from sessions.errors import ConfigurationError
+from sessions.misses import past_of
 from sessions.replies import Call
-from storage import Change, EntryRecord, HeadMoved, Lease, SessionRecord, Store, TurnRecord
+from storage import (
+    CallRecord,
+    Change,
+    EntryRecord,
+    HeadMoved,
+    Lease,
+    PromptRecord,
+    SessionRecord,
+    Store,
+    TurnRecord,
+)
 
-RECENT_CALLS = 20
+RECENT_CALLS = KEPT
 """Calls read back when a session is opened: what they marked may still be warm."""
 
 _NOWHERE = Where("messages", 0, 0)
@@ -120,8 +132,11 @@ class History:
         self.settings = Settings.from_json(record.settings)
         self.entries: list[Entry] = []
         self.warmth = Warmth()
+        self.trail = Trail()
+        self.settings_of_calls: dict[str, Settings] = {}
+        self._saved_settings: str | None = None
         self._profile_of, self._endpoint = profile_of, endpoint
-        self.prompt = self._new_prompt()
+        self.prompt = self.new_prompt(self.settings, ())
         self._loaded = False
         self._committed = 0
         self._token: int | None = None
@@ -130,10 +145,12 @@ class History:
         self._ids: set[str] = set()
         self._ids_of = 0
 
-    def _new_prompt(self) -> Prompt:
-        profile = self._profile_of(self.settings.model)
-        compacted = bool(self.entries) and _is_summary(self.entries[0])
-        return Prompt(self.settings, profile, endpoint=self._endpoint, compacted=compacted)
+    def new_prompt(self, settings: Settings, entries: Sequence[Entry]) -> Prompt:
+        """The prompt that other settings or entries would make at this endpoint."""
+        compacted = bool(entries) and _is_summary(entries[0])
+        prompt = Prompt(settings, self._profile_of(settings.model), endpoint=self._endpoint, compacted=compacted)
+        prompt.extend(entries)
+        return prompt
 
     @property
     def head(self) -> str | None:
@@ -157,8 +174,7 @@ class History:
         self.record = replace(self.record, settings=settings.to_json())
 
     def _rebuild(self) -> None:
-        self.prompt = self._new_prompt()
-        self.prompt.extend(self.entries)
+        self.prompt = self.new_prompt(self.settings, self.entries)
         self._ids, self._ids_of = set(), 0
 
     async def refresh(self, lease: Lease | None = None) -> None:
@@ -191,6 +207,16 @@ class History:
         self._take_over(record, new, whole=after is None)  # all at once: a reader that is cancelled changes nothing
         for row in reversed(calls):
             self.learn(Call.of(row))
+        await self._learn_settings()
+
+    async def _learn_settings(self) -> None:
+        """The settings that the newest call was made with, where they are not the present ones: for its diagnosis."""
+        digest = self.trail.calls[-1].settings if self.trail.calls else None
+        if digest in (None, self.prompt.settings_digest) or digest in self.settings_of_calls:
+            return
+        text = await self._store.prompt(self.record.id, digest)
+        if text is not None:
+            self.settings_of_calls[digest] = Settings.from_json(text)
 
     def _take_over(self, record: SessionRecord, new: list[Entry], *, whole: bool) -> None:
         self.record, self.settings = record, Settings.from_json(record.settings)
@@ -208,6 +234,23 @@ class History:
             return
         marks = [Mark(slot, _NOWHERE, ttl, point, tokens) for slot, point, ttl, tokens in call.points]  # type: ignore[arg-type]
         self.warmth.learn(marks, call.hit, call.usage, call.started)
+        if call.kind in ("compact", "batch"):
+            return  # what they leave belongs to no later call of this chain
+        self.trail.add(past_of(call), call.usage)
+        if call.settings == self.prompt.settings_digest:
+            self.settings_of_calls[call.settings] = self.prompt.settings
+        kept = {one.settings for one in self.trail.calls}
+        self.settings_of_calls = {name: one for name, one in self.settings_of_calls.items() if name in kept}
+
+    @property
+    def settings_record(self) -> PromptRecord:
+        """The present settings as they are kept beside the calls made with them."""
+        return PromptRecord(self.prompt.settings_digest, self.prompt.settings_text)
+
+    def unsaved_settings(self, calls: Sequence[CallRecord]) -> tuple[PromptRecord, ...]:
+        """The present settings, where one of these calls is the first that was made with them, as far as is known."""
+        record = self.settings_record
+        return (record,) if record.digest != self._saved_settings and calls else ()
 
     def stage(self, written: Sequence[Written]) -> None:
         """Adds entries that the next commit will write."""
@@ -225,6 +268,8 @@ class History:
         self.record = replace(self.record, head=change.head, updated_at=change.updated_at, **given)
         if change.turn is not None:
             self._note_turn(change.turn)
+        if change.prompts:
+            self._saved_settings = change.prompts[-1].digest
         if change.head == (self.entries[-1].id if self.entries else None):
             self._committed = len(self.entries)
         elif change.head != change.expected_head or self.has_staged:

@@ -22,7 +22,7 @@ from sessions.core.settings import Settings, make_settings
 from sessions.core.ttl import ExpectedCost, Policy
 from sessions.core.usage import Usage
 from sessions.errors import ConfigurationError, SessionNotFound, SessionsError
-from sessions.flight import Flight
+from sessions.flight import Air, Flight
 from sessions.history import History
 from sessions.leases import Leases
 from sessions.linting import Linter
@@ -76,6 +76,7 @@ class SessionManager:
         self.tend, self.warmup, self.warmup_timeout, self.recovers = tend, warmup, warmup_timeout, recover
         self.diagnostics, self.max_steps, self.busy_timeout = diagnostics, max_steps, busy_timeout
         self._background = Background()
+        self._air = Air()
         self._leases = Leases(self._store, clock, self._background, busy_timeout)
         self._warned: set[str] = set()
         self._recovery = Recovery(self, tools)
@@ -185,7 +186,7 @@ class SessionManager:
         ended, text = self.clock.now(), str(error) or type(error).__name__
         row = flight.record(history.record.id, kind, status, incoming, history.prompt, ended=ended, error=text)
         with anyio.CancelScope(shield=True):
-            await self._store.record(row)
+            await self._store.record(row, history.settings_record)
 
     async def _find(self, id: str, owner: str | None) -> SessionRecord:
         with storage_errors():

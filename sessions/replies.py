@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from anthropic.types import Message
 
+from sessions.core.diagnosis import Miss
 from sessions.core.transcript import Entry
 from sessions.core.usage import Usage
 from storage.records import CallRecord
@@ -19,20 +20,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Miss:
-    """Why a call read less of the cache than its plan expected, in a sentence that says what to change."""
-
-    cause: str
-    sentence: str
-    tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Call:
     """One request to the model, as the ledger keeps it. Times are seconds since the epoch, `cost` is USD.
 
     `points`: what was marked, as (slot, point, lifetime, prefix tokens). `waited`: seconds at the gate. `cost` is
     `None` where no price is published. `entry`: the reply that the call made, or the head that it was asked from.
+    `settings`: the digest of the settings that it was made with.
     """
 
     id: str
@@ -55,12 +48,12 @@ class Call:
     waited: float = 0.0
     miss: Miss | None = None
     error: str | None = None
+    settings: str | None = None
 
     @classmethod
     def of(cls, record: CallRecord) -> Call:
         """Reads a row of the ledger."""
         expected = json.loads(record.expected) if record.expected else None
-        miss = json.loads(record.miss) if record.miss else None
         return cls(
             record.id,
             record.kind,
@@ -87,8 +80,9 @@ class Call:
             tuple((one[0], one[1], one[2], one[3]) for one in json.loads(record.points)),
             expected.get("hit") if expected else None,
             record.waited,
-            Miss(**miss) if miss else None,
+            Miss.from_json(record.miss) if record.miss else None,
             record.error,
+            record.prompt,
         )
 
 

@@ -16,6 +16,7 @@ from sessions.core.steps import calls_of, result_block
 from sessions.core.ttl import expect
 from sessions.core.usage import Usage
 from sessions.flight import Flight
+from sessions.misses import judge
 from sessions.replies import Call
 
 if TYPE_CHECKING:
@@ -79,14 +80,18 @@ async def _send(session: Session, plan: Plan, marks: tuple[Mark, ...], now: floa
     flight = Flight(uuid.uuid4().hex, _body(session, marks), replace(plan, marks=marks), now, session.head, 0)
     incoming = Incoming()
     try:
-        message, incoming.request_id = await manager._client.send(flight.body)
+        flight.started = manager.clock.now()
+        with manager._air.flying(flight):
+            message, incoming.request_id = await manager._client.send(flight.body)
+            ended = manager.clock.now()
+            manager._air.begins(flight, ended)
     except BaseException as error:
         incoming.request_id = getattr(error, "request_id", None)
         await manager._record_failed(flight, history, "prewarm", incoming, error)
         raise
     incoming.feed({"type": "message_start", "message": message})
-    flight.first_event = manager.clock.now()
-    record = flight.record(session.id, "prewarm", "ok", incoming, history.prompt, ended=flight.first_event)
-    await manager._store.record(record)
+    miss = judge(history, flight, incoming)
+    record = flight.record(session.id, "prewarm", "ok", incoming, history.prompt, ended=ended, miss=miss)
+    await manager._store.record(record, history.settings_record)
     history.learn(Call.of(record))
     return incoming.usage

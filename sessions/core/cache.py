@@ -171,7 +171,13 @@ def _is_image(block: Block) -> bool:
     return block.get("type") == "image"
 
 
-def _is_cited(block: Block) -> bool:
+def has_image(content: Sequence[Any]) -> bool:
+    """Whether an image is among these blocks or inside one of them."""
+    return _has(_is_image, content)
+
+
+def is_cited(block: Block) -> bool:
+    """Whether citations are on for this document."""
     citations = block.get("citations")
     return isinstance(citations, Mapping) and bool(citations.get("enabled"))
 
@@ -205,12 +211,12 @@ class Chain:
         self.messages: list[Mapping[str, Any]] = []
         self.stable = 0
         """How many leading points the last `extend` left untouched."""
-        self._knobs = Knobs.of(request, profile, endpoint, workspace)
+        self.knobs = Knobs.of(request, profile, endpoint, workspace)
         self._tools = [without_marks(tool) for tool in request.get("tools") or ()]
         self._system = [without_marks(block) for block in content_blocks(request.get("system") or ())]
         self._starts: list[int] = []
         self._states: list[tuple[str, int, str]] = []
-        self._images = self._cited = False
+        self.images = self.cited = False
         self._words = 0
         self._state: tuple[str, int, str]
         self._begin()
@@ -218,12 +224,12 @@ class Chain:
     def extend(self, messages: Sequence[Mapping[str, Any]]) -> None:
         """Adds messages behind the last one."""
         self.stable = len(self.points)
-        images = self._images or any(_has(_is_image, content_blocks(one["content"])) for one in messages)
-        cited = self._cited or any(_has(_is_cited, content_blocks(one["content"])) for one in messages)
+        images = self.images or any(has_image(content_blocks(one["content"])) for one in messages)
+        cited = self.cited or any(_has(is_cited, content_blocks(one["content"])) for one in messages)
         first = len(self.messages)
         self.messages.extend(messages)
-        if (images, cited) != (self._images, self._cited):
-            self._images, self._cited = images, cited
+        if (images, cited) != (self.images, self.cited):
+            self.images, self.cited = images, cited
             self._begin()
             first = 0
         if not self.profile.keeps_thinking:
@@ -254,17 +260,17 @@ class Chain:
         self.points.clear()
         self._starts.clear()
         self._states.clear()
-        self._state = (_digest("", "root", self._knobs.root), 0, "")
+        self._state = (_digest("", "root", self.knobs.root), 0, "")
         self.stable = 0
         for index, tool in enumerate(self._tools):
             before = self._state[0]
             self._push(Where("tools", 0, index), "tool", tool)
             if _is_web(tool):
                 self._state = (before, *self._state[1:])
-        self._fold("system", self._knobs.system + str(self._cited))
+        self._fold("system", self.knobs.system + str(self.cited))
         for index, block in enumerate(self._system):
             self._push(Where("system", 0, index), "system", block)
-        self._fold("messages", self._knobs.messages + str(self._images))
+        self._fold("messages", self.knobs.messages + str(self.images))
 
     def _fold(self, kind: str, text: str) -> None:
         self._state = (_digest(self._state[0], kind, text), self._state[1], "")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from hashlib import blake2b
 from typing import Any
 
 from sessions.core.body import Message
@@ -101,6 +104,21 @@ class Prompt:
         self._measured: list[tuple[int, int]] = [(0, 0)]
         self._refresh(0)
         self.head_points = len(self.points)
+
+    @property
+    def chain(self) -> Chain:
+        """The points and what they are keyed by."""
+        return self._chain
+
+    @functools.cached_property
+    def settings_text(self) -> str:
+        """The settings as they are kept beside the calls made with them: pending instructions are no part of it."""
+        return replace(self.settings, instructions=()).to_json()
+
+    @functools.cached_property
+    def settings_digest(self) -> str:
+        """The name of `settings_text`, 32 hex digits."""
+        return blake2b(self.settings_text.encode(), digest_size=16).hexdigest()
 
     @property
     def points(self) -> Sequence[Point]:

@@ -1,0 +1,126 @@
+"""Ten thousand healthy turns, of every kind that sessions are made of, and not one miss among them."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any
+
+import anyio
+
+from sessions import Call, ExpectedCost, Fixed, Session, SessionManager, tool
+from sessions.simulator import Request, Scripted, filler
+from tests.sessions.world import World
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL}}
+TURNS = 10_000
+MODELS = ("claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5", "claude-opus-4-8")
+LIFETIMES: dict[str, float] = {"5m": 290.0, "1h": 3590.0}
+
+
+@tool
+async def look(place: str) -> str:
+    """Looks somewhere."""
+    return f"{place}: {filler(len(place) * 7 % 90 + 1, place)}"
+
+
+def script(request: Request) -> Any:
+    """Thinks, calls up to eight tools at once, answers at length or briefly: the same for the same words."""
+    chance = random.Random(f"{request.text} {len(request.messages)}")
+    thought = filler(chance.randrange(1, 60), "hm") if request.thinking and chance.random() < 0.5 else None
+    if not request.results and "look" in request.tools and chance.random() < 0.3:
+        places = [f"place {chance.randrange(1000)}" for _ in range(chance.choice((1, 1, 2, 8)))]
+        calls = [{"type": "tool_use", "name": "look", "input": {"place": place}} for place in places]
+        return Scripted([{"type": "text", "text": "Let me look."}, *calls], thinking=thought)
+    return Scripted(
+        filler(chance.choice((3, 3, 3, 30) if chance.random() < 0.9 else (300,)), "answer"), thinking=thought
+    )
+
+
+@dataclass
+class Day:
+    """What happens to one session after the other, decided by a seeded generator."""
+
+    world: World
+    managers: dict[str, SessionManager]
+    chance: random.Random
+    turns: int = 0
+
+    async def conversation(self) -> list[Call]:
+        """One session and its branches; every gap is shorter than the lifetime that was written."""
+        ttl = self.chance.choice(tuple(self.managers))
+        manager = self.managers[ttl]
+        pictured = self.chance.random() < 0.3
+        session = await manager.create(
+            model=self.chance.choice(MODELS),
+            max_tokens=2000,
+            system=self.chance.choice((None, "Be brief.", filler(600), filler(1500))),
+            tools=[look] if self.chance.random() < 0.6 else (),
+            context=[IMAGE] if pictured else (),
+        )
+        if self.chance.random() < 0.2:
+            await session.prewarm()
+        for _ in range(self.chance.randrange(1, 14)):
+            await self._turn(session, pictured)
+            await self.world.clock.advance(self.chance.random() * LIFETIMES.get(ttl, 290.0))
+            if self.chance.random() < 0.1:
+                await session.update(max_tokens=self.chance.randrange(1000, 3000))
+            if self.chance.random() < 0.05:
+                await session.instruct("Be kind.")
+        return await session.calls() + await self._branches(session, pictured)
+
+    async def _turn(self, session: Session, pictured: bool) -> None:
+        words = f"{self.chance.random()} {filler(self.chance.choice((1, 20, 200, 700)), 'word')}"
+        content = [IMAGE, {"type": "text", "text": words}] if pictured and self.chance.random() < 0.3 else words
+        await session.send(content)
+        self.turns += 1
+
+    async def _branches(self, session: Session, pictured: bool) -> list[Call]:
+        if self.chance.random() > 0.2:
+            return []
+        replies = [one.session for one in await session.map([f"branch {number}" for number in range(3)])]
+        middle = self.chance.choice([entry.id for entry in session.entries if entry.role == "assistant"])
+        fork = await session.fork(at=middle)
+        for one in (*replies, fork):
+            await self._turn(one, pictured)
+        self.turns += len(replies)
+        return [call for one in (*replies, fork) for call in await one.calls()]
+
+
+async def days(seed: int, turns: int) -> tuple[int, list[str], Counter[bool]]:
+    """Healthy turns until there are so many: how many calls, the misses they tell, and how many read the cache."""
+    world = World(script, keep=10, keep_messages=1000)
+    policies = {"5m": Fixed("5m"), "1h": Fixed("1h"), "chosen": ExpectedCost()}
+    misses: list[str] = []
+    reads = Counter[bool]()
+    async with AsyncExitStack() as stack:
+        managers = {
+            name: await stack.enter_async_context(world.manager(ttl=policy, tend=False))
+            for name, policy in policies.items()
+        }
+        day = Day(world, managers, random.Random(seed))
+        while day.turns < turns:
+            found = await day.conversation()
+            misses += [one.miss.sentence for one in found if one.miss]
+            reads.update(bool(one.usage.cache_read) for one in found)
+    world.check()
+    return day.turns, misses, reads
+
+
+def run(seed: int, turns: int) -> tuple[int, list[str], Counter[bool]]:
+    return anyio.run(days, seed, turns)
+
+
+def test_ten_thousand_healthy_turns() -> None:
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:  # a minute of one core
+        halves = [pool.submit(run, seed, TURNS // 2) for seed in (4, 5)]
+        results = [half.result() for half in halves]
+    assert sum(turns for turns, _, _ in results) >= TURNS
+    assert [miss for _, misses, _ in results for miss in misses] == []
+    for _, _, reads in results:
+        assert reads[True] > reads[False] > 0
