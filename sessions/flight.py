@@ -19,10 +19,11 @@ from storage import CallRecord
 
 @dataclass(slots=True)
 class Takeoff:
-    """What others need to know of a call under way: the points it marks, and whether its response has begun."""
+    """What others need to know of a call: the points it marks, whether it was answered, whether it ended without."""
 
     points: tuple[str, ...]
-    has_begun: bool = False
+    is_answered: bool = False
+    has_failed: bool = False
 
 
 @dataclass(slots=True)
@@ -112,14 +113,15 @@ class Air:
     @contextmanager
     def flying(self, flight: Flight) -> Iterator[None]:
         """Holds the call among those under way, and tells it which of them have no answer yet."""
-        flight.beside = tuple(one for one in self._takeoffs.values() if not one.has_begun)
-        self._takeoffs[flight.id] = Takeoff(tuple(mark.point for mark in flight.plan.marks))
+        flight.beside = tuple(one for one in self._takeoffs.values() if not one.is_answered)
+        own = self._takeoffs[flight.id] = Takeoff(tuple(mark.point for mark in flight.plan.marks))
         try:
             yield
         finally:
+            own.has_failed = not own.is_answered
             del self._takeoffs[flight.id]
 
     def begins(self, flight: Flight, now: float) -> None:
         """The call's response begins: from now on what it writes can be read."""
         flight.first_event = now
-        self._takeoffs[flight.id].has_begun = True
+        self._takeoffs[flight.id].is_answered = True

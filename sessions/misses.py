@@ -49,7 +49,7 @@ def judge(history: History, flight: Flight, incoming: Incoming, *, turn: str | N
         turn,
         reason_of(incoming.message),
         was_edited(incoming.message),
-        tuple(one.points for one in flight.beside if one.has_begun),
+        tuple(one.points for one in flight.beside if not one.has_failed),
     )
     past = history.trail.before(prompt, started, lambda entry: _is_on_chain(history, entry))
     miss = diagnose(asked, past, lambda call: _prompt_of(history, call))

@@ -126,7 +126,7 @@ class Asked:
     """The call that is judged: its prompt, the points it marked, what it was billed. Times are seconds since the epoch.
 
     `reason`: what the API's diagnostics say, as they came. `edited`: the API cleared parts of the context. `beside`:
-    the points that each call was writing that was under way when this one started and that began its response.
+    the points of each call that was under way, and without an answer yet, when this one started.
     """
 
     prompt: Prompt

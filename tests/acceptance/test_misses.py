@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from sessions import Call, Fixed, Miss, Session, tool
+from sessions import Call, Fixed, Miss, PromptWarning, Session, tool
 from sessions.core.profiles import profile_for
 from sessions.core.usage import Usage
 from sessions.simulator import Latency, filler
@@ -69,7 +69,8 @@ async def test_tools_in_another_order() -> None:
         session = await create(manager, tools=[weather, trains])
         await session.send("Hello")
         before = await last_call(session)
-        await session.update(tools=[trains, weather], rebase=True)
+        with pytest.warns(PromptWarning, match="another order"):
+            await session.update(tools=[trains, weather], rebase=True)
         await session.send("And now?")
         miss = await missed(session, "tools_changed")
         assert miss.place == "tools[0]"
