@@ -101,6 +101,9 @@ class Flight:
             miss=miss.to_json() if miss else None,
             error=error,
             prompt=prompt.settings_digest,
+            miss_cause=miss.cause if miss else None,
+            miss_tokens=miss.tokens if miss else None,
+            miss_cost=miss.cost if miss else None,
         )
 
 

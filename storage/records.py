@@ -18,6 +18,7 @@ import psutil  # type: ignore[import-untyped]  # ships no types
 CallKind = Literal["turn", "prewarm", "park", "refresh", "compact", "batch"]
 CallStatus = Literal["ok", "error", "cancelled"]
 TurnState = Literal["running", "finished", "interrupted", "failed", "cancelled"]
+GroupBy = Literal["session", "owner", "day"]
 WarmupState = Literal["warm", "taken", "leading"]
 
 CLOCK_SLACK = 2.0
@@ -129,7 +130,8 @@ class CallRecord:
     """One request to a model, as the ledger keeps it, failed and cancelled ones too.
 
     `entry` is the entry that the call produced, or the head it was asked from. `waited` is seconds at the gate.
-    `prompt` is the digest of the settings it was made with, a `PromptRecord` of its session.
+    `prompt` is the digest of the settings it was made with, a `PromptRecord` of its session. `miss` tells why it lost
+    cached tokens, as the writer's own text; `miss_cause`, `miss_tokens` and `miss_cost` (USD) of it can be added up.
     """
 
     id: str
@@ -158,6 +160,32 @@ class CallRecord:
     miss: str | None = None
     error: str | None = None
     prompt: str | None = None
+    miss_cause: str | None = None
+    miss_tokens: int | None = None
+    miss_cost: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subtotal:
+    """What the calls of one group, kind and cause of a miss (None: no miss) add up to, failed calls included.
+
+    `key`: the session's id, the owner (None: of nobody), or the day the calls started on (UTC, "2026-11-30").
+    `unpriced` counts the calls without a known price, which `cost` leaves out; `lost` are the tokens of the misses.
+    """
+
+    key: str | None
+    kind: CallKind
+    cause: str | None
+    calls: int
+    input: int
+    cache_read: int
+    cache_write_5m: int
+    cache_write_1h: int
+    output: int
+    unpriced: int
+    lost: int
+    cost: Decimal
+    lost_cost: Decimal
 
 
 @dataclass(frozen=True, slots=True)

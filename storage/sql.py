@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from . import tending, transactions, warmups
+from . import tending, totals, transactions, warmups
 from .dialects import dialect
 from .errors import LeaseTaken
 from .records import (
     CallRecord,
     Change,
     EntryRecord,
+    GroupBy,
     Holder,
     Lease,
     PromptRecord,
@@ -22,7 +23,7 @@ from .records import (
     TurnRecord,
     Warmup,
 )
-from .store import Calls, DueSessions, Entries, Sessions, ToolCalls, Turns
+from .store import Calls, DueSessions, Entries, Sessions, Subtotals, ToolCalls, Turns
 from .threads import outcome, run
 
 T = TypeVar("T")
@@ -99,6 +100,11 @@ class SQLStore:
 
     async def calls(self, session: str, *, limit: int | None = None, newest_first: bool = False) -> Calls:
         return await self._read(transactions.ledger, session, limit, newest_first)
+
+    async def totals(
+        self, by: GroupBy | None = None, *, session: str | None = None, owner: str | None = None
+    ) -> Subtotals:
+        return await self._read(totals.totals, by, session, owner)
 
     async def journal(self, session: str, entry: str | None = None) -> ToolCalls:
         return await self._read(transactions.journal, session, entry)

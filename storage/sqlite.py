@@ -21,6 +21,7 @@ from .group import GroupCommit
 from .records import Statistics
 from .statements import DIALECTS, Statement
 from .tables import REVISION, VERSION_TABLE, metadata
+from .totals import DecimalSum
 from .transactions import Cursor, Database
 
 T = TypeVar("T")
@@ -125,6 +126,7 @@ class SQLite:
         place = ":memory:" if self._path is None else self._path
         raw = sqlite3.connect(place, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
         raw.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own knows ASCII only
+        raw.create_aggregate("decimal_sum", 1, DecimalSum)  # type: ignore[arg-type]  # typeshed: finalize gives an int
         raw.execute("PRAGMA synchronous = FULL")
         raw.execute("PRAGMA secure_delete = ON")  # deleted words are overwritten, not just forgotten
         return raw

@@ -12,11 +12,13 @@ from .records import (
     CallRecord,
     Change,
     EntryRecord,
+    GroupBy,
     Holder,
     Lease,
     PromptRecord,
     SessionRecord,
     Statistics,
+    Subtotal,
     ToolCallRecord,
     TurnRecord,
     Warmup,
@@ -28,6 +30,7 @@ Entries: TypeAlias = list[EntryRecord]
 Calls: TypeAlias = list[CallRecord]
 ToolCalls: TypeAlias = list[ToolCallRecord]
 Turns: TypeAlias = list[TurnRecord]
+Subtotals: TypeAlias = list[Subtotal]
 DueSessions: TypeAlias = list[str]
 
 
@@ -121,6 +124,14 @@ class Store(Protocol):
 
     async def calls(self, session: str, *, limit: int | None = None, newest_first: bool = False) -> Calls:
         """The session's ledger in the order written, or the other way round; at most `limit` rows of that order."""
+
+    async def totals(
+        self, by: GroupBy | None = None, *, session: str | None = None, owner: str | None = None
+    ) -> Subtotals:
+        """The ledger added up by the database, by group, kind and cause of a miss; with None in one group.
+
+        `session` and `owner` keep the calls of one. Groups stand in the order of their keys, nobody's anywhere.
+        """
 
     async def journal(self, session: str, entry: str | None = None) -> ToolCalls:
         """The session's tool calls, or those of one assistant entry, in the order first started.

@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest schema revision; revisions are numbered upwards."""
 
 VERSION_TABLE = "warmline_version"
@@ -130,6 +130,9 @@ class CallRow(Base, table=True):
     error: str | None = _text(nullable=True)
     points: str = _text()
     prompt: str | None = _text(nullable=True)
+    miss_cause: str | None = _text(nullable=True)
+    miss_tokens: int | None = Field(sa_type=BigInteger, nullable=True)
+    miss_cost: str | None = _text(nullable=True)
 
 
 class PromptRow(Base, table=True):

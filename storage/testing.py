@@ -28,6 +28,7 @@ from .records import (
     Lease,
     PromptRecord,
     SessionRecord,
+    Subtotal,
     ToolCallRecord,
     Totals,
     TurnRecord,
@@ -415,6 +416,52 @@ async def _refused(store: Store, kind: type[StorageError], lease: Lease, wrong: 
     _equal((await store.load("s"), await store.calls("s"), await store.journal("s"), await store.turns("s")), before)
     for entry in wrong.entries:
         _equal(await store.entry("s", entry.id), None)
+
+
+@_rule
+async def the_ledger_adds_up(store: Store) -> None:
+    """Totals by session, owner and day, by kind and cause within them, are sums of the rows, exact in their cost."""
+    day, cent = 86_400.0, Decimal("0.0000001")
+    for id, owner in (("a", "ada"), ("b", "ada"), ("c", None)):
+        await store.create(session_record(id, owner=owner))
+    figures = {"input": 1, "cache_read": 20, "cache_write_5m": 300, "cache_write_1h": 4000, "output": 5}
+    missed = {"miss_cause": "evicted", "miss_tokens": 7, "miss_cost": cent}
+    rows = [
+        call_record("1", "a", started=day * 20_000 + 1, cost=Decimal("0.1"), **figures),
+        call_record("2", "a", started=day * 20_001 - 1, cost=Decimal("0.2"), **figures, **missed),
+        call_record("3", "b", started=day * 20_001, kind="park", cost=cent, **figures),
+        call_record("4", "c", started=day * 20_001, cost=None, status="error", **missed | {"miss_cost": None}),
+    ]
+    for row in rows:
+        await store.record(row)
+    _equal([call.miss_cost for call in await store.calls("a")], [None, cent])
+    one, two, three, four = map(_alone, rows)
+    _equal(_sorted(await store.totals("session")), _sorted(
+        [replace(one, key="a"), replace(two, key="a"), replace(three, key="b"), replace(four, key="c")]
+    ))  # fmt: skip
+    _equal(_sorted(await store.totals("owner")), _sorted(
+        [replace(one, key="ada"), replace(two, key="ada"), replace(three, key="ada"), four]
+    ))  # fmt: skip
+    _equal(_sorted(await store.totals("day", owner="ada")), _sorted(
+        [replace(one, key="2024-10-04"), replace(two, key="2024-10-04"), replace(three, key="2024-10-05")]
+    ))  # fmt: skip
+    both = replace(two, calls=2, input=1, cache_read=20, unpriced=1, lost=14, cost=Decimal("0.2"), lost_cost=cent)
+    _equal(_sorted(await store.totals()), _sorted([one, both, three]))
+    _equal(_sorted(await store.totals(session="b")), [three])
+    _equal(await store.totals(owner="nobody"), [])
+
+
+def _alone(row: CallRecord) -> Subtotal:
+    counts = {
+        name: getattr(row, name) for name in ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output")
+    }
+    counts |= {"calls": 1, "unpriced": int(row.cost is None), "lost": row.miss_tokens or 0}
+    cost, lost_cost = row.cost or Decimal(0), row.miss_cost or Decimal(0)
+    return Subtotal(None, row.kind, row.miss_cause, **counts, cost=cost, lost_cost=lost_cost)
+
+
+def _sorted(found: list[Subtotal]) -> list[Subtotal]:
+    return sorted(found, key=repr)
 
 
 @_rule

@@ -65,6 +65,7 @@ _SESSION, _CALL, _TURN = (_names(table) for table in (sessions, calls, turns))
 _TOOL_CALL = [name for name in _names(tool_calls) if name != "finished"]
 _LOCKED = [name for name in _SESSION if name not in sql.COLD]
 _TOTALS = [field.name for field in fields(Totals)]
+_COSTS = ("cost", "miss_cost")
 _SUMMED = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output")
 _COORDINATION = ("lease_token", "lease_expires", "lease_holder", "lease_queue", "tend_at")
 _ENTRY = [field.name for field in fields(EntryRecord)]
@@ -84,8 +85,8 @@ def _session(row: Row) -> SessionRecord:
 
 def _call(row: Row) -> CallRecord:
     cells = dict(zip(_CALL, row, strict=True))
-    cost = cells["cost"]
-    return CallRecord(**cells | {"cost": None if cost is None else Decimal(cost), "counters": bool(cells["counters"])})
+    costs = {name: None if cells[name] is None else Decimal(cells[name]) for name in _COSTS}
+    return CallRecord(**cells | costs | {"counters": bool(cells["counters"])})
 
 
 def _turn(row: Row | None) -> TurnRecord | None:
@@ -264,8 +265,8 @@ def _add_calls(db: Database, ledger: Sequence[CallRecord], totals: dict[str, Any
     """Adds the rows that are new, and their figures to `totals`; whether there were any."""
     added = False
     for call in ledger:
-        cost = None if call.cost is None else str(call.cost)
-        if db.run(sql.INSERT_CALL, _values(call, _CALL) | {"cost": cost}).rowcount == 0:
+        costs = {name: None if (cost := getattr(call, name)) is None else str(cost) for name in _COSTS}
+        if db.run(sql.INSERT_CALL, _values(call, _CALL) | costs).rowcount == 0:
             continue
         added = True
         for name in _SUMMED:
