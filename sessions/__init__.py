@@ -8,6 +8,7 @@ from sessions.core.transcript import Entry
 from sessions.core.ttl import ExpectedCost, Fixed, Outlook, Policy
 from sessions.core.usage import Usage
 from sessions.errors import (
+    BatchIncomplete,
     ConfigurationError,
     Conflict,
     InDoubtToolCalls,
@@ -32,6 +33,7 @@ from sessions.streaming import ReplyStream
 from sessions.tools import Tool, tool
 
 __all__ = [
+    "BatchIncomplete",
     "Call",
     "Clock",
     "ConfigurationError",

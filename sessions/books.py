@@ -17,6 +17,7 @@ from sessions.leases import Hold
 from sessions.misses import judge
 from sessions.replies import Call, Reply, message_of
 from storage import CallRecord, Change, ToolCallRecord, TurnRecord
+from storage.records import CallKind
 
 if TYPE_CHECKING:
     from sessions.session import Session
@@ -116,28 +117,30 @@ class Books:
             self.row = replace(self.row, result=last.id if last else None)
         await self.commit(turn=self.row, calls=calls)
 
-    async def settle(self, row: TurnRecord) -> TurnRecord:
+    async def settle(self, row: TurnRecord, kind: CallKind = "turn") -> TurnRecord:
         """The turn's process ended; a call in flight becomes a row of the ledger with what it should have cost."""
         settled = replace(row, state="interrupted", call=None)
         if row.call is None:
             await self.commit(turn=settled)
             return settled
-        record = _expected_record(json.loads(row.call), row)
+        record = _expected_record(json.loads(row.call), row, kind)
         await self.commit(turn=settled, calls=(replace(record, cost=self._price(record)),))
         return settled
 
     def _price(self, record: CallRecord) -> Any:
         settings = self.history.settings
-        return cost(Call.of(record).usage, self.history.prompt.profile, settings.params)
+        profile, batch = self.history.prompt.profile, record.kind == "batch"
+        return cost(Call.of(record).usage, profile, settings.params, batch=batch)
 
     def record(self, status: Any, *, error: str | None = None) -> CallRecord:
         """The ledger row of the call under way, which ends here; what it shows about the cache is learnt."""
         assert self.flight is not None
         incoming, prompt = self.incoming or Incoming(), self.history.prompt
-        miss = judge(self.history, self.flight, incoming, turn=self.row.id)
+        batched = self.flight.kind == "batch"  # when it was processed, and so what was alive then, is not known
+        miss = None if batched else judge(self.history, self.flight, incoming, turn=self.row.id)
         record = self.flight.record(
             self.session.id,
-            "turn",
+            self.flight.kind,
             status,
             incoming,
             prompt,
@@ -171,12 +174,12 @@ def _was_done(error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError) and error.__cause__ is None
 
 
-def _expected_record(flight: dict[str, Any], row: TurnRecord) -> CallRecord:
+def _expected_record(flight: dict[str, Any], row: TurnRecord, kind: CallKind) -> CallRecord:
     expected = flight["expected"]
     return CallRecord(
         flight["id"],
         row.session,
-        "turn",
+        kind,
         flight.get("model", ""),
         flight["started"],
         "error",

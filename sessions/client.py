@@ -137,7 +137,7 @@ class ModelClient:
 
         Raises `ModelError`, or `ConfigurationError` without a key.
         """
-        with _translated():
+        with translated():
             events = await self._create(body, stream=True)
         incoming.request_id = events.response.headers.get("request-id")
         try:
@@ -148,7 +148,7 @@ class ModelClient:
 
     async def send(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
         """A request that does not stream (zero tokens): the message as a dict, and the request's id."""
-        with _translated():
+        with translated():
             message = await self._create(body)
         return message.model_dump(mode="json", exclude_unset=True, by_alias=True), message._request_id
 
@@ -166,7 +166,7 @@ async def _events(events: Any, incoming: Incoming) -> AsyncGenerator[RawMessageS
     recorder = events._decoder = _Recorder(events._decoder)
     source = events._iter_events()
     events._iter_events = lambda: source  # where an error event comes, the SDK leaves it half-way: `_close` unwinds it
-    with _translated(incoming.request_id):
+    with translated(incoming.request_id):
         while (event := await anext(events, None)) is not None:
             incoming.feed(json.loads(recorder.data))
             yield event
@@ -218,7 +218,7 @@ async def _quietly(work: Callable[[], Awaitable[None]]) -> None:
 
 
 @contextmanager
-def _translated(request_id: str | None = None) -> Iterator[None]:
+def translated(request_id: str | None = None) -> Iterator[None]:
     """Whatever the SDK or its HTTP library raises becomes a `ModelError` (much of it is no `APIError`)."""
     try:
         yield

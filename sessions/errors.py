@@ -13,6 +13,7 @@ SessionsError
 ├── InDoubtToolCalls       resume(in_doubt="raise") found calls that may or may not have taken effect
 ├── StepLimitReached       the turn used all its model calls: resume() or send() goes on
 ├── ModelError             the API or the connection failed; what was raised is in __cause__
+│   └── BatchIncomplete    some requests of a batch have no reply; `results` holds the others
 └── SchemaOutOfDate        the database needs `warmline db upgrade`, or a newer warmline
 
 PromptWarning is no error but a warning: the prompt works, and costs more than it must.
@@ -21,6 +22,7 @@ PromptWarning is no error but a warning: the prompt works, and costs more than i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class SessionsError(Exception):
@@ -105,6 +107,17 @@ class ModelError(SessionsError):
         super().__init__(message)
         self.retryable = retryable
         self.request_id = request_id
+
+
+class BatchIncomplete(ModelError):
+    """Some requests of a batch have no reply. The same batch() with its idempotency_key sends just those again.
+
+    `results`: in the order of the contents, each a `Reply` or the `ModelError` that says why there is none.
+    """
+
+    def __init__(self, message: str | None = None, *, results: Sequence[Any] = (), retryable: bool = False) -> None:
+        super().__init__(message, retryable=retryable)
+        self.results = list(results)
 
 
 class SchemaOutOfDate(SessionsError):

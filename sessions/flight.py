@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sessions.core.cache import text_of
+from sessions.core.cache import Where, text_of
 from sessions.core.diagnosis import Miss
 from sessions.core.incoming import Incoming
-from sessions.core.plan import Plan
+from sessions.core.plan import Mark, Plan
 from sessions.core.prices import cost
 from sessions.core.prompt import Prompt
+from sessions.replies import usage_of
 from storage import CallRecord
+from storage.records import CallKind
+
+_NOWHERE = Where("messages", 0, 0)
+
+
+def read_marks(points: str) -> tuple[Mark, ...]:
+    """The marks behind stored points; where in the request they stood is not kept."""
+    return tuple(Mark(slot, _NOWHERE, ttl, point, tokens) for slot, point, ttl, tokens in json.loads(points))
 
 
 @dataclass(slots=True)
@@ -39,15 +48,25 @@ class Flight:
     started: float = 0.0
     first_event: float | None = None
     beside: tuple[Takeoff, ...] = ()
+    kind: CallKind = "turn"
+
+    @classmethod
+    def restored(cls, stored: Mapping[str, Any], kind: CallKind) -> Flight:
+        """A call that was written down by `stored`; its body is not kept."""
+        expected = stored["expected"]
+        plan = Plan(read_marks(stored["points"]), usage_of(expected), expected["hit"])
+        return cls(stored["id"], {"model": stored["model"]}, plan, stored["started"], None, 0, kind=kind)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is written down of a call in flight."""
+        expected, model = json.loads(self.expected), self.body["model"]
+        return {"id": self.id, "model": model, "started": self.planned, "expected": expected, "points": self.points}
 
     @property
     def stored(self) -> str:
         """The call in flight, as the turn's row keeps it until the reply is there."""
-        expected = json.loads(self.expected)
-        model = self.body["model"]
-        return text_of(
-            {"id": self.id, "model": model, "started": self.planned, "expected": expected, "points": self.points}
-        )
+        return text_of(self.facts)
 
     @property
     def points(self) -> str:
@@ -95,7 +114,7 @@ class Flight:
             usage.output,
             usage.counters and incoming.started,
             self.expected,
-            cost(usage, prompt.profile, settings.params),
+            cost(usage, prompt.profile, settings.params, batch=kind == "batch"),
             self.points,
             stop_reason=incoming.stop_reason,
             miss=miss.to_json() if miss else None,

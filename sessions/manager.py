@@ -13,6 +13,7 @@ from typing import Any, Self
 import anyio
 
 from sessions.background import Background
+from sessions.batching import Batching
 from sessions.changes import check_tools, metadata_text
 from sessions.client import ModelClient
 from sessions.clock import Clock, SystemClock
@@ -79,6 +80,7 @@ class SessionManager:
         self._air = Air()
         self._leases = Leases(self._store, clock, self._background, busy_timeout)
         self._warned: set[str] = set()
+        self._batching = Batching(self)
         self._recovery = Recovery(self, tools)
         self._linter = Linter(clock, self._profile_of, self._client.characters_per_token)
 

@@ -5,12 +5,14 @@ A turn that its caller was told about (an error, a time limit, a stop) is left a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import anyio
 
 from sessions.background import log
+from sessions.batch_part import Part
+from sessions.batching import POLL
 from sessions.core.settings import Settings
 from sessions.core.transcript import encode
 from sessions.errors import ModelError, SessionBusy, SessionNotFound, SessionsError
@@ -43,6 +45,8 @@ class Recovery:
         self._tools: dict[str, Tool] = {encode([one.definition]): one for one in map(tool_of, tools)}
         self._later: dict[str, tuple[float, float]] = {}
         self._skipped: set[str] = set()
+        self._groups: dict[str, str] = {}
+        self._looked: set[str] = set()
 
     async def watch(self) -> None:
         """Looks now and then every few seconds, until cancelled."""
@@ -56,39 +60,58 @@ class Recovery:
     async def finish(self, *, in_doubt: InDoubt, patient: bool = False) -> Recovered:
         """Finishes what is left now; each session's reply, or the error that its turn ended with.
 
-        `patient`: what failed a short while ago is left for later.
+        `patient`: what failed a short while ago is left for later, and so are batches that were looked at.
         """
         manager, found = self._manager, Recovered()
+        now = manager.clock.now()
         with storage_errors():
-            ids = await manager._store.orphans(now=manager.clock.now(), limit=_LOOK)
-        self._later = {id: later for id, later in self._later.items() if id in ids}
-        due = [id for id in ids if not (patient and self._later.get(id, (0.0, 0.0))[0] > manager.clock.now())]
+            ids = await manager._store.orphans(now=now, limit=_LOOK)
+        self._later = {id: later for id, later in self._later.items() if later[0] > now or id in ids}
+        self._groups = {id: group for id, group in self._groups.items() if id in ids}
+        self._looked = {group for group in self._groups.values() if self._is_later(group)} if patient else set()
+        due = [id for id in ids if not (patient and self._is_later(id)) and self._groups.get(id) not in self._looked]
         limiter = anyio.Semaphore(_AT_ONCE)
 
         async def one(id: str) -> None:
             async with limiter:
-                if (outcome := await self._one(id, in_doubt)) is not None:
-                    found[id] = outcome
+                found.update(await self._one(id, in_doubt))
 
         async with anyio.create_task_group() as group:
             for id in due:
                 group.start_soon(one, id)
         return found
 
-    async def _one(self, id: str, in_doubt: InDoubt) -> Reply | SessionsError | None:
+    def _is_later(self, name: str) -> bool:
+        return self._later.get(name, (0.0, 0.0))[0] > self._manager.clock.now()
+
+    async def _one(self, id: str, in_doubt: InDoubt) -> Mapping[str, Reply | SessionsError]:
         try:
+            with storage_errors():
+                part = Part.of_row(await self._manager._store.open_turn(id))
+                if part is not None:
+                    return await self._look(id, part)
             session = await self._opened(id)
             if session is None:
-                return None
+                return {}
             turn = Turn(session, None, Options(in_doubt=in_doubt, recovering=True))
-            return await Driver(turn, self._manager.clock, None).reply()
+            reply = await Driver(turn, self._manager.clock, None).reply()
+            return {} if reply is None else {id: reply}
         except (SessionBusy, SessionNotFound):
-            return None  # another worker was faster, or its user has come back, or deleted it
+            return {}  # another worker was faster, or its user has come back, or deleted it
         except SessionsError as error:
             log.warning("the interrupted turn of session %s could not be finished: %s", id, error)
             if isinstance(error, ModelError) and error.retryable:
                 self._wait(id)
-            return error
+            return {id: error}
+
+    async def _look(self, id: str, part: Part) -> Mapping[str, Reply | SessionsError]:
+        """A branch that waits for a Message Batch: its fan-out goes on, once in a while."""
+        self._groups[id] = part.group
+        if part.group in self._looked:
+            return {}
+        self._looked.add(part.group)
+        self._later[part.group] = (self._manager.clock.now() + POLL, POLL)
+        return await self._manager._batching.look(part)
 
     def _wait(self, id: str) -> None:
         delay = min(_LONGEST, 2 * self._later.get(id, (0.0, EVERY / 2))[1])

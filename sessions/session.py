@@ -16,6 +16,7 @@ import anyio
 from sessions.asking import Event
 from sessions.changes import has_thinking, metadata_text, new_settings, prefix_changes, unbinds_thinking
 from sessions.client import belongs_elsewhere
+from sessions.clock import within
 from sessions.compaction import compact, earlier_chains
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry, canonical, check_history, lift_marks
@@ -199,9 +200,13 @@ class Session:
 
         Raises `Conflict` if this session's tree has no such entry.
         """
+        return await self._fork(self.head if at is None else at)
+
+    async def _fork(self, at: str | None, *, id: str | None = None) -> Session:
+        """The same at an entry, or (`None`) before the first one."""
         with storage_errors():
-            head, settings = self.head if at is None else at, self.settings
-            if at is not None:
+            head, settings = at, self.settings
+            if at is not None and at != self.head:
                 entry = await self._manager._store.entry(self.id, at)
                 if entry is None:
                     raise Conflict(f"entry {at} is not an entry of session {self.id}: see session.entries")
@@ -209,8 +214,8 @@ class Session:
             now = self._manager.clock.now()
             record = self._history.record
             made = SessionRecord(
-                uuid.uuid4().hex, record.tree, record.owner, record.title, record.metadata, settings.to_json(), head,
-                now, now, forked_from=self.id, base=head,
+                id or uuid.uuid4().hex, record.tree, record.owner, record.title, record.metadata, settings.to_json(),
+                head, now, now, forked_from=self.id, base=head,
             )  # fmt: skip
             await self._manager._store.create(made)
             return await self._manager._loaded(made, self._toolbox)
@@ -242,6 +247,40 @@ class Session:
             words = [canonical(content) for content in contents]
         branches = [await self.fork() for _ in words]
         return await _fan_out(branches, words, limit)
+
+    async def batch(
+        self,
+        contents: Iterable[Any],
+        *,
+        idempotency_key: str | None = None,
+        poll: float = 30.0,
+        timeout: float | None = None,
+    ) -> list[Reply]:
+        """As `map`, at half price and with time to wait: the branches' requests go out as Message Batches.
+
+        The first one goes alone, so that what all share is written to the cache once, and the others follow. A batch
+        takes minutes, at most 24 hours; `poll` is the longest time between two looks, `timeout` ends the waiting
+        (`TimeoutError`), not the batch: the same `idempotency_key` and contents again, in any process, go on from
+        there, and so does `manager.recover()`; nothing is sent twice. A reply that calls tools leaves its branch to
+        `reply.session.resume()`. Raises `BatchIncomplete`, which holds all outcomes, if any request has no reply.
+        """
+        self._check_tools()
+        if not poll > 0:
+            raise ValueError(f"poll must be a positive number of seconds, not {poll!r}")
+        with given():
+            words = [canonical(content) for content in contents]
+        if not words:
+            return []
+
+        async def send() -> list[Reply]:
+            with storage_errors():
+                return await self._manager._batching.send(self, words, idempotency_key, poll)
+
+        try:
+            return await within(self._manager.clock, timeout, send)
+        except TimeoutError:
+            text = f"the batch had not ended after {timeout:g} seconds: it goes on"
+            raise TimeoutError(f"{text}, and the same idempotency_key or manager.recover() collects it") from None
 
     async def append(self, messages: Iterable[Any]) -> None:
         """Imports history without calling the model: all messages are checked first, then all are written or none.

@@ -15,6 +15,7 @@ import anyio
 from sessions import compaction
 from sessions.asking import Asking, Event
 from sessions.background import log
+from sessions.batch_part import Part
 from sessions.books import CANCELLED, Books
 from sessions.client import is_refused
 from sessions.core.cache import Where
@@ -68,21 +69,56 @@ class Turn:
     async def drive(self) -> AsyncGenerator[Event | Step | Reply]:
         """Everything that happens, as it happens; the last value is the `Reply` (none if there was nothing to do)."""
         patience = 0.0 if self._options.recovering else None
-        async with self._manager._leases.hold(self._session.id, patience) as self._books.hold:
-            await self._history.refresh(self._books.hold.lease)
-            self._session._check_tools()
-            if not await self._begin():
-                if self._stored is not None:
-                    yield self._stored
+        while True:
+            async with self._manager._leases.hold(self._session.id, patience) as self._books.hold:
+                await self._history.refresh(self._books.hold.lease)
+                self._session._check_tools()
+                part = Part.of_row(await self._history.open_turn())
+                if part is None:
+                    async with aclosing(self._under_lease()) as happening:
+                        async for one in happening:
+                            yield one
+                    return
+            batching = self._manager._batching  # outside the lease: taking the reply in needs it
+            if (reply := await batching.bring_in(self._session, part, wait=self._content is None)) is not None:
+                yield reply
                 return
-            try:
-                async with aclosing(self._loop()) as happening:
-                    async for one in happening:
-                        yield one
-            except BaseException as error:
-                with anyio.CancelScope(shield=True):
-                    await self._broke(error)
-                raise
+
+    async def _under_lease(self) -> AsyncGenerator[Event | Step | Reply]:
+        if not await self._begin():
+            if self._stored is not None:
+                yield self._stored
+            return
+        try:
+            async with aclosing(self._loop()) as happening:
+                async for one in happening:
+                    yield one
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                await self._broke(error)
+            raise
+
+    async def enlist(self, call: str) -> TurnRecord:
+        """Stores the words of a turn whose request others send: `call` is what is known of it.
+
+        A turn that waits already, or has its reply, stays as it is.
+        """
+        async with self._manager._leases.hold(self._session.id) as self._books.hold:
+            await self._history.refresh(self._books.hold.lease)
+            found = await self._found(_digest(self._content))
+            if found is not None and (found.call is not None or found.reply is not None or found.state == "finished"):
+                return found
+            if Part.of_row(await self._history.open_turn()) is not None:
+                raise ConfigurationError("idempotency_key was used with other contents: choose a new key")
+            await self._begin()
+            if (last := self._history.last) is None or last.role == "assistant":
+                return found or self._books.row  # the session has gone on in another way
+            instructions = self._history.settings.instructions
+            self._books.stage_instructions(instructions)
+            self._history.adopt(replace(self._history.settings, instructions=()))
+            self._books.row = replace(self._books.row, call=call)
+            await self._books.commit(turn=self._books.row, settings=self._history.settings.to_json())
+            return self._books.row
 
     def stop(self) -> None:
         """The user pressed stop: what runs is interrupted at its next await and closed truthfully."""

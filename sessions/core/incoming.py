@@ -58,6 +58,12 @@ class Incoming:
         elif kind == "message_stop":
             self.ended = True
 
+    def take(self, message: Mapping[str, Any]) -> None:
+        """Takes in a message that came whole."""
+        self.feed({"type": "message_start", "message": message})
+        self.blocks = {index: dict(block) for index, block in enumerate(message.get("content") or ())}
+        self.closed, self.ended = set(self.blocks), True
+
     def merge_usage(self, usage: Mapping[str, Any]) -> None:
         """Last value of each field wins; null says nothing."""
         self.usage_fields.update({key: value for key, value in usage.items() if value is not None})

@@ -93,6 +93,7 @@ async def talk(session: Session) -> None:
 
 async def branch(session: Session) -> None:
     assert_type(await session.map(["a", "b"], limit=2), list[Reply])
+    assert_type(await session.batch(["a", "b"], idempotency_key="k", poll=60, timeout=3600), list[Reply])
     assert_type(await session.fork(at=session.head), Session)
     await session.rewind(session.entries[0].id)
     await session.append([{"role": "user", "content": "Hello"}])
