@@ -26,6 +26,8 @@ def storage_errors() -> Iterator[None]:
         raise errors.Conflict(str(error)) from error
     except (storage.SchemaTooOld, storage.SchemaTooNew) as error:
         raise errors.SchemaOutOfDate(str(error)) from error
+    except storage.ServerAway as error:  # nobody's setting is wrong: the same call works when the server is back
+        raise errors.SessionsError(str(error)) from error
     except storage.StorageError as error:
         raise errors.ConfigurationError(str(error)) from error
 

@@ -4,7 +4,9 @@ StorageError
 ├── SessionMissing    ├── SessionExists   ├── EntryMissing
 ├── LeaseTaken        ├── LeaseGone       ├── HeadMoved      ├── TurnKeyTaken
 ├── SchemaTooOld      ├── SchemaTooNew
-└── StoreUnavailable  └── StoreDamaged
+├── StoreDamaged
+└── StoreUnavailable
+    └── ServerAway
 """
 
 from __future__ import annotations
@@ -103,6 +105,16 @@ class SchemaTooNew(StorageError):
 
 class StoreUnavailable(StorageError):
     """The path or server cannot be used: the message says which, why, and what to do."""
+
+
+class ServerAway(StoreUnavailable):
+    """The server went away and was not back in time: nothing was written, unless `unknown`; then load and look."""
+
+    def __init__(self, store: str, problem: str, *, unknown: bool = False) -> None:
+        written = "whether the last write was kept is not known" if unknown else "nothing was written"
+        super().__init__(f"{store} went away ({problem}): {written}; load the session again when the server is back")
+        self.problem = problem
+        self.unknown = unknown
 
 
 class StoreDamaged(StorageError):

@@ -1,13 +1,15 @@
 """PostgreSQL through psycopg: a connection for each transaction under way, and the server's time for leases.
 
 No session state is relied on (no prepared statements, no session locks), so a transaction-pooling proxy may stand
-between.
+between. Statements go out together until an answer is looked at, so a write takes few round trips. While the server is
+away, work is tried again: what had not reached its COMMIT was not written, and what had is looked for.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections import deque
+import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
@@ -19,70 +21,114 @@ from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 
 from . import migrations, threads
-from .errors import SchemaTooNew, SchemaTooOld, StorageError, StoreUnavailable
+from .connections import Connections
+from .errors import SchemaTooNew, SchemaTooOld, ServerAway, StorageError, StoreUnavailable
 from .records import Statistics
 from .statements import Statement
 from .tables import REVISION, VERSION_TABLE
-from .transactions import Cursor, Database
+from .transactions import Cursor, Database, Row
 
 T = TypeVar("T")
 
-_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+PATIENCE = 60.0
+"""Seconds that work waits for a server that went away; the first to miss it starts the count for all."""
+FROZEN = 10.0
+"""Seconds that a process may sleep inside a transaction before the server ends it: its locks keep others waiting."""
 
-CONNECT_TIMEOUT = 10
-"""Seconds to wait for the server when connecting."""
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_LIMITS = (
+    f"SELECT set_config('idle_in_transaction_session_timeout', '{FROZEN * 1000:.0f}', true),"
+    f" set_config('lock_timeout', '{PATIENCE * 1000:.0f}', true)"
+)
+_LOST = ("08", "25P", "57P")
+"""SQLSTATEs that come with a lost connection: its failure, a transaction that slept too long, a shutdown."""
+_PASSING = (*_LOST, "40", "53300", "55P03")
+"""Those that pass: also deadlocks, no more connections, locks held too long."""
+_CHECK = "check the URL and that the server runs"
 
 
 class PostgreSQLDatabase:
-    """A PostgreSQL connection as the transactions see it."""
+    """A PostgreSQL connection as the transactions see it; without a pipeline each statement stands for itself."""
 
-    def __init__(self, raw: psycopg.Connection) -> None:
+    def __init__(self, raw: psycopg.Connection, pipeline: psycopg.Pipeline | None = None, again: bool = False) -> None:
         self.raw = raw
+        self.again = again
+        self._pipeline = pipeline
+        self._asked = self._answered = 0
 
     def run(self, statement: Statement, values: Mapping[str, Any]) -> Cursor:
         text = statement.text["postgresql"].encode()
-        return cast(Cursor, self.raw.execute(text, {**statement.fixed, **values}))
+        return self._ask(text, {**statement.fixed, **values})
 
     def time(self, now: float) -> float:
-        row = self.raw.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
+        row = self._ask(b"SELECT extract(epoch FROM clock_timestamp())::float8", {}).fetchone()
         assert row is not None
         return float(row[0])
 
+    def _ask(self, text: bytes, values: Mapping[str, Any]) -> Cursor:
+        self._asked += 1
+        return _Answer(self, self._asked, self.raw.execute(text, values))
+
+    def wait_for(self, number: int) -> None:
+        """Waits for that answer and all others. (Not for some: the server's limits need a complete exchange.)"""
+        if self._pipeline is not None and number > self._answered:
+            self._pipeline.sync()
+            self._answered = self._asked
+
+
+class _Answer:
+    """What a statement answers; whoever looks waits for it."""
+
+    def __init__(self, database: PostgreSQLDatabase, number: int, cursor: psycopg.Cursor[Any]) -> None:
+        self._database, self._number, self._cursor = database, number, cursor
+
+    @property
+    def rowcount(self) -> int:
+        self._database.wait_for(self._number)
+        return self._cursor.rowcount
+
+    def fetchone(self) -> Row | None:
+        self._database.wait_for(self._number)
+        return cast(Row | None, self._cursor.fetchone())
+
+    def fetchall(self) -> list[Row]:
+        self._database.wait_for(self._number)
+        return cast(list[Row], self._cursor.fetchall())
+
 
 class PostgreSQL:
-    """One database on a server. Idle connections are kept for the next transaction."""
+    """One database on a server."""
 
     def __init__(self, url: URL) -> None:
-        self._url = url
         self._name = url.render_as_string()  # without the password
-        self._idle: deque[psycopg.Connection] = deque()
+        self._connections = Connections(url)
         self._open = False
+        self._process = 0
         self._lock = Lock()
         self._writes = 0
+        self._missed: float | None = None
+        self.patience = PATIENCE
 
     def open(self) -> None:
         if self._open:
             return
-        with self._translation(), self._connection() as raw:
+        with self._translation(), self._connections.lent() as (raw, _):
             _check_revision(self._name, _revision(raw))
+        self._process = os.getpid()
         self._open = True
+        self._connections.open()
 
     def close(self) -> None:
         self._open = False
-        self._drain()
-
-    def _drain(self) -> None:
-        with contextlib.suppress(IndexError):
-            while True:
-                self._idle.pop().close()
+        self._connections.close()
 
     def upgrade(self) -> str:
         with self._translation():
-            with self._connection() as raw:
+            with contextlib.closing(self._connections.connect()) as raw:
                 revision = _revision(raw)
             if revision is not None and revision > REVISION:
                 raise SchemaTooNew(self._name, revision)
-            migrations.upgrade("postgresql+psycopg://", creator=partial(self._connect, autocommit=False))
+            migrations.upgrade("postgresql+psycopg://", creator=partial(self._connections.connect, autocommit=False))
         return REVISION
 
     def statistics(self) -> Statistics:
@@ -95,65 +141,56 @@ class PostgreSQL:
 
     def read(self, work: Callable[[Database], T]) -> Future[T]:
         self._check_open()
-        return threads.start(self._transaction, work)
+        return threads.start(self._patiently, partial(_read, work))
 
     def _check_open(self) -> None:
         if not self._open:
             raise StoreUnavailable(f"{self._name} is not open: await open() first")
+        if self._process != os.getpid():  # pragma: no cover - true in a forked child, where a test goes too
+            raise StoreUnavailable(
+                f"{self._name} was opened before this process was forked: open a store of its own here"
+            )
 
     def _write(self, work: Callable[[Database], T]) -> T:
-        result = self._transaction(work)
+        result = self._patiently(partial(_transaction, work))
         with self._lock:
             self._writes += 1
         return result
 
-    def _transaction(self, work: Callable[[Database], T]) -> T:
-        with self._translation(), self._connection() as raw:
-            result = work(PostgreSQLDatabase(raw))
-            raw.execute("COMMIT")
-            return result
+    def _patiently(self, work: Callable[[bool, psycopg.Connection], T]) -> T:
+        """Tries again while the server is away, and says so when patience is at its end.
 
-    @contextlib.contextmanager
-    def _connection(self) -> Iterator[psycopg.Connection]:
-        """A connection with a transaction begun, rolled back unless it was committed."""
-        raw = self._begun()
-        try:
-            yield raw
-        finally:
-            with contextlib.suppress(psycopg.OperationalError):  # a lost connection has nothing left to undo
-                if raw.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-                    raw.execute("ROLLBACK")
-            if not raw.closed:
-                self._idle.append(raw)
-            if not self._open:  # closed meanwhile, perhaps after the line above
-                self._drain()
-
-    def _begun(self) -> psycopg.Connection:
-        """An idle connection, or a new one when the idle ones were cut (a server restarted)."""
+        The work is told whether an earlier try may have been committed.
+        """
+        unknown, pause = False, 0.02
         while True:
             try:
-                raw = self._idle.pop()
-            except IndexError:
-                raw = self._connect()
-                try:
-                    raw.execute(_BEGIN)
-                except BaseException:
-                    raw.close()
-                    raise
-                return raw
-            try:
-                raw.execute(_BEGIN)
-            except psycopg.OperationalError:
-                raw.close()
+                result = self._attempt(partial(work, unknown))
+            except ServerAway as error:
+                unknown = unknown or error.unknown
+                if not self._may_wait(pause):
+                    raise ServerAway(self._name, error.problem, unknown=unknown) from error.__cause__
             else:
-                return raw
+                self._missed = None
+                return result
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
 
-    def _connect(self, *, autocommit: bool = True) -> psycopg.Connection:
-        url = self._url.render_as_string(hide_password=False)
-        try:
-            return psycopg.connect(url, autocommit=autocommit, prepare_threshold=None, connect_timeout=CONNECT_TIMEOUT)
-        except psycopg.ProgrammingError as error:  # an option that the driver does not know
-            raise self._unavailable(error) from error
+    def _may_wait(self, pause: float) -> bool:
+        now = time.monotonic()
+        self._missed = self._missed or now
+        return self._open and now + pause < self._missed + self.patience
+
+    def _attempt(self, work: Callable[[psycopg.Connection], T]) -> T:
+        """On a connection that was at rest; or on the next one, when that was cut meanwhile (a server restarted)."""
+        with self._translation():
+            while True:
+                with self._connections.lent() as (raw, is_new):
+                    try:
+                        return work(raw)
+                    except psycopg.OperationalError as error:
+                        if is_new or not _is_lost(error):
+                            raise
 
     @contextlib.contextmanager
     def _translation(self) -> Iterator[None]:
@@ -170,7 +207,58 @@ class PostgreSQL:
 
     def _unavailable(self, error: BaseException) -> StorageError:
         problem = " ".join(str(error).split())
-        return StoreUnavailable(f"{self._name} cannot be used ({problem}): check the URL and that the server runs")
+        if self._open and isinstance(error, psycopg.OperationalError) and _is_passing(error):
+            return ServerAway(self._name, problem, unknown=isinstance(error, _LostInCommit))
+        remedy = "free some space" if isinstance(error, psycopg.errors.DiskFull) else _CHECK
+        return StoreUnavailable(f"{self._name} cannot be used ({problem}): {remedy}")
+
+
+class _LostInCommit(psycopg.OperationalError):
+    """The connection was lost when the COMMIT was on its way: only a look at the data tells what became of it."""
+
+
+def _read(work: Callable[[Database], T], again: bool, raw: psycopg.Connection) -> T:
+    """Each statement by itself: READ COMMITTED shows each the newest state anyway."""
+    return work(PostgreSQLDatabase(raw))
+
+
+def _transaction(work: Callable[[Database], T], again: bool, raw: psycopg.Connection) -> T:
+    done: list[T] = []
+    failure: BaseException | None = None
+    committing = False
+    try:
+        with raw.pipeline() as pipeline:
+            try:
+                raw.execute(_BEGIN)
+                raw.execute(_LIMITS)
+                done.append(work(PostgreSQLDatabase(raw, pipeline, again)))
+                committing = True
+                raw.execute("COMMIT")
+            except BaseException as error:  # raised below: the pipeline would write into the user's log
+                failure = error
+    except psycopg.Error as error:  # the end waits for what is still unanswered
+        failure = failure or _first(error)
+    if committing and isinstance(failure, psycopg.OperationalError) and _is_lost(failure):
+        raise _LostInCommit(str(failure)) from failure
+    if failure is not None:
+        raise failure
+    return done[0]
+
+
+def _first(error: psycopg.Error) -> psycopg.Error:
+    """What failed, where the error only says that something behind it was skipped."""
+    before = error.__context__
+    if isinstance(error, psycopg.errors.PipelineAborted) and isinstance(before, psycopg.Error):
+        return _first(before)
+    return error
+
+
+def _is_passing(error: psycopg.OperationalError) -> bool:
+    return error.sqlstate is None or error.sqlstate.startswith(_PASSING)
+
+
+def _is_lost(error: psycopg.OperationalError) -> bool:
+    return not isinstance(error, _LostInCommit) and (error.sqlstate is None or error.sqlstate.startswith(_LOST))
 
 
 def _revision(raw: psycopg.Connection) -> str | None:

@@ -36,6 +36,8 @@ APPLICATION = 0x5741524D
 class SQLiteDatabase:
     """An SQLite connection as the transactions see it."""
 
+    again = False  # no network lies between: the outcome of a COMMIT is always known
+
     def __init__(self, raw: sqlite3.Connection) -> None:
         self.raw = raw
 

@@ -186,6 +186,7 @@ HAS_ANCESTOR = Statement(select(_ids.c.id).where(_ids.c.id == _text("entry")))
 # Calls, journal, turns
 
 INSERT_CALL = _insert(calls)
+HAS_CALL = Statement(select(calls.c.id).where(calls.c.session == _text("session"), calls.c.id == _text("id")))
 INSERT_PROMPT = _insert(prompts)
 PROMPT = Statement(
     select(prompts.c.settings).where(prompts.c.session == _text("session"), prompts.c.digest == _text("digest"))
@@ -209,6 +210,11 @@ _fixed = {"number", "id", "session"}
 INSERT_TURN = _insert(turns)
 UPDATE_TURN = Statement(
     update(turns).where(_same_turn).values({c.name: _bound(c) for c in turns.columns if c.name not in _fixed})
+)
+SAME_TURNS = Statement(
+    select(turns.c.id).where(
+        turns.c.session == _text("session"), or_(turns.c.id == _text("id"), turns.c.key == _text("key"))
+    )
 )
 TURN_BY_ID = Statement(_turns.where(turns.c.id == _text("id")))
 TURN_BY_KEY = Statement(_turns.where(turns.c.key == _text("key")))

@@ -48,6 +48,10 @@ class Cursor(Protocol):
 class Database(Protocol):
     """A connection inside a transaction."""
 
+    @property
+    def again(self) -> bool:
+        """Whether an earlier run of this transaction may have been committed, so that its work may be done already."""
+
     def run(self, statement: sql.Statement, values: Mapping[str, Any]) -> Cursor: ...
 
     def time(self, now: float) -> float:
@@ -110,12 +114,19 @@ def create(db: Database, session: SessionRecord, entries: Sequence[EntryRecord],
     cells |= _values(session.totals, _TOTALS) | {"cost": str(session.totals.cost)}
     cells |= {"lease_token": 0, "lease_expires": 0.0, "lease_holder": None, "lease_queue": None, "tend_at": None}
     if db.run(sql.INSERT_SESSION, cells).rowcount == 0:
+        if db.again and _is_ours(load(db, session.id), session):
+            return
         raise SessionExists(session.id)
     _add_entries(db, session.tree, session.id, entries, known=set())
     _check_head(db, session.tree, session.head, entries)
     totals = _values(session.totals, _TOTALS)
-    if _add_calls(db, ledger, totals):
+    if _add_calls(db, ledger, (), totals):  # the session is new: nothing is there yet
         db.run(sql.ADD_TOTALS, {"session": session.id, **totals, "cost": str(totals["cost"])})
+
+
+def _is_ours(found: SessionRecord, given: SessionRecord) -> bool:
+    names = ("tree", "owner", "forked_from", "base", "created_at")
+    return _values(found, names) == _values(given, names)
 
 
 def load(db: Database, session: str) -> SessionRecord:
@@ -139,6 +150,8 @@ def listing(db: Database, owner: str | None, limit: int, before: str | None, sea
 
 
 def delete(db: Database, session: str) -> None:
+    if db.again and db.run(sql.LOAD, {"session": session}).fetchone() is None:
+        return
     tree = load(db, session).tree
     remaining = [id for (id,) in db.run(sql.LOCK_TREE, {"tree": tree}).fetchall() if id != session]
     for statement in sql.DELETE_ROWS:
@@ -151,8 +164,9 @@ def delete(db: Database, session: str) -> None:
 
 def acquire(db: Database, session: str, holder: Holder, seconds: float, now: float, queue: float) -> Lease | LeaseTaken:
     """The lease, or why it is not to be had: given and not raised, so that a place in the queue is kept."""
-    row = _lock(db, session)
+    locked = db.run(sql.LOCK, {"session": session})
     now = db.time(now)
+    row = _moving(locked, session)
     present = read_holder(row["lease_holder"])
     waiting = _waiting(row["lease_queue"], holder, now)
     taken = present is not None and present != holder and row["lease_expires"] > now and not present.is_gone(holder)
@@ -200,7 +214,12 @@ def release(db: Database, lease: Lease) -> None:
 
 
 def commit(db: Database, lease: Lease, change: Change) -> None:
-    session = _lock(db, lease.session)
+    """Asks first and writes then: on a server that is one round trip each."""
+    locked = db.run(sql.LOCK, {"session": lease.session})
+    same_turns, same_calls = _ask_turn(db, change.turn), _ask_calls(db, lease.session, change.calls)
+    session = _moving(locked, lease.session)
+    if db.again and _is_written(db, lease, change, session):
+        return
     if session["lease_token"] != lease.token or session["lease_holder"] is None:
         raise LeaseGone(lease.session, lease.token)
     if session["head"] != change.expected_head:
@@ -208,29 +227,40 @@ def commit(db: Database, lease: Lease, change: Change) -> None:
     _add_entries(db, session["tree"], lease.session, change.entries, known={change.expected_head})
     if change.head != change.expected_head:
         _check_head(db, session["tree"], change.head, change.entries)
-    _add_calls(db, change.calls, session)
+    _add_calls(db, change.calls, same_calls, session)
     for kept in change.prompts:
         _add_prompt(db, lease.session, kept)
     for tool_call in change.tool_calls:
         finished = tool_call.ended is not None
         db.run(sql.INSERT_TOOL_CALL, _values(tool_call, _TOOL_CALL) | {"finished": finished})
     if change.turn is not None:
-        session["turns"] += _put_turn(db, change.turn)
+        session["turns"] += _put_turn(db, change.turn, same_turns)
     db.run(sql.MOVE, _moved(change, session) | {"session": lease.session})
 
 
+def _is_written(db: Database, lease: Lease, change: Change, session: Mapping[str, Any]) -> bool:
+    """Whether this commit went through: what only it can have written is there. Else it is safe to do it (again)."""
+    if session["lease_token"] == lease.token and change.head != change.expected_head:
+        return bool(session["head"] == change.head)
+    if change.calls:
+        return db.run(sql.HAS_CALL, {"session": lease.session, "id": change.calls[0].id}).fetchone() is not None
+    return change.turn is not None and turn(db, lease.session, None, change.turn.id) == change.turn
+
+
 def record(db: Database, call: CallRecord, prompt: PromptRecord | None) -> None:
-    session = _lock(db, call.session)
+    locked = db.run(sql.LOCK, {"session": call.session})
+    same = _ask_calls(db, call.session, [call])
+    session = _moving(locked, call.session)
     if prompt is not None:
         _add_prompt(db, call.session, prompt)
-    if _add_calls(db, [call], session):
+    if _add_calls(db, [call], same, session):
         values = {name: session[name] for name in _TOTALS}
         db.run(sql.ADD_TOTALS, values | {"session": call.session, "cost": str(session["cost"])})
 
 
-def _lock(db: Database, session: str) -> dict[str, Any]:
-    """The session's moving parts, locked until the end of the transaction; `cost` as a Decimal."""
-    row = db.run(sql.LOCK, {"session": session}).fetchone()
+def _moving(locked: Cursor, session: str) -> dict[str, Any]:
+    """The session's moving parts, which stay locked until the end of the transaction; `cost` as a Decimal."""
+    row = locked.fetchone()
     if row is None:
         raise SessionMissing(session)
     cells = dict(zip(_LOCKED, row, strict=True))
@@ -261,14 +291,21 @@ def _check_entry(db: Database, tree: str, entry: str) -> None:
         raise EntryMissing(entry)
 
 
-def _add_calls(db: Database, ledger: Sequence[CallRecord], totals: dict[str, Any]) -> bool:
+def _ask_calls(db: Database, session: str, ledger: Sequence[CallRecord]) -> list[Cursor]:
+    return [db.run(sql.HAS_CALL, {"session": session, "id": call.id}) for call in ledger]
+
+
+def _add_calls(db: Database, ledger: Sequence[CallRecord], same: Sequence[Cursor], totals: dict[str, Any]) -> bool:
     """Adds the rows that are new, and their figures to `totals`; whether there were any."""
+    present = {str(id) for cursor in same for (id,) in cursor.fetchall()}
     added = False
     for call in ledger:
-        costs = {name: None if (cost := getattr(call, name)) is None else str(cost) for name in _COSTS}
-        if db.run(sql.INSERT_CALL, _values(call, _CALL) | costs).rowcount == 0:
+        if call.id in present:
             continue
+        present.add(call.id)
         added = True
+        costs = {name: None if (cost := getattr(call, name)) is None else str(cost) for name in _COSTS}
+        db.run(sql.INSERT_CALL, _values(call, _CALL) | costs)
         for name in _SUMMED:
             totals[name] += getattr(call, name)
         totals["calls"] += 1
@@ -281,15 +318,20 @@ def _add_prompt(db: Database, session: str, prompt: PromptRecord) -> None:
     db.run(sql.INSERT_PROMPT, {"session": session, "digest": prompt.digest, "settings": prompt.settings})
 
 
-def _put_turn(db: Database, turn: TurnRecord) -> int:
+def _ask_turn(db: Database, turn: TurnRecord | None) -> Cursor | None:
+    if turn is None:
+        return None
+    return db.run(sql.SAME_TURNS, {"session": turn.session, "id": turn.id, "key": turn.key})
+
+
+def _put_turn(db: Database, turn: TurnRecord, same: Cursor | None) -> int:
     """Inserts the turn or replaces the one with its id; how many turns there are more than before."""
-    if turn.key is not None:
-        row = db.run(sql.TURN_BY_KEY, {"session": turn.session, "key": turn.key}).fetchone()
-        present = _turn(row)
-        if present is not None and present.id != turn.id:
-            raise TurnKeyTaken(turn.session, turn.key)
+    present = {str(id) for (id,) in same.fetchall()} if same is not None else set()
+    if turn.key is not None and present - {turn.id}:
+        raise TurnKeyTaken(turn.session, turn.key)
     values = _values(turn, _TURN)
-    if db.run(sql.UPDATE_TURN, values | {"of_session": turn.session, "of_id": turn.id}).rowcount:
+    if present:
+        db.run(sql.UPDATE_TURN, values | {"of_session": turn.session, "of_id": turn.id})
         return 0
     db.run(sql.INSERT_TURN, values)
     return 1

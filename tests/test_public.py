@@ -26,7 +26,7 @@ NAMES = {
     ),
     storage: (
         "CallRecord Change EntryMissing EntryRecord HeadMoved Holder Lease LeaseGone LeaseTaken PromptRecord "
-        "SchemaTooNew SchemaTooOld SessionExists SessionMissing SessionRecord Statistics StorageError Store "
+        "SchemaTooNew SchemaTooOld ServerAway SessionExists SessionMissing SessionRecord Statistics StorageError Store "
         "StoreDamaged StoreUnavailable Subtotal ToolCallRecord Totals TurnKeyTaken TurnRecord Warmup open_store"
     ),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,8 +40,13 @@ def test_file_on_trio(check: Check, url: str) -> None:
 
 
 @rules
-async def test_postgresql(check: Check, new_database: Callable[[], str]) -> None:
-    await hold(check, open_store(new_database()))
+async def test_postgresql(check: Check, empty_store: str) -> None:
+    await hold(check, open_store(empty_store))
+
+
+@rules
+def test_postgresql_on_trio(check: Check, empty_store: str) -> None:
+    trio.run(hold, check, open_store(empty_store))
 
 
 async def test_all_rules_at_once_without_pytest(tmp_path: Path) -> None:

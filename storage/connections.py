@@ -1,0 +1,102 @@
+"""The connections of one PostgreSQL database: lent for one transaction each, kept a while for the next one."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
+from sqlalchemy import URL
+
+IDLE = 60.0
+"""Seconds after which a connection that nobody has used is closed: a quiet process takes none from a busy one."""
+
+_OPTIONS: dict[str, Any] = {
+    "connect_timeout": 10,
+    # A server that vanished without a word is noticed within half a minute, not after the system's two hours.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+    "fallback_application_name": "warmline",
+}
+
+
+class Connections:
+    """As many as there are transactions under way; those at rest wait here, the most recently used on top."""
+
+    def __init__(self, url: URL) -> None:
+        self._url = url.render_as_string(hide_password=False)
+        self._idle: deque[tuple[psycopg.Connection, float]] = deque()
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._is_open = True
+
+    def connect(self, *, autocommit: bool = True) -> psycopg.Connection:
+        """A new connection, which the caller closes. Options that the URL names are the user's own."""
+        try:
+            options = _OPTIONS | conninfo_to_dict(self._url)
+        except psycopg.ProgrammingError as error:  # an option that the driver does not know
+            raise psycopg.OperationalError(str(error)) from error
+        return psycopg.connect(**options, autocommit=autocommit, prepare_threshold=None)
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[tuple[psycopg.Connection, bool]]:
+        """A connection, and whether it was just made; what the borrower left of a transaction is rolled back."""
+        raw, is_new = self._rested(), False
+        if raw is None:
+            raw, is_new = self.connect(), True
+        try:
+            yield raw, is_new
+        finally:
+            with contextlib.suppress(psycopg.Error):  # a lost connection has nothing left to undo
+                if raw.info.transaction_status != TransactionStatus.IDLE:
+                    raw.execute("ROLLBACK")
+            self._take_back(raw)
+
+    def open(self) -> None:
+        self._is_open = True
+
+    def close(self) -> None:
+        """Closes those at rest now, and the others when they come back."""
+        with self._lock:
+            self._is_open = False
+            self._retire(time.monotonic())
+
+    def _rested(self) -> psycopg.Connection | None:
+        with self._lock:
+            return self._idle.pop()[0] if self._idle else None
+
+    def _take_back(self, raw: psycopg.Connection) -> None:
+        with self._lock:
+            if not self._is_open or raw.info.transaction_status != TransactionStatus.IDLE:
+                raw.close()
+                return
+            self._idle.append((raw, time.monotonic()))
+            if self._timer is None:
+                self._look_again()
+
+    def _look_again(self) -> None:
+        self._timer = threading.Timer(IDLE, self._on_time)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _on_time(self) -> None:
+        with self._lock:
+            self._timer = None
+            self._retire(time.monotonic() - IDLE)
+            if self._idle:
+                self._look_again()
+
+    def _retire(self, before: float) -> None:
+        while self._idle and self._idle[0][1] <= before:
+            self._idle.popleft()[0].close()
+        if not self._idle and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,400 @@
+"""A server that goes away, at every moment: nothing is lost, nothing written twice, and what is not known is said."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from storage import HeadMoved, LeaseGone, SessionExists, SessionMissing, Store, StoreUnavailable, open_store
+from storage.sql import SQLStore
+from storage.statements import LOCK
+from storage.testing import (
+    ME,
+    NOW,
+    OTHER,
+    call_record,
+    change,
+    entries_of,
+    hold,
+    session_record,
+    turn_record,
+)
+from tests.storage.relay import Fate, Relay
+
+psycopg = pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev extra")
+from storage import connections, postgresql  # noqa: E402  # they need the driver
+
+COMMIT = b"COMMIT\0"
+"""The statement as it is sent (and not the words READ COMMITTED)."""
+
+
+@pytest.fixture
+def direct(new_store: Callable[[], str]) -> str:
+    return new_store()
+
+
+@pytest.fixture
+async def relay(direct: str) -> AsyncIterator[Relay]:
+    with Relay(direct) as relay:
+        yield relay
+
+
+@pytest.fixture
+async def store(relay: Relay) -> AsyncIterator[SQLStore]:
+    store = open_store(relay.url)
+    assert isinstance(store, SQLStore)
+    await store.open()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def other(direct: str) -> AsyncIterator[Store]:
+    """A worker whose connections nobody cuts."""
+    store = open_store(direct)
+    await store.open()
+    yield store
+    await store.close()
+
+
+def execute(url: str, *statements: str) -> list[Any]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        return [connection.execute(one).fetchall() if one.startswith("SELECT") else connection.execute(one) and None
+                for one in statements]  # fmt: skip
+
+
+def once(fate: Fate, when: bytes = COMMIT) -> Callable[[bytes], Fate]:
+    """That fate for the first piece with these words; all others pass."""
+    left = [fate]
+
+    def decide(piece: bytes) -> Fate:
+        return left.pop() if left and when in piece else "pass"
+
+    return decide
+
+
+FULL = change(
+    None,
+    "b",
+    entries=entries_of("a", "b"),
+    calls=(call_record(input=3, cost=Decimal("0.5")),),
+    turn=turn_record(key="k", state="finished"),
+    title="done",
+)
+
+
+async def _commit(store: Store) -> None:
+    await store.create(session_record())
+    await store.commit(await hold(store), FULL)
+
+
+async def _turn_only(store: Store) -> None:
+    await store.create(session_record())
+    await store.commit(await hold(store), change(None, None, turn=turn_record()))
+
+
+async def _delete(store: Store) -> None:
+    await store.create(session_record())
+    await store.delete("s")
+
+
+async def _record(store: Store) -> None:
+    await store.create(session_record())
+    await store.record(call_record(output=2))
+
+
+async def _fork(store: Store) -> None:
+    await store.create(session_record(head="a"), entries_of("a"))
+    await store.create(session_record("f", tree="s", head="a", base="a"), calls=(call_record("x", "f", input=1),))
+
+
+async def _leases(store: Store) -> None:
+    await store.create(session_record())
+    lease = await hold(store)
+    await store.release(await store.renew(lease, seconds=60, now=NOW))
+    await store.acquire("s", OTHER, seconds=60, now=NOW)
+
+
+async def _warm(store: Store) -> None:
+    led = await store.lead("p", ME, seconds=60, now=NOW)
+    await store.led("p", led.token, ttl="5m", alive=60, now=NOW)
+
+
+async def _state(store: Store) -> list[Any]:
+    """What the store then says, without the times that are the server's own."""
+    found: list[Any] = []
+    for session in await store.list():
+        found += [session, await store.chain(session.id, session.head), await store.calls(session.id)]
+        found += [await store.turns(session.id)]
+    warmup = await store.lead("p", OTHER, seconds=60, now=NOW)
+    await store.led("p", warmup.token, ttl=None, alive=0, now=NOW)
+    return [*found, warmup.state]
+
+
+@pytest.mark.parametrize("fate", ["lose", "deliver and lose"])
+@pytest.mark.parametrize("work", [_commit, _turn_only, _delete, _record, _fork, _leases, _warm])
+async def test_a_connection_lost_at_each_commit_of_a_work(
+    work: Callable[[Store], Awaitable[None]], fate: Fate, direct: str, new_store: Callable[[], str]
+) -> None:
+    """The caller notices nothing, and what is then stored is what would have been."""
+    plain = open_store(new_store())
+    await plain.open()
+    await work(plain)
+    expected = await _state(plain)
+    await plain.close()
+    for number in range(1, 9):
+        url = new_store()
+        with Relay(url) as relay:
+            store = open_store(relay.url)
+            await store.open()
+            seen = 0
+
+            def decide(piece: bytes) -> Fate:
+                nonlocal seen
+                seen += COMMIT in piece
+                return fate if COMMIT in piece and seen == number else "pass"  # noqa: B023 - called in this round
+
+            relay.fate = decide
+            await work(store)
+            relay.fate = lambda _: "pass"
+            assert await _state(store) == expected
+            await store.close()
+        if seen < number:
+            return
+    raise AssertionError("the work never came through unharmed")
+
+
+async def test_a_commit_takes_two_round_trips(relay: Relay, store: Store) -> None:
+    await store.create(session_record())
+    lease = await hold(store)
+    taken: dict[str, int] = {}
+
+    async def count(name: str, work: Awaitable[Any]) -> None:
+        before = relay.round_trips
+        await work
+        taken[name] = relay.round_trips - before
+
+    await count("commit", store.commit(lease, FULL))
+    await count("load", store.load("s"))
+    await count("chain", store.chain("s", "b"))
+    await count("record", store.record(call_record("c2")))
+    await count("release", store.release(lease))
+    await count("acquire", hold(store))
+    assert taken == {"commit": 2, "load": 1, "chain": 1, "record": 2, "release": 1, "acquire": 2}
+    assert relay.connected == 1
+
+
+def _taken_over(direct: str, fate: Fate, *, by: str) -> Callable[[bytes], Fate]:
+    """The first COMMIT has this fate; before anything else is sent, another worker has taken the session."""
+    commits = once(fate)
+    lost = threading.Event()
+
+    def decide(piece: bytes) -> Fate:
+        if lost.is_set():
+            execute(direct, by)
+            lost.clear()
+        if (decided := commits(piece)) != "pass":
+            lost.set()
+        return decided
+
+    return decide
+
+
+TAKE = "UPDATE sessions SET lease_token = lease_token + 1"
+
+
+async def test_a_commit_is_truthful_although_the_session_was_taken_over(
+    direct: str, relay: Relay, store: Store
+) -> None:
+    await store.create(session_record())
+    lease = await hold(store)
+    relay.fate = _taken_over(direct, "deliver and lose", by=TAKE)
+    await store.commit(lease, FULL)
+    lease = await hold(store)
+    relay.fate = _taken_over(direct, "lose", by=TAKE)
+    with pytest.raises(LeaseGone, match="nothing was written"):
+        await store.commit(lease, change("b", "c", entries=entries_of("a", "b", "c")[2:], calls=(call_record("c2"),)))
+    assert len(await store.calls("s")) == 1
+    lease = await hold(store)
+    relay.fate = _taken_over(direct, "deliver and lose", by=TAKE)
+    await store.commit(lease, change("b", "b", turn=turn_record("t2", sequence=2)))
+    lease = await hold(store)
+    relay.fate = _taken_over(direct, "lose", by=TAKE)
+    with pytest.raises(LeaseGone):
+        await store.commit(lease, change("b", "b", turn=turn_record("t3", sequence=3)))
+    assert [turn.id for turn in await store.turns("s")] == ["t", "t2"]
+
+
+async def test_other_refusals_stay_what_they_are(direct: str, relay: Relay, store: Store) -> None:
+    await store.create(session_record())
+    lease = await hold(store)
+    relay.fate = _taken_over(direct, "lose", by="UPDATE sessions SET head = 'elsewhere'")
+    with pytest.raises(HeadMoved):
+        await store.commit(lease, FULL)
+    execute(direct, "UPDATE sessions SET head = NULL")
+    relay.fate = _taken_over(direct, "lose", by="DELETE FROM sessions")
+    with pytest.raises(SessionMissing):
+        await store.commit(lease, FULL)
+    insert = open_store(direct)
+    await insert.open()
+    await insert.create(session_record(owner="first"))
+    await insert.close()
+    relay.fate = once("lose")
+    with pytest.raises(SessionExists):
+        await store.create(session_record(owner="second"))
+
+
+async def test_a_server_that_comes_back_is_waited_for(relay: Relay, store: Store) -> None:
+    await store.create(session_record())
+    relay.stop()
+    timer = threading.Timer(0.4, relay.start)
+    timer.start()
+    began = time.monotonic()
+    await asyncio.gather(store.load("s"), hold(store), store.record(call_record()))
+    assert 0.3 < time.monotonic() - began < 10
+    timer.join()
+
+
+@pytest.mark.parametrize(
+    ("fate", "words"), [("lose", "whether the last write was kept is not known"), (None, "nothing was written")]
+)
+async def test_patience_has_an_end(fate: Fate | None, words: str, relay: Relay, store: SQLStore) -> None:
+    """It is one for all: who comes later does not wait as long again. Then all is well again."""
+    await store.create(session_record())
+    store._dialect.patience = 0.5  # type: ignore[attr-defined]
+
+    def decide(piece: bytes) -> Fate:
+        if fate is None or COMMIT in piece:
+            threading.Thread(target=relay.stop).start()
+            return "lose"
+        return "pass"
+
+    relay.fate = decide
+    with pytest.raises(StoreUnavailable, match=words) as raised:
+        await store.record(call_record())
+    assert "load the session again" in str(raised.value)
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable, match="nothing was written"):
+        await store.load("s")
+    assert time.monotonic() - began < 0.3
+    relay.fate = lambda _: "pass"
+    relay.start()
+    assert await store.load("s")
+    assert len(await store.calls("s")) == 0
+
+
+async def test_closing_ends_the_wait(relay: Relay, store: Store) -> None:
+    relay.stop()
+    reading = asyncio.create_task(store.list())
+    await asyncio.sleep(0.1)
+    await store.close()
+    with pytest.raises(StoreUnavailable):
+        await asyncio.wait_for(reading, 5)
+    relay.start()
+
+
+async def test_a_process_that_sleeps_in_a_transaction_keeps_nobody_waiting(
+    store: SQLStore, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "_LIMITS", "SELECT set_config('idle_in_transaction_session_timeout', '200', true)")
+    await store.create(session_record())
+    runs: list[bool] = []
+
+    def sleep(db: Any) -> None:
+        db.run(LOCK, {"session": "s"}).fetchone()
+        runs.append(db.again)
+        time.sleep(1.0 if len(runs) == 1 else 0)
+
+    sleeping = asyncio.ensure_future(store._write(sleep))
+    while not runs:
+        await asyncio.sleep(0.01)
+    began = time.monotonic()
+    await hold(other)
+    assert time.monotonic() - began < 0.8
+    await sleeping
+    assert runs == [False, True] or runs == [False, False]
+
+
+async def test_a_deadlock_is_no_error(store: SQLStore) -> None:
+    """The one that the server ends is run again."""
+    for id in "ab":
+        await store.create(session_record(id))
+    met = threading.Barrier(2)
+    runs: list[str] = []
+
+    def lock(db: Any, first: str, second: str) -> None:
+        runs.append(first)
+        db.raw.execute("UPDATE sessions SET title = %s WHERE id = %s RETURNING id", (first, first)).fetchone()
+        if len(runs) <= 2:
+            met.wait(10)
+        db.raw.execute("UPDATE sessions SET title = %s WHERE id = %s RETURNING id", (first, second)).fetchone()
+
+    await asyncio.gather(store._write(lock, "a", "b"), store._write(lock, "b", "a"))
+    assert len(runs) == 3
+    titles = {(await store.load(id)).title for id in "ab"}
+    assert len(titles) == 1
+
+
+async def test_connections_at_rest_are_closed(direct: str, other: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "IDLE", 0.3)
+    store = open_store(direct)
+    await store.open()
+    await asyncio.gather(*(store.list() for _ in range(8)))
+    there = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'warmline'"
+    (before,) = execute(direct, there)[0]
+    assert before[0] >= 2
+    for _ in range(100):
+        await asyncio.sleep(0.05)
+        await other.list()
+        if execute(direct, there)[0][0][0] == 1:
+            break
+    assert execute(direct, there)[0][0][0] == 1
+    await asyncio.gather(*(store.list() for _ in range(8)))
+    await store.close()
+
+
+async def test_no_more_connections_than_the_server_gives(direct: str) -> None:
+    """Who gets none waits for one."""
+    execute(
+        direct,
+        "DROP ROLE IF EXISTS modest",
+        "CREATE ROLE modest LOGIN CONNECTION LIMIT 2",
+        "GRANT ALL ON ALL TABLES IN SCHEMA public TO modest",
+        "GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO modest",
+    )
+    store = open_store(direct.replace("postgres:@", "modest:@"))
+    assert "modest" in store._dialect._name  # type: ignore[attr-defined]
+    await store.open()
+    await store.create(session_record())
+    await asyncio.gather(*(store.record(call_record(f"c{number}")) for number in range(60)))
+    assert (await store.load("s")).totals.calls == 60
+    await store.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # what is tested
+async def test_a_store_is_not_used_across_a_fork(store: SQLStore) -> None:
+    child = multiprocessing.get_context("fork").Process(target=in_a_fork, args=(store,))
+    child.start()
+    await asyncio.to_thread(child.join, 30)
+    assert child.exitcode == 0
+
+
+def in_a_fork(store: SQLStore) -> None:
+    with pytest.raises(StoreUnavailable, match="open a store of its own here"):
+        store._dialect.read(lambda _: None)
+
+
+def test_who_created_a_session_is_told_by_what_never_changes() -> None:
+    from storage.transactions import _is_ours
+
+    made = session_record(owner="a")
+    assert _is_ours(replace(made, head="x", title="later", updated_at=9.0), made)
+    assert not _is_ours(replace(made, tree="another"), made)
