@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 import anyio
 
@@ -28,12 +28,14 @@ from sessions.history import History
 from sessions.leases import Leases
 from sessions.linting import Linter
 from sessions.recovery import Recovery
-from sessions.replies import Reply, SessionInfo
+from sessions.replies import Cost, Reply, SessionInfo
 from sessions.session import Session
 from sessions.tool_round import InDoubt, check_in_doubt
 from sessions.tools import Toolbox
 from sessions.translate import given, storage_errors
 from storage import SessionMissing, SessionRecord, Store, open_store
+
+CostsBy: TypeAlias = Literal["session", "owner", "day", "kind"]
 
 
 class SessionManager:
@@ -163,6 +165,26 @@ class SessionManager:
         with storage_errors():
             rows = await self._store.list(owner=owner, limit=limit, before=before, search=search)
         return [_info(row) for row in rows]
+
+    async def costs(
+        self, by: CostsBy, *, session: str | None = None, owner: str | None = None
+    ) -> dict[str | None, Cost]:
+        """The ledger of all sessions (or of one, or of one owner's) in groups, with what misses added to each.
+
+        `by`: "session" (their ids), "owner" (`None`: nobody), "day" (UTC, "2026-11-30") or "kind" of call. The store
+        adds up: no calls are loaded. Raises `SessionNotFound`.
+        """
+        if by not in get_args(CostsBy):
+            raise ValueError(f"by must be one of {', '.join(get_args(CostsBy))}, not {by!r}")
+        if session is not None:
+            await self._find(session, owner)
+        with storage_errors():
+            groups = await self._store.totals(None if by == "kind" else by, session=session, owner=owner)
+        found: dict[str | None, Cost] = {}
+        for group in groups:
+            key = group.kind if by == "kind" else group.key
+            found[key] = found.get(key, Cost()) + Cost.of_group(group)
+        return found
 
     async def delete(self, id: str, *, owner: str | None = None) -> None:
         """Really deletes a session; entries that a fork still reaches stay. Raises `SessionNotFound`."""

@@ -13,7 +13,7 @@ from anthropic.types import Message
 from sessions.core.diagnosis import Miss
 from sessions.core.transcript import Entry
 from sessions.core.usage import Usage
-from storage.records import CallRecord
+from storage.records import CallRecord, Subtotal
 
 if TYPE_CHECKING:
     from sessions.session import Session
@@ -102,30 +102,70 @@ def total_cost(calls: Iterable[Call]) -> Decimal | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """A session's bill: USD in all and by kind of call, with the usage behind it.
+class Loss:
+    """What the misses of one cause add up to: calls, tokens billed again, and USD above what reading them costs."""
 
-    `unpriced`: calls of models without a published price, which the sums leave out.
+    calls: int = 0
+    tokens: int = 0
+    cost: Decimal = Decimal(0)
+
+    def __add__(self, other: Loss) -> Loss:
+        return Loss(self.calls + other.calls, self.tokens + other.tokens, self.cost + other.cost)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The bill of a session, or of many: USD in all and by kind of call, with the usage behind it.
+
+    `unpriced`: calls of models without a published price, which the sums leave out. `losses`: what misses added to the
+    bill, by cause.
     """
 
-    total: Decimal
-    by_kind: Mapping[str, Decimal]
-    usage: Usage
-    calls: int
+    total: Decimal = Decimal(0)
+    by_kind: Mapping[str, Decimal] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+    calls: int = 0
     unpriced: int = 0
+    losses: Mapping[str, Loss] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> Loss:
+        """What all misses added to the bill."""
+        return sum(self.losses.values(), start=Loss())
 
     @classmethod
     def of(cls, calls: Iterable[Call]) -> Cost:
         """Adds up calls."""
-        kinds: dict[str, Decimal] = {}
-        usage, count, unpriced = Usage(), 0, 0
-        for call in calls:
-            usage, count = usage + call.usage, count + 1
-            if call.cost is None:
-                unpriced += 1
-            else:
-                kinds[call.kind] = kinds.get(call.kind, Decimal(0)) + call.cost
-        return cls(sum(kinds.values(), Decimal(0)), kinds, usage, count, unpriced)
+        return sum((_of_call(call) for call in calls), start=cls())
+
+    @classmethod
+    def of_group(cls, group: Subtotal) -> Cost:
+        """What the store has added up."""
+        usage = Usage(group.input, group.cache_read, group.cache_write_5m, group.cache_write_1h, group.output)
+        losses = {group.cause: Loss(group.calls, group.lost, group.lost_cost)} if group.cause else {}
+        kinds: dict[str, Decimal] = {group.kind: group.cost} if group.unpriced < group.calls else {}
+        return cls(group.cost, kinds, usage, group.calls, group.unpriced, losses)
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.total + other.total,
+            _merged(self.by_kind, other.by_kind),
+            self.usage + other.usage,
+            self.calls + other.calls,
+            self.unpriced + other.unpriced,
+            _merged(self.losses, other.losses),
+        )
+
+
+def _of_call(call: Call) -> Cost:
+    kinds = {} if call.cost is None else {call.kind: call.cost}
+    miss = call.miss
+    losses = {miss.cause: Loss(1, miss.tokens, miss.cost or Decimal(0))} if miss else {}
+    return Cost(call.cost or Decimal(0), kinds, call.usage, 1, int(call.cost is None), losses)
+
+
+def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    return {**one, **{name: one[name] + value if name in one else value for name, value in other.items()}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import typer
 from rich.markup import escape
 
-from sessions.cli import branches, chat, database, demo, history, records, replay, serve
+from sessions.cli import branches, chat, costs, database, demo, history, records, replay, serve, why
 from sessions.cli.terminal import CODES_IN_WORDS, errors, report
 from sessions.errors import SessionsError
 
@@ -24,7 +24,8 @@ app.command("demo")(demo.demo)
 app.command("chat")(chat.chat)
 app.command("list")(history.list_sessions)
 app.command("show")(history.show)
-app.command("cost")(history.cost)
+app.command("cost")(costs.cost)
+app.command("why")(why.why)
 app.command("fork")(branches.fork)
 app.command("rewind")(branches.rewind)
 app.command("verify")(records.verify)

@@ -16,7 +16,7 @@ from rich.status import Status
 
 from sessions import Conflict, Entry, Reply, ReplyStream, Session, SessionManager
 from sessions.cli.branches import entry_named
-from sessions.cli.history import print_cost
+from sessions.cli.costs import print_cost
 from sessions.cli.terminal import MODEL, STORE, ModelOption, OwnerOption, StoreOption, claude, console, dollars, report
 from sessions.cli.transcript import below, has_words
 from sessions.errors import SessionsError

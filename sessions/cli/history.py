@@ -1,10 +1,9 @@
-"""`warmline list`, `show` and `cost`: what is stored, for a person or as JSON for a script."""
+"""`warmline list` and `show`: what is stored, for a person or as JSON for a script."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Annotated, Any
 
 import anyio
@@ -22,8 +21,6 @@ from sessions.cli.terminal import (
     console,
     dollars,
     existing,
-    figures,
-    plain_table,
     print_json,
 )
 from sessions.cli.transcript import aside, below, lines, turns
@@ -47,7 +44,7 @@ def list_sessions(
     if as_json:
         print_json(found)
     elif found:
-        _print_sessions(found)
+        print_sessions(found)
     else:
         console.print("No sessions." if search is None and owner is None else "No such sessions.")
 
@@ -71,7 +68,7 @@ def show(
         print_json({**_about(found), "entries": found.entries, "calls": calls})
         return
     console.print(
-        f"[bold]{escape(found.title or 'Untitled')}[/]  {found.id}  {found.settings.model}  {_moment(found.created_at)}"
+        f"[bold]{escape(found.title or 'Untitled')}[/]  {found.id}  {found.settings.model}  {moment(found.created_at)}"
     )
     for turn in turns(found.entries, calls):
         console.print()
@@ -84,59 +81,14 @@ def show(
             console.print(below(turn.usage, dollars(Cost.of(turn.calls).total)))
         for call in turn.calls:
             if call.miss is not None:
-                console.print(f"          [red]miss: {call.miss.sentence}[/]")
+                console.print(aside(f"miss: {call.miss.sentence}", "red"))
 
 
-def cost(
-    session: Annotated[str | None, typer.Argument(help="A session's id; all sessions without it.")] = None,
-    store: StoreOption = STORE,
-    owner: OwnerOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Tell what a session, or all of them, have cost, by kind of call."""
-
-    async def run() -> Cost | list[SessionInfo]:
-        async with SessionManager(existing(store)) as manager:
-            if session is not None:
-                return await (await manager.open(session, owner=owner)).cost()
-            return await _all(manager, owner)
-
-    found = anyio.run(run)
-    if as_json:
-        print_json(found)
-    elif isinstance(found, Cost):
-        print_cost(found)
-    else:
-        _print_sessions(found)
-        console.print(f"[bold]In all {dollars(sum((one.cost for one in found), Decimal(0)))}[/]")
-
-
-async def _all(manager: SessionManager, owner: str | None) -> list[SessionInfo]:
-    found: list[SessionInfo] = []
-    while page := await manager.list(owner=owner, limit=200, before=found[-1].id if found else None):
-        found += page
-    return found
-
-
-def print_cost(found: Cost) -> None:
-    """A session's bill: a row for each kind of call, one for all, and the tokens behind it."""
-    table = plain_table("kind", ">USD")
-    for kind, price in found.by_kind.items():
-        table.add_row(kind, dollars(price))
-    table.add_row("in all", dollars(found.total), style="bold")
-    console.print(table)
-    usage = found.usage
-    console.print(f"{found.calls} calls: {figures(usage)}  answers {usage.output:,}")
-    console.print(f"{usage.hit_rate:.0%} of all input was read from the cache.")
-    if found.unpriced:
-        console.print(f"{found.unpriced} of the calls have no published price: the sums leave them out.")
-
-
-def _print_sessions(found: Sequence[SessionInfo]) -> None:
+def print_sessions(found: Sequence[SessionInfo]) -> None:
     """Two lines for each session: its id, time and cost, then how much was cached, and whose it is."""
     for one in found:
         price = dollars(one.cost) if one.unpriced < one.calls or not one.calls else "unknown price"
-        console.print(f"[bold]{one.id}[/]  {_moment(one.updated_at)}  {one.turns:5} turns  {price:>10}", soft_wrap=True)
+        console.print(f"[bold]{one.id}[/]  {moment(one.updated_at)}  {one.turns:5} turns  {price:>10}", soft_wrap=True)
         about = ", ".join(filter(None, (one.title, one.owner)))
         console.print(f"  {bar(one.usage) or '[dim]nothing sent[/]'}  {escape(about)}", soft_wrap=True)
 
@@ -152,5 +104,6 @@ def _about(session: Session) -> dict[str, Any]:
     }
 
 
-def _moment(seconds: float) -> str:
+def moment(seconds: float) -> str:
+    """A time of the ledger on this machine's clock, to the minute."""
     return datetime.fromtimestamp(seconds, tz=UTC).astimezone().strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,133 @@
+"""`warmline cost`: what sessions have cost, how much the cache gave, and what its misses added."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from enum import StrEnum
+from typing import Annotated, Any
+
+import anyio
+import typer
+from rich.markup import escape
+
+from sessions import Cost, SessionInfo, SessionManager
+from sessions.cli.history import print_sessions
+from sessions.cli.terminal import (
+    STORE,
+    JsonOption,
+    OwnerOption,
+    StoreOption,
+    console,
+    dollars,
+    existing,
+    figures,
+    plain_table,
+    print_json,
+)
+
+
+class By(StrEnum):
+    """What `--by` takes."""
+
+    SESSION = "session"
+    OWNER = "owner"
+    DAY = "day"
+    KIND = "kind"
+
+
+def cost(
+    session: Annotated[str | None, typer.Argument(help="A session's id; all sessions without it.")] = None,
+    by: Annotated[By | None, typer.Option("--by", help="A row for each of these.", show_default=False)] = None,
+    store: StoreOption = STORE,
+    owner: OwnerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what a session, or all of them, have cost, how much the cache gave, and what its misses added."""
+    if session is None and by is None:
+        _cost_of_all(store, owner, as_json)
+        return
+
+    async def run() -> dict[str | None, Cost]:
+        async with SessionManager(existing(store)) as manager:
+            return await manager.costs(by.value if by else "kind", session=session, owner=owner)
+
+    found = anyio.run(run)
+    whole = sum(found.values(), start=Cost())
+    if by is None:
+        print_json(_with_rate(whole)) if as_json else print_cost(whole)
+    elif as_json:
+        print_json([{str(by): key, **_with_rate(one)} for key, one in found.items()])
+    else:
+        _print_groups(by, found)
+        _print_losses(whole)
+
+
+def _cost_of_all(store: str, owner: str | None, as_json: bool) -> None:
+    async def run() -> tuple[list[SessionInfo], Cost]:
+        async with SessionManager(existing(store)) as manager:
+            return await _all(manager, owner), sum((await manager.costs("kind", owner=owner)).values(), start=Cost())
+
+    found, whole = anyio.run(run)
+    if as_json:
+        print_json(found)
+        return
+    print_sessions(found)
+    console.print(f"[bold]In all {dollars(whole.total)}[/]")
+    _print_losses(whole)
+
+
+async def _all(manager: SessionManager, owner: str | None) -> list[SessionInfo]:
+    found: list[SessionInfo] = []
+    while page := await manager.list(owner=owner, limit=200, before=found[-1].id if found else None):
+        found += page
+    return found
+
+
+def print_cost(found: Cost) -> None:
+    """A session's bill: a row for each kind of call, one for all, and the tokens behind it."""
+    table = plain_table("kind", ">USD")
+    for kind, price in found.by_kind.items():
+        table.add_row(kind, dollars(price))
+    table.add_row("in all", dollars(found.total), style="bold")
+    console.print(table)
+    usage = found.usage
+    console.print(f"{found.calls} calls: {figures(usage)}  answers {usage.output:,}")
+    console.print(f"{usage.hit_rate:.0%} of all input was read from the cache.")
+    if found.unpriced:
+        console.print(f"{found.unpriced} of the calls have no published price: the sums leave them out.")
+    _print_losses(found)
+
+
+def _with_rate(found: Cost) -> dict[str, Any]:
+    """A bill for a script, with the share of the input that was read from the cache."""
+    about = {field.name: getattr(found, field.name) for field in fields(found)}
+    return {**about, "hit_rate": found.usage.hit_rate, "loss": found.loss}
+
+
+def _print_groups(by: By, found: dict[str | None, Cost]) -> None:
+    """A row for each group, days in their order, the rest with the dearest first; the last row is the sum."""
+    rows = list(found.items())
+    if by is not By.DAY:
+        rows.sort(key=lambda row: row[1].total, reverse=True)
+    table = plain_table(
+        str(by), ">calls", ">read", ">written", ">uncached", ">hit rate", ">USD", ">misses", ">lost USD"
+    )
+    for key, one in [*rows, ("in all", sum(found.values(), start=Cost()))]:
+        usage, loss = one.usage, one.loss
+        table.add_row(
+            escape(key or "nobody"), f"{one.calls:,}", f"{usage.cache_read:,}", f"{usage.cache_write:,}",
+            f"{usage.input:,}", f"{usage.hit_rate:.0%}", dollars(one.total), f"{loss.calls:,}", dollars(loss.cost),
+            style="bold" if key == "in all" else None,
+        )  # fmt: skip
+    console.print(table)
+
+
+def _print_losses(found: Cost) -> None:
+    """What misses added to the bill, the dearest cause first; nothing where there was none."""
+    if not found.losses:
+        return
+    table = plain_table("missed because of", ">calls", ">tokens billed again", ">USD")
+    for cause, loss in sorted(found.losses.items(), key=lambda row: row[1].tokens, reverse=True):
+        table.add_row(cause, f"{loss.calls:,}", f"{loss.tokens:,}", dollars(loss.cost))
+    console.print(table)
+    console.print("[dim]What happened and what to change: warmline why SESSION[/]")
