@@ -14,7 +14,7 @@ endif
 
 .PHONY: help
 help: ## what there is to make
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(VENV)/.installed ## a conversation, a crash, a resume, eight branches, and the bill (no key needed)
@@ -42,9 +42,17 @@ lint: $(VENV)/.installed-dev ## the same without the tests, and mend what can be
 bench: $(VENV)/.installed-dev ## what session.send costs beside the bare SDK call
 	$(BIN)/python -m tests.benchmarks
 
+# Peers have pins of their own, so they live in an environment of their own.
+TRACES ?= 48
+PEERS := .venv-peers
+
+.PHONY: bench-cost
+bench-cost: $(PEERS)/.installed ## what recorded sessions cost with us and with others (ALL=1: all 272, about an hour)
+	$(PEERS)/bin/python -m tests.benchmarks.cost $(if $(ALL),,--traces $(TRACES)) --output build/bench-cost
+
 .PHONY: clean
 clean: ## remove the environment, caches and what the programs left
-	rm -rf $(VENV) build dist .coverage .coverage.* htmlcov .hypothesis .grimp_cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(PEERS) build dist .coverage .coverage.* htmlcov .hypothesis .grimp_cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment that exists is used as it is; only what is missing goes into it.
@@ -61,3 +69,9 @@ $(VENV)/.installed: pyproject.toml .ci/constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml .ci/constraints.txt | $(BIN)/python
 	@$(PIP) --editable '.[dev,postgres,chat,bench]'
 	@touch $@ $(VENV)/.installed
+
+$(PEERS)/.installed: pyproject.toml .ci/constraints-peers.txt
+	@echo "setting up $(PEERS)"
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --constraint .ci/constraints-peers.txt --editable '.[bench-cost]'
+	@touch $@

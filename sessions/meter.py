@@ -6,9 +6,9 @@ carry one, under the same rules and with the same cache as the simulator's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 from sessions.core.cache import (
     SECONDS,
@@ -53,6 +53,10 @@ class Metered:
     recorded: int = 0
 
 
+Sent: TypeAlias = Callable[[Metered, Mapping[str, Any]], None]
+"""Told of a request and its body."""
+
+
 class Automatic:
     """What top-level `cache_control` of one lifetime is charged for a series of requests."""
 
@@ -91,9 +95,10 @@ def _last_markable(body: Mapping[str, Any], points: Sequence[Point]) -> int | No
 class Meter(Engine):
     """The simulator; `rows` are the requests that it was sent."""
 
-    def __init__(self, model: str) -> None:
-        super().__init__(keep=8)
-        self.profile_of_model: Profile = profile_for(model)
+    def __init__(self, model: str, sent: Sent | None = None, profile: Profile | None = None) -> None:
+        super().__init__(keep=8, profile=profile)
+        self._sent = sent
+        self.profile_of_model: Profile = replace(profile, name=model) if profile else profile_for(model)
         self.rows: list[Metered] = []
         self._session = -1
         self._automatic = {ttl: Automatic(ttl) for ttl in TTLS}
@@ -127,6 +132,8 @@ class Meter(Engine):
         if not row.idle:
             row.automatic = {ttl: self._charge(one, exchange.prompt.body, now) for ttl, one in self._automatic.items()}
         self._check(row, body)
+        if self._sent is not None:
+            self._sent(row, body)
         return exchange
 
     def _measure(

@@ -21,7 +21,7 @@ from sessions.core.usage import Usage
 from sessions.errors import ModelError
 from sessions.importers.records import RecordedConversation, RecordedStep, RecordedTurn, Trigger
 from sessions.manager import SessionManager
-from sessions.meter import TTLS, Meter, Metered
+from sessions.meter import TTLS, Meter, Metered, Sent
 from sessions.player import Player, head_tokens, later, model_of, output_tokens, settings_for, turn_to
 from sessions.session import Session
 from sessions.simulator import Request, Scripted, client
@@ -166,17 +166,20 @@ async def replay_series(
     progress: Progress | None = None,
     model: str | None = None,
     owner: str | None = None,
+    sent: Sent | None = None,
     **settings: Any,
 ) -> Series:
     """Plays recordings one after the other with one manager, as sessions of one `owner`: what it learns, it keeps.
 
     Where recorded times overlap the later recording is moved. `model` answers all of them (default: the model of the
-    first); the rest is as in `replay`.
+    first), under the manager's `profile` where one is given. `sent` is told of every accepted request, with its body.
+    The rest is as in `replay`.
     """
     found = [[segment for segment in segments if segment.steps] for segments in recorded]
     if not found or not all(found):
         raise ValueError("the recording holds no reply of a model: there is nothing to replay")
-    meter, clock = Meter(model or model_of(found[0])), ManualClock(start=found[0][0].steps[0].at)
+    meter = Meter(model or model_of(found[0]), sent, settings.get("profile"))
+    clock = ManualClock(start=found[0][0].steps[0].at)
     longest = max(len(turn.steps) for segments in found for segment in segments for turn in segment.turns)
     async with AsyncExitStack() as stack:
         if store is None:

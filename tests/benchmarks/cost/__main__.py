@@ -1,106 +1,160 @@
-"""What the recorded sessions cost: `make bench-cost`, or `python -m tests.benchmarks.cost --traces 40 --ours`."""
+"""What conversations cost with us and with others: `make bench-cost`, or `python -m tests.benchmarks.cost --help`."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from decimal import Decimal
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
 from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
-from sessions.core.prices import prices_for
-from sessions.core.profiles import profile_for
-from sessions.core.usage import Usage
-from tests.benchmarks.cost.bound import Shares
-from tests.benchmarks.cost.ours import MODELS, POLICIES, Row, run
+from tests.benchmarks.cost import chart, ours, small, theirs
+from tests.benchmarks.cost.spent import MODELS, Spent
+from tests.benchmarks.cost.table import OURS, Results, markdown, text
 from tests.benchmarks.cost.traces import sample
 
-Table = dict[str, dict[float, Row]]
+CHUNK = 4
+"""Recordings of one user that a worker gives to every peer at a time."""
+
+README = Path(__file__).parents[3] / "README.md"
+CHART = Path(__file__).parent / "cost.svg"
+BEGIN, END = "<!-- bench-cost -->", "<!-- /bench-cost -->"
+
+Job = tuple[Callable[..., dict[str, Spent]], tuple[Any, ...]]
 
 
-def price(usage: Usage, read: float) -> float:
-    """The input side of a bill in plain input tokens, at the prices of the model of that read price."""
-    prices = prices_for(profile_for(MODELS[read]), 0)
-    assert prices is not None
-    spent = prices.of(Usage(usage.input, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h))
-    return float(spent / prices.input * Decimal(1_000_000))
+def jobs(users: Mapping[str, list[str]], policies: list[str], peers: bool) -> Iterator[Job]:
+    """Every run, the longest first: a policy on all recordings of a user, all peers on some of them."""
+    for user, names in sorted(users.items(), key=lambda item: -len(item[1])):
+        for policy in policies:
+            for read in MODELS:
+                yield ours.run, (policy, read, user, names)
+    for user, names in users.items():
+        for start in range(0, len(names) if peers else 0, CHUNK):
+            yield theirs.run, (user, names[start : start + CHUNK])
 
 
-def price_bound(shares: Shares, read: float) -> float:
-    """The bound at the same prices."""
-    return price(Usage(shares.plain, shares.read, shares.write_5m, shares.write_1h), read)
-
-
-def jobs(users: Mapping[str, list[str]], names: list[str]) -> Iterator[tuple[str, float, str, list[str]]]:
-    """Every run: policy, read price, user, recordings. The longest first."""
-    for user, mine in sorted(users.items(), key=lambda item: -len(item[1])):
-        for name in names:
-            for read in MODELS if POLICIES[name].by_price else list(MODELS)[:1]:
-                yield name, read, user, mine
-
-
-def play(users: Mapping[str, list[str]], names: list[str], processes: int) -> dict[str, Table]:
-    """Runs everything; rows by user, policy and read price."""
-    found: dict[str, Table] = {user: {} for user in users}
+def everything(calls: Mapping[Any, Callable[[], Any]], processes: int) -> Iterator[tuple[Any, Any]]:
+    """Runs all calls in processes of their own; what each gave, as it comes. One that raises ends the run."""
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        waiting: dict[tuple[str, float, str], Future[Row]] = {
-            (name, read, user): pool.submit(run, name, read, user, mine)
-            for name, read, user, mine in jobs(users, names)
-        }
-        for (name, read, user), future in waiting.items():
-            reads = [read] if POLICIES[name].by_price else list(MODELS)
-            found[user].setdefault(name, {}).update(dict.fromkeys(reads, future.result()))
+        waiting = {pool.submit(call): key for key, call in calls.items()}
+        try:
+            for done, future in enumerate(as_completed(waiting), 1):
+                yield waiting[future], future.result()
+                print(f"\r{done} of {len(waiting)} runs", end="", file=sys.stderr, flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    print(file=sys.stderr)
+
+
+def recorded(users: Mapping[str, list[str]], policies: list[str], peers: bool, processes: int) -> Results:
+    """The recordings in every way."""
+    results = Results({user: len(names) for user, names in users.items()})
+    todo = dict(enumerate(jobs(users, policies, peers)))
+    calls = {number: partial(call, *args) for number, (call, args) in todo.items()}
+    for number, rows in everything(calls, processes):
+        _take(results, todo[number], rows, policies[0])
+    return results
+
+
+def scenarios(policies: list[str], peers: bool, processes: int) -> small.Small:
+    """The scenarios in every way."""
+    found = small.Small()
+    calls = dict(enumerate(small.jobs(policies, peers)))
+    for _, (cells, problems) in everything(calls, processes):
+        found.cells |= cells
+        found.problems += problems
     return found
 
 
-def total(found: Mapping[str, Table], name: str, read: float) -> Row:
-    """One policy over all users."""
-    return sum((table[name][read] for table in found.values()), start=Row())
+def _take(
+    results: Results, call: object, args: tuple[object, ...], rows: dict[str, Spent], policies: list[str]
+) -> None:
+    if call is theirs.run:
+        for name, spent in rows.items():
+            for read in MODELS:
+                results.add(name, read, str(args[0]), spent)
+        return
+    policy, read, user = args[:3]
+    assert isinstance(read, float)
+    for name, spent in rows.items():
+        if name == policy:
+            results.add(OURS + name, read, str(user), spent)
+        elif policy == policies[0]:  # what follows from the requests is the same with every policy
+            results.add(name, read, str(user), spent)
 
 
-def show(found: Mapping[str, Table], names: list[str]) -> None:
-    """The table: shares of uncached, and how many times the bound."""
-    print(f"{'cost / uncached cost, at read price':34}" + "".join(f"{read:>10}{'':>9}" for read in MODELS))
-    first = {read: total(found, names[0], read) for read in MODELS}
+def which() -> str:
+    """The simulator's version and the date."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return f"simulator: warmline {version('warmline')} ({commit or 'no repository'}), {datetime.now(UTC):%Y-%m-%d}"
 
-    def line(label: str, spent: dict[float, float]) -> None:
-        cells = ""
-        for read, row in first.items():
-            best = price_bound(row.bound, read)
-            cells += f"{spent[read] / row.uncached:10.4f}{f' ×{spent[read] / best:.3f}':>9}"
-        print(f"{label:34}{cells}")
 
-    line("uncached", {read: row.uncached for read, row in first.items()})
-    line("top-level cache_control 5m", {read: price(row.top_level, read) for read, row in first.items()})
-    line("top-level cache_control 1h", {read: price(row.top_level_1h, read) for read, row in first.items()})
-    for name in names:
-        line(f"warmline {name}", {read: price(total(found, name, read).usage, read) for read in MODELS})
-    line("bound", {read: price_bound(row.bound, read) for read, row in first.items()})
-    for name in names:
-        rows = {read: total(found, name, read) for read in MODELS}
-        idle = ", ".join(
-            f"{row.idle_requests} ({price(row.idle, read) / row.uncached:.4f})" for read, row in rows.items()
-        )
-        if any(row.idle_requests for row in rows.values()):
-            print(f"requests while idle (their share of uncached), {name}: {idle}")
-        for problem in next(iter(rows.values())).problems[:5]:
-            print(f"  problem with {name}: {problem}")
+def arguments() -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--traces", type=int, help="how many recordings, spread over all sizes (default: all)")
+    parser.add_argument("--ours", action="store_true", help="without the libraries of others")
+    parser.add_argument("--policy", action="append", choices=list(ours.POLICIES), help="only these of ours")
+    parser.add_argument("--no-scenarios", action="store_true", help="only the recordings")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--output", type=Path, help="a folder for cost.json, cost.md and cost.svg")
+    parser.add_argument("--readme", action="store_true", help="put tables and chart into the README")
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--traces", type=int, help="how many recordings, spread over all sizes (default: all)")
-    parser.add_argument("--ours", action="store_true", help="only our own rows, the API's automatic caching, the bound")
-    parser.add_argument("--policy", action="append", choices=list(POLICIES), help="only these of ours")
-    parser.add_argument("--processes", type=int, default=2)
-    given = parser.parse_args()
-    users, names = sample(given.traces), given.policy or list(POLICIES)
-    started = time.perf_counter()
-    found = play(users, names, given.processes)
-    show(found, names)
-    count = sum(map(len, users.values()))
-    print(f"{count} recordings, {total(found, names[0], 0.1).requests} requests, {time.perf_counter() - started:.0f} s")
+    given, started = arguments(), time.perf_counter()
+    policies, peers = given.policy or list(ours.POLICIES), not given.ours
+    chosen = sample(given.traces)
+    problems, extra = list[str](), list[str]()
+    if not given.no_scenarios:
+        found = scenarios(policies, peers, given.processes)
+        print("\n".join(found.text()), end="\n\n")
+        problems, extra = found.problems, ["", *found.markdown()]
+    results = recorded(chosen, policies, peers, given.processes)
+    print("\n".join(text(results)))
+    count, requests = sum(results.sessions.values()), results.total(ours.UNCACHED, 0.1).requests
+    told = f"{count} of 272 recorded sessions, {requests:,} requests; {which()}"
+    print(f"{told}; {time.perf_counter() - started:.0f} s")
+    tables = "\n".join([*markdown(results), *extra, "", f"{told}."])
+    if given.output:
+        _write(given.output, results, tables)
+    if given.readme:
+        _publish(results, tables)
+    problems += results.problems()
+    for problem in problems[:10]:
+        print(f"problem: {problem}")
+    if problems:
+        raise SystemExit(f"{len(problems)} requests were refused or did not read what they should have")
+
+
+def _publish(results: Results, tables: str) -> None:
+    """Puts the tables between their marks in the README, and the chart beside this file."""
+    CHART.write_text(chart.draw(results, which()))
+    before, _, rest = README.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    if not after:
+        raise SystemExit(f"the README has no {BEGIN} … {END}")
+    README.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}")
+
+
+def _write(folder: Path, results: Results, tables: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cost.json").write_text(json.dumps({"which": which(), **results.to_json()}, indent=1))
+    (folder / "cost.svg").write_text(chart.draw(results, which()))
+    (folder / "cost.md").write_text(tables + "\n")
 
 
 if __name__ == "__main__":

@@ -4,81 +4,83 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
 from typing import Any
 
 import anyio
 
 from sessions import ExpectedCost, Fixed
 from sessions.core.usage import Usage
+from sessions.importers import RecordedConversation
+from sessions.meter import Metered, Sent
 from sessions.replay import Series, replay_series
-from tests.benchmarks.cost.bound import Shares, bound
+from tests.benchmarks.cost.bound import bound
+from tests.benchmarks.cost.spent import MODELS, Spent
 from tests.benchmarks.cost.traces import recording
 
-MODELS = {0.1: "claude-opus-5", 0.05: "claude-sonnet-5-5", 0.025: "claude-fable-5-2"}
-"""The model of each read price (a share of the input price)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """One way to run our sessions. `by_price`: it decides by the model's prices, so it is run at each of them."""
-
-    name: str
-    settings: dict[str, Any]
-    by_price: bool = False
-
-
-POLICIES = {
-    one.name: one
-    for one in (
-        Policy('Fixed("5m")', {"ttl": Fixed("5m"), "tend": False}),
-        Policy('Fixed("1h")', {"ttl": Fixed("1h"), "tend": False}),
-        Policy("ExpectedCost(), tend=False", {"ttl": ExpectedCost(), "tend": False}, by_price=True),
-        Policy("ExpectedCost()", {"ttl": ExpectedCost(), "tend": True}, by_price=True),
-    )
+POLICIES: dict[str, dict[str, Any]] = {
+    'Fixed("5m")': {"ttl": Fixed("5m"), "tend": False},
+    'Fixed("1h")': {"ttl": Fixed("1h"), "tend": False},
+    "ExpectedCost(), tend=False": {"ttl": ExpectedCost(), "tend": False},
+    "ExpectedCost()": {"ttl": ExpectedCost(), "tend": True},
 }
+"""What a manager is given, by the name of the row."""
+
+UNCACHED, TOP_5M, TOP_1H, BOUND = "uncached", "top-level cache_control 5m", "top-level cache_control 1h", "bound"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What some recordings of one user cost in one way, output left out. `idle`: the part spent while waiting."""
-
-    usage: Usage = field(default_factory=Usage)
-    idle: Usage = field(default_factory=Usage)
-    idle_requests: int = 0
-    requests: int = 0
-    problems: tuple[str, ...] = ()
-    top_level: Usage = field(default_factory=Usage)
-    top_level_1h: Usage = field(default_factory=Usage)
-    bound: Shares = field(default_factory=Shares)
-    uncached: int = 0
-
-    def __add__(self, other: Row) -> Row:
-        return Row(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
-
-
-def run(policy: str, read: float, user: str, names: Sequence[str]) -> Row:
-    """Plays one user's recordings. Raises `AssertionError` where the ledger is not the simulator's bill."""
-    chosen = POLICIES[policy]
+def play(
+    recorded: Sequence[Sequence[RecordedConversation]],
+    read: float,
+    user: str,
+    sent: Sent | None = None,
+    **settings: Any,
+) -> Series:
+    """Plays recordings in a series. Raises `AssertionError` where the ledgers are not the simulator's bill."""
 
     async def main() -> Series:
-        found = [recording(name) for name in names]
-        return await replay_series(found, model=MODELS[read], owner=user, **chosen.settings)
+        return await replay_series(recorded, model=MODELS[read], owner=user, sent=sent, **settings)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         series = anyio.run(main)
-    totals = series.totals
-    if not series.billed == series.ledger == totals.usage:
-        raise AssertionError(f"{user}, {policy}: billed {series.billed}, ledger {series.ledger}, sum {totals.usage}")
-    return Row(
-        totals.usage,
-        totals.idle,
-        totals.idle_requests,
-        totals.requests,
-        tuple(f"{one.id}: {problem}" for one in series.replays for problem in one.problems),
-        totals.top_level,
-        totals.top_level_1h,
-        sum((bound(one.requests) for one in series.replays), start=Shares()),
-        totals.sent,
+    summed = series.totals.usage
+    if not series.billed == series.ledger == summed:
+        raise AssertionError(f"{user}, {settings}: billed {series.billed}, ledger {series.ledger}, rows {summed}")
+    return series
+
+
+def run(policy: str, read: float, user: str, names: Sequence[str]) -> dict[str, Spent]:
+    """One user's recordings with one policy: our row, and the rows that follow from the same requests."""
+    series = play([recording(name) for name in names], read, user, **POLICIES[policy])
+    return rows(series, policy)
+
+
+def rows(series: Series, name: str) -> dict[str, Spent]:
+    """Our row under that name, and what the very same requests cost in other ways."""
+    requests = [row for one in series.replays for row in one.requests]
+    problems = tuple(f"{one.id}: {problem}" for one in series.replays for problem in one.problems)
+    mine = Spent(
+        series.totals.usage,
+        series.totals.sent,
+        series.totals.requests,
+        series.totals.idle,
+        series.totals.idle_requests,
+        problems,
     )
+    return {
+        name: mine,
+        UNCACHED: _of(Usage(input=mine.sent), mine),
+        TOP_5M: _of(series.totals.top_level, mine),
+        TOP_1H: _of(series.totals.top_level_1h, mine),
+        BOUND: _of(bound(requests), mine),
+    }
+
+
+def until_the_last_request(requests: Sequence[Metered]) -> Usage:
+    """What was used up to a session's last request, without what was spent on waiting afterwards."""
+    last = max(row.started for row in requests if not row.idle)
+    return sum((row.usage for row in requests if row.started <= last), start=Usage())
+
+
+def _of(usage: Usage, mine: Spent) -> Spent:
+    return Spent(usage, mine.sent, mine.requests)
