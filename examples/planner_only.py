@@ -7,12 +7,12 @@ import time
 from anthropic import AsyncAnthropic
 
 from sessions import Fixed, simulator
+from sessions.core.gaps import human
 from sessions.core.plan import Circumstances, Warmth, make_plan, render
 from sessions.core.profiles import profile_for
 from sessions.core.prompt import Prompt
 from sessions.core.settings import make_settings
 from sessions.core.transcript import Entry, canonical, encode, entry_id
-from sessions.core.ttl import expect
 from sessions.core.usage import Usage
 
 
@@ -33,7 +33,7 @@ async def main() -> None:
     for words in ("Name a river.", "Where does it rise?", "And where does it end?"):
         prompt.extend([entry(prompt, "user", words)])
         now = time.time()
-        plan = make_plan(prompt, warmth, Circumstances(now, Fixed("5m"), expect(None, tools=False)))
+        plan = make_plan(prompt, warmth, Circumstances(now, Fixed("5m"), human()))
         message = await client.messages.create(**render(prompt, plan.marks))
         usage = Usage.from_api(message.usage.model_dump())
         warmth.learn(plan.marks, plan.hit, usage, now)

@@ -12,11 +12,9 @@ from sessions.books import CANCELLED, Books
 from sessions.client import belongs_elsewhere
 from sessions.core.cache import Where
 from sessions.core.incoming import Incoming
-from sessions.core.plan import Circumstances, make_plan, render
-from sessions.core.prices import prices_for
+from sessions.core.plan import make_plan, render
 from sessions.core.steps import Finished, next_step
 from sessions.core.transcript import Entry, is_empty_reply, tool_calls
-from sessions.core.ttl import expect
 from sessions.errors import ModelError, StepLimitReached
 from sessions.flight import Flight
 from sessions.replies import Call, Reply, Step
@@ -31,13 +29,10 @@ class Event:
 
 
 class Asking:
-    """The model calls of one turn. `own_marks`: where the user's words carried `cache_control`.
+    """The model calls of one turn. `own_marks`: where the user's words carried `cache_control`."""
 
-    `expected_gap`: seconds until the user returns, where the caller knows.
-    """
-
-    def __init__(self, books: Books, stop: Stop, expected_gap: float | None) -> None:
-        self._books, self._stop, self._expected_gap = books, stop, expected_gap
+    def __init__(self, books: Books, stop: Stop) -> None:
+        self._books, self._stop = books, stop
         self._history, self._manager = books.history, books.manager
         self._made = 0
         self.own_marks: tuple[Where, ...] = ()
@@ -47,16 +42,7 @@ class Asking:
         now = self._books.now()
         prompt = history.prompt
         history.warmth.forget(now)
-        tools = bool(history.settings.tools)
-        at = Circumstances(
-            now,
-            manager.ttl,
-            expect(self._expected_gap, tools=tools),
-            prices_for(prompt.profile, prompt.total),
-            self._expected_gap is not None,
-            self.own_marks,
-        )
-        plan = make_plan(prompt, history.warmth, at)
+        plan = make_plan(prompt, history.warmth, manager._tending.circumstances(history, now, self.own_marks))
         body = render(prompt, plan.marks)
         if prompt.profile.diagnostics and manager.diagnostics:
             body["diagnostics"] = {"previous_message_id": self._previous_message()}
@@ -165,7 +151,9 @@ class Asking:
         self._books.row = replace(self._books.row, reply=written.id, call=None, stop_reason=reason)
         if isinstance(next_step(self._history.entries, {}, by_caller=self._books.session._by_caller), Finished):
             self._books.row = replace(self._books.row, state="finished", ended=self._books.now())
-        await self._books.commit(turn=self._books.row, calls=(record,))
+        after = self._manager._tending.due(self._history, self._books.calls[-1])
+        await self._books.commit(turn=self._books.row, calls=(record,), tend_after=after)
+        self._manager._tending.wake(after)
         return self._books.calls[-1]
 
     async def _refused(self, incoming: Incoming, content: list[dict[str, Any]], reason: str) -> tuple[Call, Reply]:

@@ -43,6 +43,7 @@ class Books:
         self.flight: Flight | None = None
         self.incoming: Incoming | None = None
         self.unsaved: list[ToolCallRecord] = []
+        self.gaps: str | None = None
         self._pending: list[Written] = []
 
     def now(self) -> float:
@@ -69,8 +70,12 @@ class Books:
         head: str | None = None,
         back: bool = False,
         settings: str | None = None,
+        tend_after: float | None = None,
     ) -> None:
-        """Writes all that is pending in one transaction. `back`: the head goes to `head`, without pending entries."""
+        """Writes all that is pending in one transaction. `back`: the head goes to `head`, without pending entries.
+
+        `tend_after`: seconds until the cache of the session is to be looked after, if nothing happens before.
+        """
         pending, unsaved = tuple(self._pending), tuple(self.unsaved)
         if back and (texts := self._instructions_behind(head)):
             waiting = replace(self.history.settings, instructions=(*texts, *self.history.settings.instructions))
@@ -87,6 +92,8 @@ class Books:
             turn=turn,
             settings=settings,
             prompts=self.history.unsaved_settings(calls),
+            gaps=self.gaps,
+            tend_after=tend_after,
             updated_at=self.now(),
         )
         try:
@@ -108,6 +115,7 @@ class Books:
         self._pending = [one for one in self._pending if not any(one is other for other in pending)]
         self.unsaved = [one for one in self.unsaved if not any(one is other for other in unsaved)]
         self.history.committed(change)
+        self.gaps = None
 
     async def end(self, state: Any, reason: str | None, calls: Sequence[CallRecord] = (), **fields: Any) -> None:
         """The turn is over; `fields` are further fields of its row."""
@@ -152,6 +160,7 @@ class Books:
         self.flight = None
         call = Call.of(record)
         self.calls.append(call)
+        self.manager._tending.saw(self.history, call)
         self.history.learn(call)
         return record
 

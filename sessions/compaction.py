@@ -11,12 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sessions.core.incoming import Incoming
-from sessions.core.plan import Circumstances, make_plan, render
-from sessions.core.prices import prices_for
+from sessions.core.plan import make_plan, render
 from sessions.core.prompt import COMPACTION_BETA, estimate
 from sessions.core.settings import Settings
 from sessions.core.transcript import tool_calls
-from sessions.core.ttl import expect
 from sessions.errors import ConfigurationError, ModelError
 from sessions.flight import Flight
 from sessions.history import History, make_entry
@@ -54,8 +52,7 @@ async def compact(manager: SessionManager, history: History, lease: Lease) -> Ca
     if (reason := obstacle(history)) is not None:
         raise ConfigurationError(f"this conversation cannot be compacted: {reason}")
     prompt, now = history.prompt, manager.clock.now()
-    back = expect(None, tools=bool(history.settings.tools))
-    plan = make_plan(prompt, history.warmth, Circumstances(now, manager.ttl, back, prices_for(prompt.profile)))
+    plan = make_plan(prompt, history.warmth, manager._tending.circumstances(history, now))
     body = _body(history.settings, render(prompt, plan.marks))
     flight = Flight(uuid.uuid4().hex, body, plan, now, history.head, prompt.total)
     incoming = Incoming()

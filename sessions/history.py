@@ -8,6 +8,7 @@ from typing import Any
 
 from sessions.core.cache import Where
 from sessions.core.diagnosis import KEPT, Trail
+from sessions.core.gaps import Gaps
 from sessions.core.plan import Mark, Warmth
 from sessions.core.profiles import Profile
 from sessions.core.prompt import Prompt
@@ -122,7 +123,11 @@ def _is_summary(entry: Entry) -> bool:
 
 
 class History:
-    """The present chain of one session and the prompt it makes."""
+    """The present chain of one session and the prompt it makes.
+
+    `asked`: when the last request of a turn started (epoch seconds). `parked`: the 1-hour points written behind a
+    5-minute prefix, and when. `idle`: the newest parks and refreshes.
+    """
 
     def __init__(
         self, store: Store, record: SessionRecord, profile_of: Callable[[str], Profile], endpoint: str
@@ -135,6 +140,9 @@ class History:
         self.trail = Trail()
         self.settings_of_calls: dict[str, Settings] = {}
         self._saved_settings: str | None = None
+        self.asked: float | None = None
+        self.parked: dict[str, float] = {}
+        self.idle: list[Call] = []
         self._profile_of, self._endpoint = profile_of, endpoint
         self.prompt = self.new_prompt(self.settings, ())
         self._loaded = False
@@ -151,6 +159,11 @@ class History:
         prompt = Prompt(settings, self._profile_of(settings.model), endpoint=self._endpoint, compacted=compacted)
         prompt.extend(entries)
         return prompt
+
+    @property
+    def gaps(self) -> Gaps:
+        """The past gaps between the user's turns."""
+        return Gaps.read(self.record.gaps)
 
     @property
     def head(self) -> str | None:
@@ -203,10 +216,10 @@ class History:
         except HeadMoved:
             after, rows = None, await self._store.chain(record.id, record.head)
         new = [read_entry(row) for row in rows]
-        calls = await self._store.calls(record.id, limit=RECENT_CALLS, newest_first=True)
+        calls = await self._recent_calls()
         self._take_over(record, new, whole=after is None)  # all at once: a reader that is cancelled changes nothing
-        for row in reversed(calls):
-            self.learn(Call.of(row))
+        for call in calls:
+            self.learn(call)
         await self._learn_settings()
 
     async def _learn_settings(self) -> None:
@@ -217,6 +230,17 @@ class History:
         text = await self._store.prompt(self.record.id, digest)
         if text is not None:
             self.settings_of_calls[digest] = Settings.from_json(text)
+
+    async def _recent_calls(self) -> list[Call]:
+        rows = await self._store.calls(self.record.id, limit=RECENT_CALLS, newest_first=True)
+        return [Call.of(row) for row in reversed(rows)]
+
+    async def recall(self) -> None:
+        """Reads the newest calls again: somebody may have kept the prefix warm, which needs no lease."""
+        known = {call.id for call in self.trail.calls}
+        for call in await self._recent_calls():
+            if call.id not in known:
+                self.learn(call)
 
     def _take_over(self, record: SessionRecord, new: list[Entry], *, whole: bool) -> None:
         self.record, self.settings = record, Settings.from_json(record.settings)
@@ -230,10 +254,18 @@ class History:
 
     def learn(self, call: Call) -> None:
         """Takes in what a call that reached the model shows about the cache."""
+        if call.kind == "turn":
+            self.asked = max(self.asked or 0.0, call.started)
         if call.first_event is None or not call.points:
             return
+        if call.kind in ("park", "refresh"):
+            self.idle = [*(one for one in self.idle if one.id != call.id), call][-RECENT_CALLS:]
+        known = self.warmth.points.get(call.hit or "")
+        if call.usage.cache_write_1h and call.usage.cache_read and known is not None and known.ttl == "5m":
+            self.parked = {point: call.started for _, point, ttl, _ in call.points if ttl == "1h"}
         marks = [Mark(slot, _NOWHERE, ttl, point, tokens) for slot, point, ttl, tokens in call.points]  # type: ignore[arg-type]
-        self.warmth.learn(marks, call.hit, call.usage, call.started)
+        expected = call.expected.cache_read if call.expected else 0
+        self.warmth.learn(marks, call.hit, call.usage, call.started, expected)
         if call.kind in ("compact", "batch"):
             return  # what they leave belongs to no later call of this chain
         self.trail.add(past_of(call), call.usage)
@@ -309,6 +341,10 @@ class History:
             self._ids.update(str(block.get("id")) for block in tool_calls(entry.content))
         self._ids_of = len(self.entries)
         return self._ids
+
+    def note(self, gaps: Gaps) -> None:
+        """Takes over gaps that the next commit writes."""
+        self.record = replace(self.record, gaps=gaps.text)
 
     def drop_last(self) -> None:
         """The last entry leaves the chain with the next commit."""

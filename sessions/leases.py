@@ -41,7 +41,7 @@ class Leases:
 
     def __init__(self, store: Store, clock: Clock, background: Background, busy_timeout: float) -> None:
         self._store, self._clock, self._background, self._busy_timeout = store, clock, background, busy_timeout
-        self._holder = Holder.current(f"{id(self):x}")
+        self.holder = Holder.current(f"{id(self):x}")
         self._turnstiles: WeakValueDictionary[str, _Turnstile] = WeakValueDictionary()
         self._held: dict[str, Hold] = {}
         self._renewing = False
@@ -103,7 +103,7 @@ class Leases:
             while True:
                 try:
                     now = self._clock.now()
-                    return await self._store.acquire(session, self._holder, seconds=self.seconds, now=now, queue=place)
+                    return await self._store.acquire(session, self.holder, seconds=self.seconds, now=now, queue=place)
                 except LeaseTaken:
                     if self._clock.now() + _POLL > deadline:
                         raise
@@ -117,7 +117,7 @@ class Leases:
         """Gives up the place in line: nobody shall wait for one who is not coming. Asking without a place does that."""
         with anyio.CancelScope(shield=True), suppress(StorageError):
             now = self._clock.now()
-            await self._store.release(await self._store.acquire(session, self._holder, seconds=self.seconds, now=now))
+            await self._store.release(await self._store.acquire(session, self.holder, seconds=self.seconds, now=now))
 
     async def _release(self, hold: Hold) -> None:
         with anyio.CancelScope(shield=True):

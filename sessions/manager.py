@@ -30,6 +30,7 @@ from sessions.linting import Linter
 from sessions.recovery import Recovery
 from sessions.replies import Cost, Reply, SessionInfo
 from sessions.session import Session
+from sessions.tending import Tending
 from sessions.tool_round import InDoubt, check_in_doubt
 from sessions.tools import Toolbox
 from sessions.translate import given, storage_errors
@@ -45,7 +46,8 @@ class SessionManager:
     async clients; `None` makes `AsyncAnthropic()` at the first call. `profile`: what the model and endpoint support,
     where the built-in tables are wrong. `ttl`: a policy, `ExpectedCost()` or `Fixed("5m" | "1h")`. `max_steps`: model
     calls in one turn. `busy_timeout`: seconds to wait for a session that somebody else uses. `diagnostics`: ask the
-    API why a cache was missed, on every call. `tools`: functions that `recover` may run. `recover`: do that in the
+    API why a cache was missed, on every call. `tend`: keep idle conversations warm where that is expected to pay, in
+    the background while this manager is in use. `tools`: functions that `recover` may run. `recover`: do that in the
     background, every few seconds, so that turns of workers that died are finished by those that live. Raises
     `ConfigurationError` for a wrong setting.
     """
@@ -81,6 +83,7 @@ class SessionManager:
         self._background = Background()
         self._air = Air()
         self._leases = Leases(self._store, clock, self._background, busy_timeout)
+        self._tending = Tending(self)
         self._warned: set[str] = set()
         self._batching = Batching(self)
         self._recovery = Recovery(self, tools)
@@ -223,9 +226,14 @@ class SessionManager:
         return record
 
     async def _loaded(self, record: SessionRecord, toolbox: Toolbox) -> Session:
+        return Session(self, await self._history_of(record.id, record), toolbox)
+
+    async def _history_of(self, id: str, record: SessionRecord | None = None) -> History:
+        """What is stored of a session now; `record`: if it has been read already."""
+        record = record or await self._store.load(id)
         history = History(self._store, record, self._profile_of, self._client.base_url or "")
         await history.refresh()
-        return Session(self, history, toolbox)
+        return history
 
     def _profile_of(self, model: str) -> Profile:
         if self._profile is not None:

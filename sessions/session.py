@@ -378,7 +378,7 @@ class Session:
                 return None  # a turn of this process is about to write the prefix itself
             async with self._manager._leases.hold(self.id) as hold:
                 await self._history.refresh(hold.lease)
-                return await self._healing(hold, lambda: prewarm(self))
+                return await self._healing(hold, lambda: prewarm(self._manager, self._history))
 
     async def _healing(self, hold: Hold, work: Callable[[], Awaitable[T]]) -> T:
         """The result; where thinking turns out to be bound to another prefix, that is stored and it is tried again."""

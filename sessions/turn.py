@@ -21,6 +21,7 @@ from sessions.client import is_refused
 from sessions.core.cache import Where
 from sessions.core.steps import Finished, RunTools, SubmitResults, ToolRecord, close_open_calls, next_step
 from sessions.core.transcript import Entry, encode, lift_marks, tool_calls
+from sessions.core.ttl import PARK_AFTER
 from sessions.errors import ConfigurationError, ModelError
 from sessions.replies import Call, Reply, Step, message_of
 from sessions.stopping import Stop
@@ -62,7 +63,7 @@ class Turn:
         self._stop = Stop()
         self._books = Books(session)
         self._tools = ToolRound(self._books, self._stop, options.in_doubt)
-        self._asking = Asking(self._books, self._stop, options.expected_gap)
+        self._asking = Asking(self._books, self._stop)
 
     # -- driving --
 
@@ -72,6 +73,8 @@ class Turn:
         while True:
             async with self._manager._leases.hold(self._session.id, patience) as self._books.hold:
                 await self._history.refresh(self._books.hold.lease)
+                if self._idle() >= PARK_AFTER:
+                    await self._history.recall()
                 self._session._check_tools()
                 part = Part.of_row(await self._history.open_turn())
                 if part is None:
@@ -166,6 +169,7 @@ class Turn:
             if open_turn is not None:
                 await self._close_row(open_turn)
             return False
+        await self._manager._tending.meet(self._session.owner)
         await self._make_room()
         known = open_turn if self._content is None else found
         continued = known is not None and known.entry is not None and self._history.position(known.entry) > 0
@@ -175,7 +179,20 @@ class Turn:
             self._books.calls = [Call.of(row) for row in rows if row.turn == self._books.row.id]
         if self._content is not None and not continued:
             self._stage_words(self._content)
+            self._note_gap()
         return True
+
+    def _idle(self) -> float:
+        """Seconds since the last request of this conversation; 0 before the first."""
+        return 0.0 if self._history.asked is None else max(0.0, self._books.now() - self._history.asked)
+
+    def _note_gap(self) -> None:
+        """The time since the last request, and what the caller knows of the next: the forecast stands on them."""
+        gaps = replace(self._history.gaps, told=self._options.expected_gap)
+        if self._history.asked is not None:
+            gaps = gaps.plus(self._idle())
+        self._history.note(gaps)
+        self._books.gaps = gaps.text
 
     async def _make_room(self) -> None:
         """Compacts before new words exceed the window, where the session was created with compact="auto"."""

@@ -8,19 +8,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sessions.core.incoming import Incoming
-from sessions.core.plan import Circumstances, Mark, Plan, make_plan, render
-from sessions.core.prices import prices_for
+from sessions.core.plan import Mark, Plan, make_plan, render
 from sessions.core.profiles import Profile
 from sessions.core.settings import Settings
 from sessions.core.steps import calls_of, result_block
-from sessions.core.ttl import expect
 from sessions.core.usage import Usage
 from sessions.flight import Flight
+from sessions.history import History
 from sessions.misses import judge
 from sessions.replies import Call
+from storage.records import CallKind
 
 if TYPE_CHECKING:
-    from sessions.session import Session
+    from sessions.manager import SessionManager
 
 PLACEHOLDER = "."
 
@@ -38,46 +38,45 @@ def obstacle(settings: Settings, profile: Profile) -> str | None:
     return None
 
 
-async def prewarm(session: Session) -> Usage | None:
-    """Writes the prefix of a session that the caller holds; see `Session.prewarm`."""
-    manager, history = session._manager, session._history
+async def prewarm(manager: SessionManager, history: History) -> Usage | None:
+    """Writes the prefix of a conversation that the caller holds; see `Session.prewarm`."""
     prompt = history.prompt
     if (reason := obstacle(history.settings, prompt.profile)) is not None:
         warnings.warn(f"prewarm() does nothing for this session: {reason}", stacklevel=4)
         return None
     now = manager.clock.now()
-    at = Circumstances(
-        now, manager.ttl, expect(None, tools=bool(prompt.settings.tools)), prices_for(prompt.profile, prompt.total)
-    )
-    plan = make_plan(prompt, history.warmth, at)
-    marks = tuple(mark for mark in plan.marks if mark.slot != "tail" or not _ends_with_words(session))
+    plan = make_plan(prompt, history.warmth, manager._tending.circumstances(history, now))
+    marks = tuple(mark for mark in plan.marks if mark.slot != "tail" or not _ends_with_words(history))
     last = marks[-1] if marks else None
     if last is None or last.tokens < prompt.profile.minimum_tokens or history.warmth.is_alive(last.point, now):
         return None
-    return await _send(session, plan, marks, now)
+    call = await ask_nothing(manager, history, "prewarm", replace(plan, marks=marks))
+    return call.usage
 
 
-def _ends_with_words(session: Session) -> bool:
-    last = session._history.last
-    return last is not None and last.role != "assistant"
+def _ends_with_words(history: History) -> bool:
+    return history.last is not None and history.last.role != "assistant"
 
 
-def _body(session: Session, marks: tuple[Mark, ...]) -> dict[str, Any]:
-    history = session._history
+def _body(history: History, marks: tuple[Mark, ...]) -> dict[str, Any]:
     body = render(history.prompt, marks)
     last = history.last
     open_calls = calls_of(last.content) if last is not None and last.role == "assistant" else []
     words: list[dict[str, Any]] = [result_block(call, PLACEHOLDER) for call in open_calls]
-    if not _ends_with_words(session):
+    if not _ends_with_words(history):
         placeholder = {"role": "user", "content": words or [{"type": "text", "text": PLACEHOLDER}]}
         body["messages"] = [*body["messages"], placeholder]
     body["max_tokens"] = history.prompt.profile.prewarm_max_tokens
     return body
 
 
-async def _send(session: Session, plan: Plan, marks: tuple[Mark, ...], now: float) -> Usage:
-    manager, history = session._manager, session._history
-    flight = Flight(uuid.uuid4().hex, _body(session, marks), replace(plan, marks=marks), now, session.head, 0)
+async def ask_nothing(manager: SessionManager, history: History, kind: CallKind, plan: Plan) -> Call:
+    """Sends the prompt with the marks of a plan and no wish for an answer; gives the call, which is in the ledger.
+
+    Raises `ModelError`; a request that failed or was cancelled is a row of the ledger too.
+    """
+    now = manager.clock.now()
+    flight = Flight(uuid.uuid4().hex, _body(history, plan.marks), plan, now, history.head, 0)
     incoming = Incoming()
     try:
         flight.started = manager.clock.now()
@@ -87,11 +86,12 @@ async def _send(session: Session, plan: Plan, marks: tuple[Mark, ...], now: floa
             manager._air.begins(flight, ended)
     except BaseException as error:
         incoming.request_id = getattr(error, "request_id", None)
-        await manager._record_failed(flight, history, "prewarm", incoming, error)
+        await manager._record_failed(flight, history, kind, incoming, error)
         raise
     incoming.feed({"type": "message_start", "message": message})
     miss = judge(history, flight, incoming)
-    record = flight.record(session.id, "prewarm", "ok", incoming, history.prompt, ended=ended, miss=miss)
+    record = flight.record(history.record.id, kind, "ok", incoming, history.prompt, ended=ended, miss=miss)
     await manager._store.record(record, history.settings_record)
-    history.learn(Call.of(record))
-    return incoming.usage
+    call = Call.of(record)
+    history.learn(call)
+    return call

@@ -123,8 +123,8 @@ class SQLStore:
     async def delete(self, session: str) -> None:
         await self._write(transactions.delete, session)
 
-    async def tend(self, session: str, after: float | None, *, now: float) -> None:
-        await outcome(self._dialect.write(lambda db: tending.tend(db, session, after, now), durable=False))
+    async def tend(self, session: str, after: float | None, *, now: float, head: str | None = None) -> None:
+        await outcome(self._dialect.write(lambda db: tending.tend(db, session, after, now, head), durable=False))
 
     async def claim_due(
         self, holder: Holder, *, now: float, limit: int, late: float = 0.0, seconds: float

@@ -224,7 +224,9 @@ TURNS_BACK = Statement(_turns.order_by(turns.c.sequence.desc(), turns.c.number.d
 
 # Tending
 
-TEND = Statement(update(sessions).where(_this).values(tend_at=_bound(sessions.c.tend_at)))
+_tended = update(sessions).where(_this).values(tend_at=_bound(sessions.c.tend_at))
+TEND = Statement(_tended)
+TEND_AT_HEAD = Statement(_tended.where(sessions.c.head == _text("of_head")))
 _free = or_(
     sessions.c.lease_holder.is_(None),
     sessions.c.lease_holder == _bound(sessions.c.lease_holder),

@@ -155,11 +155,11 @@ class Store(Protocol):
         or has such an entry behind it. Raises `SessionMissing`.
         """
 
-    async def tend(self, session: str, after: float | None, *, now: float) -> None:
+    async def tend(self, session: str, after: float | None, *, now: float, head: str | None = None) -> None:
         """Says that the session is due for tending `after` seconds from now (None: never), whatever was said before.
 
-        The head stays. A session that is gone is no error. Like a claim it is not durable: a loss of power may forget
-        it.
+        With `head`, only while that is still the session's head. A session that is gone is no error. Like a claim it
+        is not durable: a loss of power may forget it.
         """
 
     async def claim_due(

@@ -7,9 +7,10 @@ from .records import Holder
 from .transactions import Database, read_holder, write_holder
 
 
-def tend(db: Database, session: str, after: float | None, now: float) -> None:
+def tend(db: Database, session: str, after: float | None, now: float, head: str | None) -> None:
     due = None if after is None else db.time(now) + after
-    db.run(sql.TEND, {"session": session, "tend_at": due})
+    values = {"session": session, "tend_at": due}
+    db.run(sql.TEND, values) if head is None else db.run(sql.TEND_AT_HEAD, values | {"of_head": head})
 
 
 def claim_due(db: Database, holder: Holder, now: float, limit: int, late: float, seconds: float) -> list[str]:

@@ -645,6 +645,10 @@ async def a_session_that_is_due_is_claimed_once(store: Store) -> None:
     await store.tend("c", -1.0, now=NOW)
     await store.tend("c", None, now=NOW)
     _equal(await _due(store), ["b"])
+    await store.create(session_record("f", head="e1"), entries_of("e1"))
+    await store.tend("f", -1.0, now=NOW, head="e1")
+    await store.tend("f", None, now=NOW, head="another")
+    _equal(await _due(store), ["f"])
 
 
 @_rule

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sessions.core.cache import SECONDS, Where, bill, find
+from sessions.core.gaps import NONE, Forecast, forecast
 from sessions.core.prices import Prices, prices_for
 from sessions.core.profiles import Profile, Ttl, profile_for
 from sessions.core.prompt import Prompt
 from sessions.core.settings import make_settings
 from sessions.core.transcript import Entry, Malformed, canonical, lift_marks
-from sessions.core.ttl import ExpectedCost, Outlook, Policy, Return, expect
+from sessions.core.ttl import ExpectedCost, Option, Outlook, Policy, chosen
 from sessions.core.usage import Usage
 
 Slot = Literal["shared", "context", "anchor", "assistant", "tail", "user"]
@@ -72,11 +73,16 @@ class Warmth:
         found = self.points.get(point)
         return found is not None and now < found.until
 
-    def learn(self, marks: Sequence[Mark], hit: str | None, usage: Usage, started: float) -> None:
+    def learn(
+        self, marks: Sequence[Mark], hit: str | None, usage: Usage, started: float, expected_read: int = 0
+    ) -> None:
         """Takes in a finished call: what it wrote lives from the call's start, what it read is refreshed.
 
-        Marks shorter than what was read were neither written nor surely refreshed: they keep their time.
+        Marks shorter than what was read were neither written nor surely refreshed: they keep their time. A point that
+        should have been read (`expected_read` tokens) and was not is dead.
         """
+        if hit and usage.counters and usage.cache_read < expected_read * _ROUGHLY:
+            self.points.pop(hit, None)
         if usage.counters and not usage.cache_read and not usage.cache_write:
             return
         read = usage.cache_read if usage.counters else -1
@@ -106,15 +112,19 @@ def _scale(marks: Sequence[Mark], usage: Usage) -> float:
 class Circumstances:
     """All that a plan needs beside the prompt. `now`: seconds since the epoch at which the request starts.
 
-    `told`: the caller gave `expected_gap`. `own_marks`: places where the user's content carried `cache_control`.
+    `forecast`: when the next request will come. `told`: the caller gave `expected_gap`. `own_marks`: places where the
+    user's content carried `cache_control`. `parks`: what is written for 5 minutes can be parked later.
+    `lasting`: a 1-hour entry outlives the 5-minute prefix that it was written behind.
     """
 
     now: float
     policy: Policy
-    back: Return
+    forecast: Forecast
     prices: Prices | None = None
     told: bool = False
     own_marks: tuple[Where, ...] = ()
+    parks: bool = False
+    lasting: bool = True
 
 
 def make_plan(prompt: Prompt, warmth: Warmth, at: Circumstances) -> Plan:
@@ -123,9 +133,7 @@ def make_plan(prompt: Prompt, warmth: Warmth, at: Circumstances) -> Plan:
         return _automatic(prompt)
     wanted = _slots(prompt, at.own_marks)
     slots = _with_anchor(prompt, wanted, warmth, at.now)
-    ttl = at.policy.choose(_outlook(prompt, slots, warmth, at))
-    if ttl not in prompt.profile.ttls:
-        ttl = "5m"
+    ttl: Ttl = "1h" if chosen(at.policy, _outlook(prompt, slots, warmth, at)) == "1h" else "5m"
     if not _tail_pays(prompt, slots, ttl, warmth, at):
         untailed: dict[int, Slot] = {index: slot for index, slot in wanted.items() if slot != "tail"}
         slots = _with_anchor(prompt, untailed, warmth, at.now)
@@ -217,8 +225,15 @@ def _span(prompt: Prompt, number: int) -> tuple[int, int]:
 
 
 def _deepest(prompt: Prompt, warmth: Warmth, now: float) -> int | None:
-    alive = (prompt.index[point] for point in warmth.points if point in prompt.index and warmth.is_alive(point, now))
-    return max(alive, default=None)
+    return max(_alive(prompt, warmth, now), default=None)
+
+
+def _alive(prompt: Prompt, warmth: Warmth, now: float) -> list[int]:
+    return [prompt.index[point] for point in warmth.points if point in prompt.index and warmth.is_alive(point, now)]
+
+
+def _ttl(prompt: Prompt, warmth: Warmth, index: int) -> Ttl:
+    return warmth.points[prompt.points[index].digest].ttl
 
 
 def _readable(prompt: Prompt, warmth: Warmth, now: float) -> Callable[[str], bool]:
@@ -246,6 +261,32 @@ def _with_anchor(prompt: Prompt, slots: dict[int, Slot], warmth: Warmth, now: fl
     return kept
 
 
+def plan_idle(prompt: Prompt, warmth: Warmth, at: Circumstances, waited: float) -> tuple[Outlook, Plan] | None:
+    """What can be done for a conversation whose last request started `waited` seconds ago, and what it would send.
+
+    Where the deepest live entry is a 5-minute one, the latest assistant message can be parked behind it; a 1-hour one
+    can be refreshed. `None`: nothing is alive, or nothing of it can be kept.
+    """
+    deepest = _deepest(prompt, warmth, at.now)
+    if deepest is None:
+        return None
+    option: Option = "park" if _ttl(prompt, warmth, deepest) == "5m" else "refresh"
+    last = _latest_assistant(prompt) if option == "park" else deepest
+    if last is None or (option == "park" and last <= deepest):
+        return None
+    slots = _with_anchor(prompt, {last: "assistant"}, warmth, at.now)
+    plan = _predict(prompt, tuple(_mark(prompt, i, slot, "1h") for i, slot in sorted(slots.items())), sorted(slots),
+                    warmth, at.now)  # fmt: skip
+    kept = max((i for i in _alive(prompt, warmth, at.now) if _ttl(prompt, warmth, i) == "1h"), default=None)
+    until = warmth.points[prompt.points[kept].digest].until - at.now + waited if kept is not None else 0.0
+    read, write_5m, write_1h = _relative(at)
+    outlook = Outlook(
+        ("lapse", option), prompt.tokens(last + 1), prompt.tokens(last + 1) - plan.expected.cache_read, read, write_5m,
+        write_1h, at.forecast, waited, prompt.tokens(kept + 1) if kept is not None else 0, until, told=at.told,
+    )  # fmt: skip
+    return (outlook, plan) if plan.expected.cache_read else None
+
+
 def _relative(at: Circumstances) -> tuple[float, float, float]:
     return (at.prices.read, at.prices.write_5m, at.prices.write_1h) if at.prices else _USUAL
 
@@ -256,7 +297,12 @@ def _outlook(prompt: Prompt, slots: Mapping[int, Slot], warmth: Warmth, at: Circ
     prefix = prompt.tokens(last + 1) if last is not None else 0
     hit = find(prompt.points, list(slots), _readable(prompt, warmth, at.now), prompt.profile.lookback)
     known = prompt.tokens(hit + 1) if hit is not None else 0
-    return Outlook(prefix, prefix - known, read, write_5m, write_1h, at.back, prompt.profile.ttls, at.told)
+    ttl = _ttl(prompt, warmth, hit) if hit is not None else None
+    options: tuple[Option, ...] = prompt.profile.ttls if at.lasting or ttl != "5m" else ("5m",)
+    return Outlook(
+        options, prefix, prefix - known, read, write_5m, write_1h, at.forecast, kept=known if ttl == "1h" else 0,
+        kept_until=float(SECONDS["1h"]), parks=at.parks, lasting=at.lasting, told=at.told,
+    )  # fmt: skip
 
 
 def _tail_pays(prompt: Prompt, slots: Mapping[int, Slot], ttl: Ttl, warmth: Warmth, at: Circumstances) -> bool:
@@ -270,7 +316,8 @@ def _tail_pays(prompt: Prompt, slots: Mapping[int, Slot], ttl: Ttl, warmth: Warm
         return True
     read, write_5m, write_1h = _relative(at)
     write = write_5m if ttl == "5m" else write_1h
-    return write <= read or at.back.within(ttl) > (write - 1) / (write - read)
+    alive = SECONDS["1h"] if ttl == "1h" or at.parks else SECONDS["5m"]
+    return write <= read or at.forecast.within(alive) > (write - 1) / (write - read)
 
 
 def _predict(prompt: Prompt, marks: tuple[Mark, ...], indexes: Sequence[int], warmth: Warmth, now: float) -> Plan:
@@ -336,7 +383,7 @@ def plan_request(
         content, marks = lift_marks(_content(message, number))
         own += [Where("messages", number, index) for index in marks]
         prompt.extend([Entry(str(number), None, message["role"], content, now)])
-    back = expect(expected_gap, tools=bool(settings.tools))
+    back = forecast(NONE, NONE, expected_gap=expected_gap, tools=bool(settings.tools))
     prices = prices_for(prompt.profile, prompt.total)
     at = Circumstances(now, policy or ExpectedCost(), back, prices, expected_gap is not None, tuple(own))
     plan = make_plan(prompt, warmth or Warmth(), at)

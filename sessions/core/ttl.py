@@ -1,100 +1,110 @@
-"""How long a prefix should stay cached: the choice between a 5-minute and a 1-hour write.
+"""How long a prefix should stay cached: what a write should ask for, and whether to keep it alive while nobody writes.
 
-Time counts from the start of one request to the start of the next. A policy is a value with one method, `choose`; it
-sees an `Outlook`: sizes, prices and the chances of the next request's time.
+A policy is a value with one method, `choose`: from an `Outlook` (sizes, prices, when the next request will come) it
+takes one of the options open now. Time counts from the start of one request to the start of the next.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from sessions.core.cache import SECONDS
+from sessions.core.gaps import NEVER, Forecast
 from sessions.core.profiles import Ttl
 
+Option = Literal["5m", "1h", "lapse", "park", "refresh"]
+"""When writing: "5m" or "1h". When idle: "lapse" (do nothing), "park" (a 1-hour entry behind the warm 5-minute prefix
+for the price of a read), "refresh" (read a 1-hour entry so that it lives on)."""
 
-@dataclass(frozen=True, slots=True)
-class Return:
-    """The chance that the next request starts within 5 minutes, within 1 hour, and ever (0.0 to 1.0, rising)."""
-
-    within_5m: float
-    within_1h: float
-    ever: float
-
-    def within(self, ttl: Ttl) -> float:
-        """The chance that an entry of this lifetime is still alive at the next request."""
-        return self.within_5m if ttl == "5m" else self.within_1h
-
-    def mixed(self, other: Return, share: float) -> Return:
-        """This outlook with a share of another: `share` of the time the other one holds."""
-        keep = 1.0 - share
-        return Return(
-            keep * self.within_5m + share * other.within_5m,
-            keep * self.within_1h + share * other.within_1h,
-            keep * self.ever + share * other.ever,
-        )
-
-
-HUMAN = Return(0.61, 0.82, 0.85)
-"""A user between turns, from 272 recorded agent sessions (2026): of the gaps 72 % are under 5 minutes, 24 % up to
-1 hour; 15 % do not return."""
-TOOLS = Return(0.98, 1.0, 1.0)
-"""The session's own tools."""
-LAST_OF_TURN = 0.2
-"""The chance that a request of a session with tools is its turn's last: five requests a turn at the median."""
-
-
-def expect(expected_gap: float | None, *, tools: bool) -> Return:
-    """The chances of the next request: the caller's knowledge (seconds) where given, else the fixed prior."""
-    if expected_gap is None:
-        return TOOLS.mixed(HUMAN, LAST_OF_TURN) if tools else HUMAN
-    human = Return(
-        float(expected_gap <= SECONDS["5m"]), float(expected_gap <= SECONDS["1h"]), float(expected_gap != float("inf"))
-    )
-    return TOOLS.mixed(human, LAST_OF_TURN) if tools and not human.within_1h else human
+PARK_AFTER = 270.0
+"""Seconds after the start of the last request at which a 5-minute prefix is parked: it lives 30 more."""
+_MOST_RETURNS = 10.0
+REFRESH_BEFORE = 60.0
+"""Seconds before a 1-hour entry lapses at which it is refreshed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What a policy may know. `prefix`: tokens up to the last mark; `new`: those of them that no live entry covers.
+    """What a policy may know. Sizes are tokens, prices relative to the plain input price, times seconds.
 
-    Prices are relative to the plain input price. `ttls`: the lifetimes the endpoint offers. `told`: the caller gave
-    `expected_gap`.
+    `prefix`: tokens up to the last mark; `new`: those of them that no live entry covers, so that they are written.
+    `forecast`: when the next request will come, counted from the start of the last one; `waited`: how long ago that was
+    (0 when writing). `kept`: tokens of the prefix that a 1-hour entry covers until `kept_until`, counted likewise.
+    `parks`: a 5-minute write can be parked later, with a reply of `reply` tokens. `lasting`: a 1-hour entry outlives
+    the 5-minute prefix that it was written behind. `told`: the caller gave `expected_gap`.
     """
 
+    options: tuple[Option, ...]
     prefix: int
     new: int
     read: float
     write_5m: float
     write_1h: float
-    back: Return
-    ttls: tuple[Ttl, ...]
+    forecast: Forecast
+    waited: float = 0.0
+    kept: int = 0
+    kept_until: float = 0.0
+    parks: bool = False
+    reply: int = 500
+    lasting: bool = True
     told: bool = False
 
-    def cost(self, ttl: Ttl) -> float:
-        """Expected cost of writing with this lifetime and of the next request's prefix, in plain input tokens.
+    def cost(self, option: Option) -> float:
+        """What an option and the next request's prefix are expected to cost, in plain input tokens.
 
-        A 1h write behind a warm 5m prefix is billed for the new tokens alone, and its entry is the whole prefix
-        (mixed-lifetime billing, September 2026).
+        A 1h mark behind a warm prefix is billed for the tokens behind that prefix alone, and its entry is the whole
+        prefix (mixed-lifetime billing, September 2026).
         """
-        write = self.write_5m if ttl == "5m" else self.write_1h
-        alive = self.back.within(ttl)
-        again = max(0.0, self.back.ever - alive)
-        return self.new * write + alive * self.prefix * self.read + again * self.prefix * self.write_5m
+        if option in SECONDS and not self.lasting:
+            return self._for_good(option)  # type: ignore[arg-type]
+        if option == "5m":
+            lapse = self._following(SECONDS["5m"])
+            return self.new * self.write_5m + (min(lapse, self._parked()) if self.parks else lapse)
+        if option == "1h":
+            return self.new * self.write_1h + self._following(SECONDS["1h"])
+        if option == "park":
+            read = (self.prefix - self.new) * self.read
+            return read + self.new * self.write_1h + self._following(self.waited + SECONDS["1h"])
+        if option == "refresh":
+            return self.kept * self.read + self._following(0.0, self.waited + SECONDS["1h"])
+        return self._following(SECONDS["5m"] if "park" in self.options else 0.0)
+
+    def _for_good(self, ttl: Ttl) -> float:
+        """What the new tokens cost now and at all returns to come, where a prefix keeps its first lifetime for good."""
+        returns = self.forecast.ever / max(1.0 - self.forecast.ever, 1.0 / _MOST_RETURNS)
+        alive = self.forecast.within(SECONDS[ttl])
+        each = alive * self.read + (self.forecast.ever - alive) * self.write_5m
+        return self.new * ((self.write_5m if ttl == "5m" else self.write_1h) + returns * each)
+
+    def _parked(self) -> float:
+        """The cost from now on if the prefix is parked unless the next request comes before."""
+        late = 1.0 - self.forecast.within(PARK_AFTER)
+        park = self.prefix * self.read + self.reply * self.write_1h
+        return late * park + self._following(PARK_AFTER + SECONDS["1h"])
+
+    def _following(self, until: float, kept_until: float | None = None) -> float:
+        """The expected cost of the next request's prefix if all of it can be read `until`, and its part `kept`."""
+        kept_until = max(until, self.kept_until if kept_until is None else kept_until)
+        later = self.forecast.after(self.waited)
+        whole, part = later.within(until), later.within(kept_until)
+        again = self.prefix * self.write_5m
+        partly = self.kept * self.read + (self.prefix - self.kept) * self.write_5m
+        return whole * self.prefix * self.read + (part - whole) * partly + (later.within(NEVER) - part) * again
 
 
 @runtime_checkable
 class Policy(Protocol):
-    """Chooses a lifetime."""
+    """Chooses a lifetime, and what to do for an idle conversation."""
 
-    def choose(self, outlook: Outlook) -> Ttl:
-        """The lifetime to write with; must be one of `outlook.ttls`."""
+    def choose(self, outlook: Outlook) -> Option:
+        """One of `outlook.options`; anything else counts as the first of them ("5m", or "lapse" when idle)."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """Always the same lifetime, "5m" or "1h" (5m where the endpoint offers nothing else)."""
+    """Always the same lifetime, "5m" or "1h" (5m where the endpoint offers nothing else), and nothing while idle."""
 
     ttl: Ttl
 
@@ -102,15 +112,25 @@ class Fixed:
         if self.ttl not in SECONDS:
             raise ValueError(f"ttl must be '5m' or '1h', not {self.ttl!r}")
 
-    def choose(self, outlook: Outlook) -> Ttl:
-        return self.ttl if self.ttl in outlook.ttls else "5m"
+    def choose(self, outlook: Outlook) -> Option:
+        return self.ttl if self.ttl in outlook.options else outlook.options[0]
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedCost:
-    """The lifetime of the least expected cost: from `expected_gap` where the caller gives it, else a fixed prior."""
+    """The option of the least expected cost; of equal ones the first, which is the least to do.
 
-    def choose(self, outlook: Outlook) -> Ttl:
-        if "1h" not in outlook.ttls:
+    What can be parked later is written for 5 minutes: by then it is known whether the user is late, which no forecast
+    tells as well.
+    """
+
+    def choose(self, outlook: Outlook) -> Option:
+        if outlook.parks and not outlook.told and "5m" in outlook.options:
             return "5m"
-        return "1h" if outlook.cost("1h") < outlook.cost("5m") else "5m"
+        return min(outlook.options, key=outlook.cost)
+
+
+def chosen(policy: Policy, outlook: Outlook) -> Option:
+    """What the policy chooses, or the first option where its answer is none of those that are open."""
+    answer = policy.choose(outlook)
+    return answer if answer in outlook.options else outlook.options[0]

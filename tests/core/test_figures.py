@@ -1,8 +1,7 @@
-"""Usage, prices, profiles and the choice of a lifetime: figures with their source."""
+"""Usage, prices and profiles: figures with their source."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any, get_args
 
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 
 from sessions.core.prices import Prices, cost, multiplier, prices_for
 from sessions.core.profiles import ENDPOINTS, MODELS, bare_name, endpoint_name, profile_for
-from sessions.core.ttl import ExpectedCost, Fixed, Outlook, Policy, Return, expect
 from sessions.core.usage import Usage
 
 counts = st.integers(0, 10**7)
@@ -218,59 +216,3 @@ def test_endpoints_change_what_they_change() -> None:
         assert found.markers or found.ttls == ("5m",)
     assert profile_for("x", "vllm").prewarm_max_tokens == 1
     assert profile_for("us.anthropic.claude-opus-5", "bedrock").minimum_tokens == 512
-
-
-# -- lifetimes -----------------------------------------------------------------------------------------------------
-
-BOTH: Any = ("5m", "1h")
-
-
-def outlook(back: Return, **fields: Any) -> Outlook:
-    return replace(Outlook(10_000, 1_000, 0.1, 1.25, 2.0, back, BOTH), **fields)
-
-
-def test_what_is_expected() -> None:
-    alone, tools = expect(None, tools=False), expect(None, tools=True)
-    assert 0 < alone.within_5m < alone.within_1h < alone.ever < 1
-    assert tools.within_5m > alone.within_5m
-    assert expect(10, tools=True) == Return(1, 1, 1) == expect(300, tools=False)
-    assert expect(301, tools=True) == Return(0, 1, 1) == expect(3600, tools=False)
-    assert expect(3601, tools=False) == Return(0, 0, 1)
-    assert expect(float("inf"), tools=False) == Return(0, 0, 0)
-    assert expect(7200, tools=True).within_5m == pytest.approx(0.8 * 0.98)
-    assert expect(10, tools=False).within("5m") == expect(10, tools=False).within("1h") == 1
-
-
-GAPS = [(10, "5m"), (300, "5m"), (301, "1h"), (3600, "1h"), (3601, "5m"), (float("inf"), "5m")]
-
-
-@pytest.mark.parametrize(("gap", "ttl"), GAPS)
-def test_a_known_gap_chooses_the_lifetime(gap: float, ttl: str) -> None:
-    """claude_api facts 8: under 5 minutes 5m, up to an hour 1h, longer neither (then the cheaper write)."""
-    assert ExpectedCost().choose(outlook(expect(gap, tools=False))) == ttl
-
-
-def test_an_endpoint_without_long_entries_gets_short_ones() -> None:
-    short = outlook(Return(0, 1, 1), ttls=("5m",))
-    assert ExpectedCost().choose(short) == "5m"
-    assert Fixed("1h").choose(short) == "5m"
-    assert Fixed("1h").choose(outlook(Return(1, 1, 1))) == "1h"
-
-
-def test_policies_are_values() -> None:
-    assert isinstance(Fixed("5m"), Policy)
-    assert isinstance(ExpectedCost(), Policy)
-    assert ExpectedCost() == ExpectedCost()
-    with pytest.raises(ValueError, match="5m"):
-        Fixed("2h")  # type: ignore[arg-type]
-
-
-chances = st.floats(0, 1)
-
-
-@given(chances, chances, chances, st.sampled_from([0.1, 0.05, 0.025]), st.integers(0, 10**6), st.integers(0, 10**6))
-def test_the_choice_is_the_cheaper_one(a: float, b: float, c: float, read: float, prefix: int, new: int) -> None:
-    low, middle, high = sorted((a, b, c))
-    seen = outlook(Return(low, middle, high), prefix=max(prefix, new), new=new, read=read)
-    chosen = ExpectedCost().choose(seen)
-    assert seen.cost(chosen) == min(seen.cost("5m"), seen.cost("1h"))

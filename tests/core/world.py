@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sessions.core.cache import Where, without_marks
+from sessions.core.gaps import NONE, forecast
 from sessions.core.plan import Circumstances, Plan, Warmth, make_plan
 from sessions.core.prices import prices_for
 from sessions.core.profiles import Profile, profile_for
 from sessions.core.prompt import Prompt
 from sessions.core.settings import Settings, make_settings
 from sessions.core.transcript import Entry, lift_marks
-from sessions.core.ttl import ExpectedCost, Policy, expect
+from sessions.core.ttl import ExpectedCost, Policy
 
 MODEL = "claude-sonnet-5-5"
 
@@ -50,7 +51,7 @@ def circumstances(
     expected_gap: float | None = None,
     own: Sequence[Where] = (),
 ) -> Circumstances:
-    back = expect(expected_gap, tools=bool(prompt.settings.tools))
+    back = forecast(NONE, NONE, expected_gap=expected_gap, tools=bool(prompt.settings.tools))
     prices = prices_for(prompt.profile, prompt.total)
     return Circumstances(now, policy or ExpectedCost(), back, prices, expected_gap is not None, tuple(own))
 

@@ -46,7 +46,7 @@ class Always:
     """A user's own policy needs no base class."""
 
     def choose(self, outlook: Outlook) -> Literal["5m", "1h"]:
-        return "1h" if "1h" in outlook.ttls else "5m"
+        return "1h" if "1h" in outlook.options else "5m"
 
 
 async def manage() -> None:
