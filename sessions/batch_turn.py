@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from sessions.batch_part import Part
 from sessions.books import Books
+from sessions.core.gaps import NEVER, known
 from sessions.core.incoming import Incoming
 from sessions.core.plan import Circumstances, make_plan, render
 from sessions.core.prices import prices_for
-from sessions.core.ttl import Fixed, expect
+from sessions.core.ttl import Fixed
 from sessions.errors import ModelError
 from sessions.flight import Flight
 from sessions.leases import Hold
@@ -41,8 +41,7 @@ def plan(session: Session, *, alone: bool) -> Flight:
     history, manager = session._history, session._manager
     prompt, now = history.prompt, manager.clock.now()
     policy = manager.ttl if alone else Fixed("1h")
-    never = expect(math.inf, tools=False)
-    at = Circumstances(now, policy, never, prices_for(prompt.profile, prompt.total), True)
+    at = Circumstances(now, policy, known(NEVER), prices_for(prompt.profile, prompt.total), True)
     planned = make_plan(prompt, history.warmth, at)
     body = render(prompt, planned.marks)
     head = history.last.id if history.last else None
