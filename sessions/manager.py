@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 import warnings
 from collections.abc import Iterable, Mapping
@@ -27,6 +28,7 @@ from sessions.flight import Air, Flight
 from sessions.history import History
 from sessions.leases import Leases
 from sessions.linting import Linter
+from sessions.measured import SIMULATOR, read_profile
 from sessions.recovery import Recovery
 from sessions.replies import Cost, Reply, SessionInfo
 from sessions.session import Session
@@ -44,12 +46,13 @@ class SessionManager:
 
     `store`: "sqlite:///path", "sqlite://" (memory), "postgresql://…" or a `storage.Store`. `client`: any of the SDK's
     async clients; `None` makes `AsyncAnthropic()` at the first call. `profile`: what the model and endpoint support,
-    where the built-in tables are wrong. `ttl`: a policy, `ExpectedCost()` or `Fixed("5m" | "1h")`. `max_steps`: model
-    calls in one turn. `busy_timeout`: seconds to wait for a session that somebody else uses. `diagnostics`: ask the
-    API why a cache was missed, on every call. `tend`: keep idle conversations warm where that is expected to pay, in
-    the background while this manager is in use. `tools`: functions that `recover` may run. `recover`: do that in the
-    background, every few seconds, so that turns of workers that died are finished by those that live. Raises
-    `ConfigurationError` for a wrong setting.
+    where the built-in tables are wrong: a `Profile` for every model, or the path of a file that `warmline probe` wrote
+    (for models other than its own it says what the endpoint does). `ttl`: a policy, `ExpectedCost()` or
+    `Fixed("5m" | "1h")`. `max_steps`: model calls in one turn. `busy_timeout`: seconds to wait for a session that
+    somebody else uses. `diagnostics`: ask the API why a cache was missed, on every call. `tend`: keep idle
+    conversations warm where that is expected to pay, in the background while this manager is in use. `tools`: functions
+    that `recover` may run. `recover`: do that in the background, every few seconds, so that turns of workers that died
+    are finished by those that live. Raises `ConfigurationError` for a wrong setting.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class SessionManager:
         store: str | Store = "sqlite:///sessions.db",
         *,
         client: Any = None,
-        profile: Profile | None = None,
+        profile: Profile | str | os.PathLike[str] | None = None,
         ttl: Policy = ExpectedCost(),  # noqa: B008 - a frozen value
         clock: Clock = SystemClock(),  # noqa: B008 - it has no state
         tend: bool = True,
@@ -76,7 +79,8 @@ class SessionManager:
         with storage_errors():
             self._store: Store = open_store(store) if isinstance(store, str) else store
         self._client = ModelClient(client)
-        self._profile = profile
+        self._profile = profile if isinstance(profile, Profile) else None
+        self._measured = read_profile(profile) if isinstance(profile, str | os.PathLike) else None
         self.ttl, self.clock = ttl, clock
         self.tend, self.warmup, self.warmup_timeout, self.recovers = tend, warmup, warmup_timeout, recover
         self.diagnostics, self.max_steps, self.busy_timeout = diagnostics, max_steps, busy_timeout
@@ -236,12 +240,29 @@ class SessionManager:
         return history
 
     def _profile_of(self, model: str) -> Profile:
+        if self._measured is not None:
+            return self._measured.profile_of(model, self._client.base_url)
         if self._profile is not None:
             return replace(self._profile, name=model)
         return profile_for(model, self._client.base_url)
 
+    def _check_endpoint(self) -> None:
+        """Warns once where the profile was measured at another endpoint than the one that is talked to."""
+        measured, ours = self._measured, self._client.base_url
+        if measured is None or ours is None or self._client.characters_per_token is not None:
+            return
+        if measured.endpoint.rstrip("/") != ours.rstrip("/") and measured.endpoint not in self._warned:
+            self._warned.add(measured.endpoint)
+            where = "on the simulator" if measured.endpoint == SIMULATOR else f"at {measured.endpoint}"
+            warnings.warn(
+                f"the profile was measured {where} on {measured.measured_at}, and this client talks to {ours}: "
+                "measure that with `warmline probe --base-url`",
+                stacklevel=4,
+            )
+
     def _check(self, settings: Settings) -> None:
         self._client.check_params(settings.params or {})
+        self._check_endpoint()
         profile = self._profile_of(settings.model)
         if not profile.known and settings.model not in self._warned:
             self._warned.add(settings.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import anyio
@@ -10,6 +11,7 @@ import typer
 
 from sessions.cli.terminal import console
 from sessions.errors import ConfigurationError
+from sessions.measured import read_profile
 from sessions.simulator import Engine, Latency, serve
 
 
@@ -19,6 +21,9 @@ def simulate(
     first_event: Annotated[float, typer.Option(min=0.0, help="Seconds before an answer begins.")] = 0.0,
     per_prompt_token: Annotated[float, typer.Option(min=0.0, help="Seconds for each uncached prompt token.")] = 0.0,
     per_output_token: Annotated[float, typer.Option(min=0.0, help="Seconds for each token of the answer.")] = 0.0,
+    profile: Annotated[
+        Path | None, typer.Option(help="Behave as this profile says, such as one that `warmline probe` wrote.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the address as one line of JSON.")] = False,
 ) -> None:
     """Serve a simulated Claude over HTTP; its cache, bill and refusals are those of the documented API."""
@@ -33,8 +38,10 @@ def simulate(
 
     latency = Latency(first_event=first_event, prefill_per_token=per_prompt_token, per_output_token=per_output_token)
 
+    engine = Engine(profile=read_profile(profile).profile if profile is not None else None)
+
     async def run() -> None:
-        await serve(Engine(), host=host, port=port, latency=latency, started=started)
+        await serve(engine, host=host, port=port, latency=latency, started=started)
 
     try:
         anyio.run(run)
