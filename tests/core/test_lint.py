@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from sessions.core.lint import Hint, lint, named, reordered, too_short
@@ -16,6 +17,7 @@ from sessions.core.profiles import profile_for
 from sessions.core.settings import make_settings
 
 MODEL = "claude-sonnet-5-5"
+modest = hypothesis(deadline=None)  # regular expressions over long texts, on a busy machine
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC).timestamp()
 
 
@@ -115,17 +117,20 @@ words = st.lists(st.sampled_from(" ".join(ORDINARY).split()), min_size=1, max_si
 calm = st.lists(st.sampled_from(ORDINARY), max_size=8).map("\n".join)
 
 
+@modest
 @given(calm)
 def test_no_mixture_of_ordinary_lines_raises_an_alarm(text: str) -> None:
     assert hints(f"You are kind.\n{text}\nAnswer.") == []
 
 
+@modest
 @given(words, st.floats(0, 4e9))
 def test_whatever_is_found_is_in_the_text(text: str, now: float) -> None:
     for hint in hints(f"You {text}", now=now):
         assert f"You {text}"[hint.start : hint.end] == hint.found != ""
 
 
+@modest
 @given(calm, calm, st.floats(1e9, 3e9), st.sampled_from(["%Y-%m-%d", "%d %B %Y", "%B %d, %Y", "%d.%m.%Y", "%c"]))
 def test_todays_date_is_found_wherever_it_stands(before: str, after: str, now: float, form: str) -> None:
     stamp = datetime.fromtimestamp(now, UTC).strftime(form)
@@ -134,6 +139,7 @@ def test_todays_date_is_found_wherever_it_stands(before: str, after: str, now: f
     assert any(one in stamp for one in found), (stamp, found)
 
 
+@modest
 @given(calm, st.uuids())
 def test_an_id_is_found_wherever_it_stands(before: str, id: UUID) -> None:
     assert [hint.found for hint in hints(f"{before}\nServe {id} now.")] == [str(id)]

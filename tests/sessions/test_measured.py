@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 from anthropic import AsyncAnthropic
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sessions import ConfigurationError, Profile, SessionManager, profile_for
@@ -39,6 +39,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["a.json"]
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_any_profile_survives_its_file(tmp_path_factory: Any, data: Any) -> None:
     values: dict[str, Any] = {}
