@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 from decimal import Decimal
+from pathlib import Path
+from xml.etree.ElementTree import parse
 
 import pytest
 from hypothesis import given
@@ -10,13 +14,14 @@ from hypothesis import strategies as st
 
 from sessions.core.usage import Usage
 from sessions.meter import Metered
+from tests.benchmarks.cost import __main__ as main
 from tests.benchmarks.cost import ours
 from tests.benchmarks.cost.bound import bound
 from tests.benchmarks.cost.conversations import Listener
 from tests.benchmarks.cost.scenarios import HEAD, SCENARIOS, second_session
 from tests.benchmarks.cost.spent import MODELS, Spent, price
 from tests.benchmarks.cost.table import OURS, Results, markdown, text
-from tests.benchmarks.cost.traces import _spread
+from tests.benchmarks.cost.traces import _spread, sample
 
 READS = sorted(MODELS)
 GAPS = st.sampled_from([1.0, 299.0, 300.0, 301.0, 3599.0, 3600.0, 3601.0, 90_000.0])
@@ -119,6 +124,22 @@ def test_a_table_of_results() -> None:
     assert Decimal(str(results.to_json()["rows"][ours.BOUND]["0.1"]["share"])).quantize(Decimal("0.001")) == Decimal(
         "0.190"
     )
+
+
+@pytest.mark.skipif("WARMLINE_DATA" not in os.environ, reason="the recordings lie outside the repository")
+def test_two_recordings_from_the_file_to_the_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    whole = {name for names in sample(None).values() for name in names}
+    assert len(whole) == 272
+    few = {"ue816e1": sorted(whole)[-4:-2], "ub798ac": sorted(whole)[-2:-1]}
+    monkeypatch.setattr(main, "sample", lambda count: few)
+    given = ["cost", "--ours", "--no-scenarios", "--processes", "1", "--output", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", [*given, "--policy", 'Fixed("5m")', "--policy", 'Fixed("1h")'])
+    main.main()
+    rows = json.loads((tmp_path / "cost.json").read_text())["rows"]
+    assert len({row[read]["requests"] for row in rows.values() for read in row}) == 1
+    assert rows[main.OURS + 'Fixed("1h")']["0.05"]["cache_write_5m"] == 0
+    assert 'warmline Fixed("1h")' in set(parse(tmp_path / "cost.svg").getroot().itertext())
+    assert "| bound |" in (tmp_path / "cost.md").read_text()
 
 
 def test_a_sample_is_spread_over_all_sizes() -> None:

@@ -76,21 +76,19 @@ def scenarios(policies: list[str], peers: bool, processes: int) -> small.Small:
     return found
 
 
-def _take(
-    results: Results, call: object, args: tuple[object, ...], rows: dict[str, Spent], policies: list[str]
-) -> None:
+def _take(results: Results, job: Job, rows: dict[str, Spent], first: str) -> None:
+    call, args = job
     if call is theirs.run:
         for name, spent in rows.items():
-            for read in MODELS:
-                results.add(name, read, str(args[0]), spent)
+            for read in MODELS:  # a peer does not look at prices
+                results.add(name, read, args[0], spent)
         return
     policy, read, user = args[:3]
-    assert isinstance(read, float)
     for name, spent in rows.items():
         if name == policy:
-            results.add(OURS + name, read, str(user), spent)
-        elif policy == policies[0]:  # what follows from the requests is the same with every policy
-            results.add(name, read, str(user), spent)
+            results.add(OURS + name, read, user, spent)
+        elif policy == first:  # what follows from the requests is the same with every policy
+            results.add(name, read, user, spent)
 
 
 def which() -> str:
