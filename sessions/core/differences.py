@@ -70,19 +70,22 @@ def first_difference(old: Prompt, new: Prompt) -> Difference | None:
 
 
 def narrowed(old: Any, new: Any, path: str) -> tuple[str, Any, Any]:
-    """The path to the first part that differs, and the part on both sides (`None` where there is none)."""
+    """The path to the first part of two unlike values that differs, and that part of both (`None`: it is not there)."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         if list(old) != list(new) and set(old) == set(new):
             return f"{path} (order of keys)", list(old), list(new)
-        for key in {**old, **new}:
-            if text_of(old.get(key)) != text_of(new.get(key)):
-                return narrowed(old.get(key), new.get(key), f"{path}.{key}")
+        unlike = [key for key in {**old, **new} if key not in old or key not in new or _unlike(old[key], new[key])]
+        return narrowed(old.get(unlike[0]), new.get(unlike[0]), f"{path}.{unlike[0]}")
     if isinstance(old, list) and isinstance(new, list):
-        for index in range(max(len(old), len(new))):
-            one, other = (part[index] if index < len(part) else None for part in (old, new))
-            if text_of(one) != text_of(other):
-                return narrowed(one, other, f"{path}[{index}]")
+        at = next((n for n, (one, other) in enumerate(zip(old, new, strict=False)) if _unlike(one, other)), None)
+        at = min(len(old), len(new)) if at is None else at
+        one, other = (part[at] if at < len(part) else None for part in (old, new))
+        return narrowed(one, other, f"{path}[{at}]")
     return path, old, new
+
+
+def _unlike(one: Any, other: Any) -> bool:
+    return text_of(one) != text_of(other)
 
 
 def excerpts(old: Any, new: Any) -> tuple[str, str, int]:
