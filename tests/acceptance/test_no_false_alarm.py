@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack
@@ -12,7 +13,7 @@ from typing import Any
 
 import anyio
 
-from sessions import Call, ExpectedCost, Fixed, Session, SessionManager, tool
+from sessions import Call, ExpectedCost, Fixed, PromptWarning, Session, SessionManager, tool
 from sessions.simulator import Request, Scripted, filler
 from tests.sessions.world import World
 
@@ -92,15 +93,25 @@ class Day:
         return [call for one in (*replies, fork) for call in await one.calls()]
 
 
-async def days(seed: int, turns: int) -> tuple[int, list[str], Counter[bool]]:
-    """Healthy turns until there are so many: how many calls, the misses they tell, and how many read the cache."""
+@dataclass(frozen=True)
+class Found:
+    """How many turns there were, the misses that calls told, how many calls read the cache, and their kinds."""
+
+    turns: int
+    misses: list[str]
+    reads: Counter[bool]
+    kinds: Counter[str]
+
+
+async def days(seed: int, turns: int, tend: bool) -> Found:
+    """Healthy turns until there are so many."""
     world = World(script, keep=10, keep_messages=1000)
     policies = {"5m": Fixed("5m"), "1h": Fixed("1h"), "chosen": ExpectedCost()}
     misses: list[str] = []
-    reads = Counter[bool]()
+    reads, kinds = Counter[bool](), Counter[str]()
     async with AsyncExitStack() as stack:
         managers = {
-            name: await stack.enter_async_context(world.manager(ttl=policy, tend=False))
+            name: await stack.enter_async_context(world.manager(ttl=policy, tend=tend))
             for name, policy in policies.items()
         }
         day = Day(world, managers, random.Random(seed))
@@ -108,19 +119,27 @@ async def days(seed: int, turns: int) -> tuple[int, list[str], Counter[bool]]:
             found = await day.conversation()
             misses += [one.miss.sentence for one in found if one.miss]
             reads.update(bool(one.usage.cache_read) for one in found)
+            kinds.update(one.kind for one in found)
     world.check()
-    return day.turns, misses, reads
+    return Found(day.turns, misses, reads, kinds)
 
 
-def run(seed: int, turns: int) -> tuple[int, list[str], Counter[bool]]:
-    return anyio.run(days, seed, turns)
+def run(seed: int, turns: int, tend: bool = False) -> Found:
+    warnings.simplefilter("ignore", PromptWarning)  # some prefixes are meant to be just too short
+    return anyio.run(days, seed, turns, tend)
 
 
 def test_ten_thousand_healthy_turns() -> None:
-    with ProcessPoolExecutor(2, get_context("spawn")) as pool:  # a minute of one core
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:  # a minute and a half of one core
         halves = [pool.submit(run, seed, TURNS // 2) for seed in (4, 5)]
         results = [half.result() for half in halves]
-    assert sum(turns for turns, _, _ in results) >= TURNS
-    assert [miss for _, misses, _ in results for miss in misses] == []
-    for _, _, reads in results:
-        assert reads[True] > reads[False] > 0
+    assert sum(found.turns for found in results) >= TURNS
+    assert [miss for found in results for miss in found.misses] == []
+    for found in results:
+        assert found.reads[True] > found.reads[False] > 0
+
+
+def test_parks_and_refreshes_miss_nothing() -> None:
+    found = run(6, 300, tend=True)
+    assert found.misses == []
+    assert found.kinds["park"] > 0
