@@ -67,7 +67,7 @@ $(VENV)/.installed: pyproject.toml .ci/constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml .ci/constraints.txt | $(BIN)/python
-	@$(PIP) --editable '.[dev,postgres,chat,bench]'
+	@$(PIP) --editable '.[dev,postgres,chat,bench,examples]'
 	@touch $@ $(VENV)/.installed
 
 $(PEERS)/.installed: pyproject.toml .ci/constraints-peers.txt
