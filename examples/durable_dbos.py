@@ -83,7 +83,6 @@ async def work() -> None:
         "name": "trips",
         "system_database_url": f"sqlite:///{PLACE / 'jobs.db'}",
         "log_level": "ERROR",
-        "run_admin_server": False,
     }
     DBOS(config=config)
     DBOS.launch()

@@ -11,7 +11,7 @@ import anyio.lowlevel
 import httpx2
 import pytest
 
-import sessions.batching
+import sessions.batch_run
 from sessions import BatchIncomplete, ConfigurationError, ModelError, Reply, Session, SessionBusy, SessionManager
 from sessions.batch_client import item
 from sessions.simulator import Engine, Fault, Transport
@@ -295,14 +295,14 @@ async def test_branches_of_a_call_that_died_before_it_sent_anything(tmp_path: Pa
 
 
 async def test_a_large_one_is_sent_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions.batching, "MOST", 2)
+    monkeypatch.setattr(sessions.batch_run, "MOST", 2)
     world = World(echo)
     async with world.manager() as manager:
         contents = [str(number) for number in range(6)]
         replies = await (await create(manager)).batch(contents)
         assert [one.text for one in replies] == [f"re: {one}" for one in contents]
         assert batches(world) == 4
-        monkeypatch.setattr(sessions.batching, "LARGEST", 5000)
+        monkeypatch.setattr(sessions.batch_run, "LARGEST", 5000)
         replies = await (await create(manager, system="Short.")).batch(["x" * 3000] * 3)
         assert batches(world) == 7
         assert len(replies) == 3

@@ -1,0 +1,398 @@
+"""One fan-out in Message Batches, carried on from wherever it is.
+
+What has been sent is always known from the store: a branch's words are stored before anything is sent, that it is
+being sent before it is, and the batch's id as soon as there is one. Whoever finds a fan-out half-way goes on from
+there, under the lease of its first branch; a batch that may have been made is looked for before another one is.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+
+from sessions.background import log
+from sessions.batch_client import LARGEST, MOST, BatchClient, may_be_made, size_of
+from sessions.batch_part import Part, branch_id, key_of
+from sessions.batch_turn import enlist, plan, put, settle, stored_reply, take_in
+from sessions.errors import ConfigurationError, ModelError
+from sessions.flight import Flight
+from sessions.leases import Hold
+from sessions.replies import Call, Reply
+from sessions.tools import Toolbox
+from storage import SessionExists, SessionMissing, SessionRecord, TurnRecord
+
+if TYPE_CHECKING:
+    from sessions.manager import SessionManager
+    from sessions.session import Session
+
+_FIRST_LOOK = 1.0
+_AT_ONCE = 16
+"""Branches written at the same time: their commits share a sync to the disk."""
+_SKEW = 600.0
+"""Seconds by which the API's clock may differ from ours when a batch is looked for."""
+_ARRIVAL = 60.0
+"""Seconds after which a batch that is not listed is taken never to have been made."""
+_STUBBORN = 5
+"""Looks in a row that may fail before waiting for a batch is given up."""
+_ABANDONED = 600.0
+"""Seconds after which branches whose first one is missing are taken for what a dead process left."""
+
+
+class Run:
+    """One fan-out, as far as it is known here: `pending` are the parts without an outcome."""
+
+    def __init__(
+        self, manager: SessionManager, client: BatchClient, group: str, of: int,
+        sessions: dict[int, Session] | None = None, *, patience: float | None = None,
+    ) -> None:  # fmt: skip
+        self._manager, self._client, self._store = manager, client, manager._store
+        self.group, self.of, self._patience = group, of, patience
+        self._key = key_of(group, of)
+        self._sessions: dict[int, Session] = dict(sessions or {})
+        self._rows: dict[int, TurnRecord] = {}
+        self._lead = 0
+        self.pending: dict[int, Part] = {}
+        self.outcomes: dict[int, Reply | ModelError] = {}
+
+    # -- what is there --
+
+    async def prepare(self, session: Session, words: Sequence[list[dict[str, Any]]]) -> None:
+        """Makes the branches and stores their words; the first one last: once it is there, all are.
+
+        One that is missing then has been deleted, and stays so.
+        """
+        first = branch_id(self.group, 0)
+        whole = await self._store.turn(first, key=self._key) is not None
+        if not whole and await self._store.turns(first, limit=1):
+            raise ConfigurationError("idempotency_key was used with another number of contents: choose a new key")
+        base = await self._base(session)
+
+        async def one(index: int) -> None:
+            if whole and await self._record(index) is None:
+                return
+            branch = await self._branch(index, session, base)
+            branch._history.warmth.points.update(session._history.warmth.points)
+            self._sessions[index] = branch
+            part = Part(self.group, index, self.of)
+            self._know(index, await enlist(branch, words[index], self._key, part.stored))
+
+        await self._each(range(1, self.of), one)
+        await one(0)
+
+    async def _branch(self, index: int, session: Session, base: str | None) -> Session:
+        """The branch, made unless it is there: by an earlier call with the same key, or by one at the same time."""
+        id = branch_id(self.group, index)
+        if (found := await self._opened(id, session._toolbox)) is not None:
+            return found
+        try:
+            return await session._fork(base, id=id)
+        except ConfigurationError as error:
+            if isinstance(error.__cause__, SessionExists) and (found := await self._opened(id, session._toolbox)):
+                return found
+            raise
+
+    async def _base(self, session: Session) -> str | None:
+        """Where the branches start: at the head, or where those do that an earlier call with the same key has made."""
+        for index in range(self.of - 1, -1, -1):
+            if (found := await self._record(index)) is not None:
+                return found.base
+        return session.head
+
+    async def _record(self, index: int) -> SessionRecord | None:
+        try:
+            return await self._store.load(branch_id(self.group, index))
+        except SessionMissing:
+            return None
+
+    async def _opened(self, id: str, toolbox: Toolbox) -> Session | None:
+        try:
+            return await self._manager._loaded(await self._store.load(id), toolbox)
+        except SessionMissing:
+            return None
+
+    async def load(self) -> bool:
+        """Reads how far each branch is; False where the fan-out was never made whole, and so never sent."""
+
+        async def one(index: int) -> None:
+            row = await self._store.turn(branch_id(self.group, index), key=self._key)
+            if row is not None:
+                self._know(index, row)
+
+        await self._each(range(self.of), one)
+        if 0 in self._rows or any(not part.waits for part in self.pending.values()):
+            return True
+        for index in list(self.pending):
+            if self._rows[index].started < self._manager.clock.now() - _ABANDONED:
+                await self._change(index, None, state="interrupted", error="the fan-out was never sent: resume() asks")
+        return False
+
+    def _know(self, index: int, row: TurnRecord) -> None:
+        self._rows[index] = row
+        part = Part.of_row(row)
+        if part is None:
+            self.pending.pop(index, None)
+        else:
+            self.pending[index] = part
+
+    async def _session(self, index: int) -> Session:
+        if index not in self._sessions:
+            record = await self._store.load(branch_id(self.group, index))
+            self._sessions[index] = await self._manager._loaded(record, Toolbox())
+        return self._sessions[index]
+
+    async def _each(self, indexes: Iterable[int], work: Callable[[int], Awaitable[None]]) -> None:
+        """Does it for all of these, some at a time. What one raises ends them all, and comes out as it is."""
+        limiter, failed = anyio.Semaphore(_AT_ONCE), list[Exception]()
+
+        async def one(index: int) -> None:
+            async with limiter:
+                try:
+                    await work(index)
+                except SessionMissing:  # somebody deleted that branch
+                    self.pending.pop(index, None)
+                except Exception as error:
+                    failed.append(error)
+                    group.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            for index in indexes:
+                group.start_soon(one, index)
+        if failed:
+            raise failed[0]
+
+    # -- going on --
+
+    async def finish(self, poll: float, *, until: int | None = None) -> None:
+        """Goes on until every part has its outcome, or that one; looks at first often, then every `poll` seconds."""
+        delay, failures = min(_FIRST_LOOK, poll), 0
+        while not self._is_done(until):
+            before = dict(self.pending)
+            try:
+                await self.step()
+                failures = 0
+            except ModelError as error:
+                failures += 1
+                if not error.retryable or failures == _STUBBORN:
+                    raise
+                log.warning("a Message Batch could not be asked for, trying again: %s", error)
+            if self.pending != before:
+                delay = min(_FIRST_LOOK, poll)
+            elif not self._is_done(until):
+                await self._manager.clock.sleep(delay)
+                delay = min(2 * delay, poll)
+
+    def _is_done(self, until: int | None) -> bool:
+        return not self.pending if until is None else until not in self.pending
+
+    async def step(self) -> bool:
+        """Does what can be done now: finds what was being sent, takes in what has ended, sends what waits.
+
+        True once nothing is pending.
+        """
+        lost = [index for index, part in self.pending.items() if part.is_lost]
+        if lost:
+            await self._find(lost)
+        for batch in sorted({part.batch for part in self.pending.values() if part.batch is not None}):
+            await self._collect(batch)
+        if self.pending and all(part.waits for part in self.pending.values()):
+            await self._send()
+        return not self.pending
+
+    @asynccontextmanager
+    async def _leading(self) -> AsyncIterator[Hold]:
+        """The lease of the first branch: under it nobody else sends or looks for anything of this fan-out."""
+        self._lead = min(self._rows)
+        async with self._manager._leases.hold(branch_id(self.group, self._lead), self._patience) as hold:
+            await self.load()
+            yield hold
+
+    # -- sending --
+
+    async def _send(self) -> None:
+        """Sends what waits: the first one alone, if it writes what all share; later all the others."""
+        async with self._leading() as lead:
+            waiting = sorted(index for index, part in self.pending.items() if part.waits)
+            if len(waiting) < len(self.pending) or not waiting:
+                return  # another process was faster
+            await self._learn_from_the_first(waiting)
+            flights: dict[int, Flight] = {}
+            for index in waiting:
+                flights[index] = plan(await self._session(index), alone=self.of == 1)
+                if index == 0 and len(waiting) > 1 and flights[0].plan.expected.cache_write:
+                    break
+                await anyio.lowlevel.checkpoint()
+            for chunk in _chunks(flights):
+                await self._send_chunk(chunk, {index: flights[index] for index in chunk}, lead)
+
+    async def _learn_from_the_first(self, waiting: Sequence[int]) -> None:
+        """What the first one wrote can be read by the others."""
+        if 0 in waiting:
+            return
+        rows = await self._store.calls(branch_id(self.group, self._lead))
+        for index in waiting:
+            for row in rows:
+                (await self._session(index))._history.learn(Call.of(row))
+
+    async def _send_chunk(self, chunk: Sequence[int], flights: dict[int, Flight], lead: Hold) -> None:
+        sending, asked = uuid.uuid4().hex, self._manager.clock.now()
+
+        async def announce(index: int) -> None:
+            flight = flights[index]
+            part = replace(self.pending[index], sending=sending, size=len(chunk), asked=asked)
+            await self._change(index, replace(part, head=flight.asked_from, flight=flight.facts), hold=lead)
+
+        await self._each(chunk, announce)
+        ready = [index for index in chunk if index in self.pending]
+        try:
+            requests = [(flights[index].id, flights[index].body) for index in ready]
+            batch = await self._client.make(requests)
+        except ConfigurationError:
+            await self._each(ready, lambda index: self._change(index, self.pending[index].held_back(), hold=lead))
+            raise
+        except ModelError as error:
+            if not may_be_made(error):
+                await self._refused(ready, error, lead)
+            raise
+
+        async def note(index: int) -> None:
+            await self._change(index, replace(self.pending[index], batch=batch), hold=lead)
+
+        await self._each(ready, note)
+
+    async def _refused(self, chunk: Sequence[int], error: ModelError, lead: Hold) -> None:
+        """The API made no batch: what it may take later waits again, the rest is left to its caller."""
+
+        async def one(index: int) -> None:
+            if error.retryable:
+                await self._change(index, self.pending[index].held_back(), hold=lead)
+            else:
+                self.outcomes[index] = error
+                await self._change(index, None, hold=lead, state="interrupted", error=str(error))
+
+        await self._each(chunk, one)
+
+    async def _change(self, index: int, part: Part | None, *, hold: Hold | None = None, **fields: Any) -> None:
+        """Writes another part into a branch's row; the first branch is held by whoever sends."""
+        before, session = self.pending[index], await self._session(index)
+        call = None if part is None else part.stored
+        row = replace(self._rows[index], call=call, **fields)
+        held = hold if index == self._lead else None
+        self._know(index, await put(session, row, before, held, self._patience))
+
+    # -- finding --
+
+    async def _find(self, lost: Sequence[int]) -> None:
+        """Looks for batches that were being made when their process ended, or whose answer was lost."""
+        async with self._leading() as lead:
+            lost = [index for index in lost if index in self.pending and self.pending[index].is_lost]
+            for sending in {self.pending[index].sending for index in lost}:
+                ours = [index for index in lost if self.pending[index].sending == sending]
+                batch = self._known_to_a_sibling(sending) or await self._listed(ours)
+                if batch is None:
+                    continue
+
+                async def settle_one(index: int, batch: str = batch) -> None:
+                    part = self.pending[index]
+                    found = replace(part, batch=batch) if batch else part.held_back()
+                    await self._change(index, found, hold=lead)
+
+                await self._each(ours, settle_one)
+
+    def _known_to_a_sibling(self, sending: str | None) -> str | None:
+        return next((part.batch for part in self.pending.values() if part.sending == sending and part.batch), None)
+
+    async def _listed(self, lost: Sequence[int]) -> str | None:
+        """The id of the batch that holds these; "" if there is none, `None` while it cannot be told.
+
+        A batch does not show its requests' names before it has ended, so one of that size and time may be theirs.
+        """
+        part, now = self.pending[lost[0]], self._manager.clock.now()
+        names = {self.pending[index].custom_id for index in lost}
+        known = {one.batch for one in self.pending.values()}
+        undecided = False
+        for batch in await self._client.since(part.asked - _SKEW):
+            counts = batch.request_counts
+            size = counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
+            if size != part.size or batch.id in known:
+                continue
+            if batch.processing_status != "ended":
+                undecided = True
+                continue
+            async with aclosing(self._client.results(batch.id)) as results:
+                async for name, _ in results:
+                    if name in names:
+                        return str(batch.id)
+        return None if undecided or now < part.asked + _ARRIVAL else ""
+
+    # -- taking in --
+
+    async def _collect(self, batch: str) -> None:
+        """Takes in the results of a batch that has ended."""
+        found = await self._client.look(batch)
+        if found is not None and found.processing_status != "ended":
+            return
+        ended = found.ended_at.timestamp() if found is not None and found.ended_at else None
+        mine = {part.custom_id: index for index, part in self.pending.items() if part.batch == batch}
+        results: dict[int, dict[str, Any]] = {}
+        if found is not None:
+            async with aclosing(self._client.results(batch)) as given:
+                async for name, result in given:
+                    if name in mine:
+                        results[mine.pop(name)] = result
+                    if len(results) >= _AT_ONCE:
+                        await self._take_in(results, ended)
+                        results = {}
+        await self._take_in(results, ended)
+
+        async def lose(index: int) -> None:
+            self.outcomes[index] = await settle(await self._session(index), self._rows[index], self._patience)
+            await self._reload(index)
+
+        await self._each(mine.values(), lose)
+
+    async def _take_in(self, results: dict[int, dict[str, Any]], ended: float | None) -> None:
+        async def one(index: int) -> None:
+            session = await self._session(index)
+            outcome = await take_in(session, self._rows[index], results[index], ended, self._patience)
+            if outcome is not None:
+                self.outcomes[index] = outcome
+            await self._reload(index)
+
+        await self._each(results, one)
+
+    async def _reload(self, index: int) -> None:
+        row = await self._store.turn(branch_id(self.group, index), key=self._key)
+        if row is None:
+            self.pending.pop(index, None)
+        else:
+            self._know(index, row)
+
+    async def outcome(self, index: int) -> Reply | ModelError:
+        """The reply of a branch, or the error that says why there is none, also where another process took it in."""
+        if (found := self.outcomes.get(index)) is not None:
+            return found
+        row = self._rows.get(index)
+        reply = None if row is None else await stored_reply(await self._session(index), row)
+        if reply is not None:
+            return reply
+        why = row.error if row is not None and row.error else "its branch was deleted, or has gone on in another way"
+        return ModelError(f"request {index} of the batch has no reply: {why}", retryable=False)
+
+
+def _chunks(flights: dict[int, Flight]) -> list[list[int]]:
+    """These requests in batches that the API takes."""
+    chunks, size = [list[int]()], 0
+    for index, flight in flights.items():
+        own = size_of(flight.body)
+        if chunks[-1] and (size + own > LARGEST or len(chunks[-1]) == MOST):
+            chunks.append([])
+            size = 0
+        chunks[-1].append(index)
+        size += own
+    return chunks
