@@ -101,9 +101,17 @@ def item(body: Mapping[str, Any]) -> dict[str, Any]:
     return kept | dict(body.get("extra_body") or {})
 
 
-def size_of(body: Mapping[str, Any]) -> int:
-    """Bytes that a request takes in a batch."""
-    return len(encode_body(item(body)))
+def in_batches(bodies: Mapping[int, Mapping[str, Any]]) -> list[list[int]]:
+    """The numbers of these request bodies, in as many batches as the API takes them in."""
+    found, size = [list[int]()], 0
+    for number, body in bodies.items():
+        own = len(encode_body(item(body)))
+        if found[-1] and (size + own > LARGEST or len(found[-1]) == MOST):
+            found.append([])
+            size = 0
+        found[-1].append(number)
+        size += own
+    return found
 
 
 def may_be_made(error: ModelError) -> bool:

@@ -14,9 +14,9 @@ from storage import TurnRecord
 class Part:
     """One request of a fan-out of `of` branches; `index` counts them from 0.
 
-    `sending` names the batch that was being made with `size` requests from `asked` on (seconds since the epoch);
-    `batch` is that batch's id once it is known. Neither: the request waits. `head` is the entry it was asked from,
-    `flight` the call as `Flight.facts` has it; its `id` is the request's custom id.
+    `sending` names the batch that was being made from `asked` on (seconds since the epoch), with `size` requests at
+    most; `batch` is that batch's id once it is known. Neither: the request waits. `head` is the entry it was asked
+    from, `flight` the call as `Flight.facts` has it; its `id` is the request's custom id.
     """
 
     group: str

@@ -17,15 +17,15 @@ import anyio
 import anyio.lowlevel
 
 from sessions.background import log
-from sessions.batch_client import LARGEST, MOST, BatchClient, may_be_made, size_of
+from sessions.batch_client import BatchClient, in_batches, may_be_made
 from sessions.batch_part import Part, branch_id, key_of
 from sessions.batch_turn import enlist, plan, put, settle, stored_reply, take_in
-from sessions.errors import ConfigurationError, ModelError
+from sessions.errors import ConfigurationError, ModelError, SessionBusy
 from sessions.flight import Flight
 from sessions.leases import Hold
 from sessions.replies import Call, Reply
 from sessions.tools import Toolbox
-from storage import SessionExists, SessionMissing, SessionRecord, TurnRecord
+from storage import LeaseTaken, SessionExists, SessionMissing, SessionRecord, TurnRecord
 
 if TYPE_CHECKING:
     from sessions.manager import SessionManager
@@ -147,15 +147,22 @@ class Run:
         return self._sessions[index]
 
     async def _each(self, indexes: Iterable[int], work: Callable[[int], Awaitable[None]]) -> None:
-        """Does it for all of these, some at a time. What one raises ends them all, and comes out as it is."""
+        """Does it for all of these, some at a time. What one raises ends them all, and comes out as it is.
+
+        A branch that is gone is left out, and so is one that somebody else has, where nobody waits.
+        """
         limiter, failed = anyio.Semaphore(_AT_ONCE), list[Exception]()
 
         async def one(index: int) -> None:
             async with limiter:
                 try:
                     await work(index)
-                except SessionMissing:  # somebody deleted that branch
+                except SessionMissing:
                     self.pending.pop(index, None)
+                except (LeaseTaken, SessionBusy) as error:
+                    if self._patience is None:
+                        failed.append(error)
+                        group.cancel_scope.cancel()
                 except Exception as error:
                     failed.append(error)
                     group.cancel_scope.cancel()
@@ -227,7 +234,7 @@ class Run:
                 if index == 0 and len(waiting) > 1 and flights[0].plan.expected.cache_write:
                     break
                 await anyio.lowlevel.checkpoint()
-            for chunk in _chunks(flights):
+            for chunk in in_batches({index: flight.body for index, flight in flights.items()}):
                 await self._send_chunk(chunk, {index: flights[index] for index in chunk}, lead)
 
     async def _learn_from_the_first(self, waiting: Sequence[int]) -> None:
@@ -248,7 +255,9 @@ class Run:
             await self._change(index, replace(part, head=flight.asked_from, flight=flight.facts), hold=lead)
 
         await self._each(chunk, announce)
-        ready = [index for index in chunk if index in self.pending]
+        ready = [index for index in chunk if index in self.pending and self.pending[index].sending == sending]
+        if not ready:
+            return
         try:
             requests = [(flights[index].id, flights[index].body) for index in ready]
             batch = await self._client.make(requests)
@@ -310,7 +319,7 @@ class Run:
     async def _listed(self, lost: Sequence[int]) -> str | None:
         """The id of the batch that holds these; "" if there is none, `None` while it cannot be told.
 
-        A batch does not show its requests' names before it has ended, so one of that size and time may be theirs.
+        A batch does not show its requests' names before it has ended, so one of that time, no larger, may be theirs.
         """
         part, now = self.pending[lost[0]], self._manager.clock.now()
         names = {self.pending[index].custom_id for index in lost}
@@ -319,7 +328,7 @@ class Run:
         for batch in await self._client.since(part.asked - _SKEW):
             counts = batch.request_counts
             size = counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
-            if size != part.size or batch.id in known:
+            if size > part.size or batch.id in known:
                 continue
             if batch.processing_status != "ended":
                 undecided = True
@@ -383,16 +392,3 @@ class Run:
             return reply
         why = row.error if row is not None and row.error else "its branch was deleted, or has gone on in another way"
         return ModelError(f"request {index} of the batch has no reply: {why}", retryable=False)
-
-
-def _chunks(flights: dict[int, Flight]) -> list[list[int]]:
-    """These requests in batches that the API takes."""
-    chunks, size = [list[int]()], 0
-    for index, flight in flights.items():
-        own = size_of(flight.body)
-        if chunks[-1] and (size + own > LARGEST or len(chunks[-1]) == MOST):
-            chunks.append([])
-            size = 0
-        chunks[-1].append(index)
-        size += own
-    return chunks

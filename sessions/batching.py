@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from sessions.background import log
 from sessions.batch_client import BatchClient
-from sessions.batch_part import Part, branch_id
+from sessions.batch_part import Part, branch_id, key_of
 from sessions.batch_run import Run
 from sessions.errors import BatchIncomplete, ConfigurationError, ModelError, SessionBusy
 from sessions.replies import Reply
+from storage import LeaseTaken
 
 if TYPE_CHECKING:
     from sessions.manager import SessionManager
@@ -82,10 +84,26 @@ class Batching:
 
     async def look(self, part: Part) -> dict[str, Reply | ModelError]:
         """Goes on with a fan-out as far as it goes now, waiting for nobody; the outcomes that came of it, by branch."""
+        if part.group in self.live or await self._is_being_processed(part):
+            return {}
         run = Run(self._manager, self.client, part.group, part.of, patience=0.0)
-        if part.group not in self.live and await run.load():
-            await run.step()
+        try:
+            if await run.load():
+                await run.step()
+        except (LeaseTaken, SessionBusy):
+            pass  # another worker is at it
+        except ModelError as error:
+            log.warning("a Message Batch could not be carried on, trying again: %s", error)
         return {branch_id(part.group, index): outcome for index, outcome in run.outcomes.items()}
+
+    async def _is_being_processed(self, part: Part) -> bool:
+        """Whether nothing can be done now, as one look at the first branch's batch, or at this one's, tells."""
+        first, key = branch_id(part.group, 0), key_of(part.group, part.of)
+        known = part if part.batch else Part.of_row(await self._manager._store.turn(first, key=key))
+        if known is None or known.batch is None:
+            return False
+        batch = await self.client.look(known.batch)
+        return batch is not None and batch.processing_status != "ended"
 
 
 def _named(session: str, key: str) -> str:

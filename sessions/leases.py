@@ -133,7 +133,7 @@ class Leases:
             while self._held:
                 await self._clock.sleep(self.renew_after)
                 for session, hold in list(self._held.items()):
-                    if not hold.lost:
+                    if not hold.lost and self._held.get(session) is hold:
                         await self._renew_one(session, hold)
         finally:
             self._renewing = False
@@ -142,6 +142,8 @@ class Leases:
         try:
             lease = await self._store.renew(hold.lease, seconds=self.seconds, now=self._clock.now())
         except LeaseGone:
+            if self._held.get(session) is not hold:
+                return  # given back meanwhile
             log.warning("session %s was taken over by another worker", session)
             hold.lost = True
         except StorageError as error:

@@ -65,7 +65,7 @@ class Recovery:
         manager, found = self._manager, Recovered()
         now = manager.clock.now()
         with storage_errors():
-            ids = await manager._store.orphans(now=now, limit=_LOOK)
+            ids = dict.fromkeys(await manager._store.orphans(now=now, limit=_LOOK))
         self._later = {id: later for id, later in self._later.items() if later[0] > now or id in ids}
         self._groups = {id: group for id, group in self._groups.items() if id in ids}
         self._looked = {group for group in self._groups.values() if self._is_later(group)} if patient else set()

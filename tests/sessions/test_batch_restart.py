@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ import anyio.lowlevel
 import httpx2
 import pytest
 
-import sessions.batch_run
+import sessions.batch_client
 from sessions import BatchIncomplete, ConfigurationError, ModelError, Reply, Session, SessionBusy, SessionManager
 from sessions.batch_client import item
+from sessions.batch_part import Part
 from sessions.simulator import Engine, Fault, Transport
 from sessions.testing import ManualClock
+from storage import open_store
 from tests.crash.test_killed_anywhere import Dying
 from tests.sessions.test_batch import MINUTE, SLOW, batches, check_bills, echo, items, turned
 from tests.sessions.world import SYSTEM, World, create, everywhere, words
+from tests.storage.conftest import new_database, server  # noqa: F401  # fixtures
 
 CONTENTS = ["red", "green", "blue"]
 REPLIES = [f"re: {color}" for color in CONTENTS]
@@ -174,14 +178,16 @@ async def test_a_batch_that_never_arrived_is_sent_again(tmp_path: Path) -> None:
 @everywhere
 async def test_a_strangers_batch_is_not_taken_for_ours(tmp_path: Path) -> None:
     """Of the same size and time, and still being processed: only its end can tell."""
-    world = World(echo, url=tmp_path / "a.db", latency=SLOW, faults={1: Fault.drop()})
+    world = World(echo, url=tmp_path / "a.db", latency=SLOW, faults={2: Fault.drop()})
     async with world.manager() as manager:
         params = {"model": "claude-sonnet-5-5", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
-        await manager._client.sdk.messages.batches.create(requests=[{"custom_id": "theirs", "params": params}])
+        theirs: list[Any] = [{"custom_id": name, "params": params} for name in ("one", "two")]
+        await manager._client.sdk.messages.batches.create(requests=theirs[:1])
+        await manager._client.sdk.messages.batches.create(requests=theirs)
         session = await create(manager)
         replies = await turned(world, HOUR, lambda: session.batch(CONTENTS))
         assert [one.text for one in replies] == REPLIES
-    assert (batches(world), len(items(world))) == (3, 4)
+    assert (batches(world), len(items(world))) == (4, 6)
 
 
 @everywhere
@@ -294,15 +300,89 @@ async def test_branches_of_a_call_that_died_before_it_sent_anything(tmp_path: Pa
     assert batches(world) == 0
 
 
+@everywhere
+async def test_a_branch_that_is_deleted_while_its_batch_is_waited_for(tmp_path: Path) -> None:
+    world = World(echo, url=tmp_path / "a.db", latency=SLOW)
+    async with world.manager() as manager, world.manager() as other:
+        session = await create(manager)
+
+        async def delete() -> None:
+            await world.clock.sleep(15 * MINUTE)
+            blue = next(one.id for one in await other.list(search="blue"))
+            await other.delete(blue)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(delete)
+            with pytest.raises(BatchIncomplete, match="1 of 3") as caught:
+                await turned(world, HOUR, lambda: session.batch(CONTENTS))
+        assert [type(one) for one in caught.value.results] == [Reply, Reply, ModelError]
+
+
+@everywhere
+async def test_a_branch_whose_content_is_refused_says_so(tmp_path: Path) -> None:
+    world = World(echo, url=tmp_path / "a.db", latency=SLOW)
+    odd = [{"type": "text", "text": "green"}, {"type": "odd", "text": "nobody knows this block"}]
+    async with world.manager() as manager:
+        session = await create(manager, id="fixed")
+        with pytest.raises(TimeoutError):
+            await turned(world, 11 * MINUTE, lambda: session.batch(["red", odd], timeout=660.0))
+    async with world.manager() as manager:
+        branch = await manager.open(next(one.id for one in await manager.list(search="odd")))
+        with pytest.raises(ModelError, match="invalid_request_error"):
+            await turned(world, HOUR, branch.resume)
+        assert await branch.resume() is None
+        assert (await branch.send("red again")).text == "re: red again"
+
+
+@everywhere
+async def test_without_a_key_nothing_is_left_half_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    monkeypatch.delenv("ANTHROPIC_AUTH_TOKEN", raising=False)
+    clock = ManualClock()
+    async with httpx2.AsyncClient(transport=Transport(Engine())) as http:
+        client = anthropic.AsyncAnthropic(http_client=http, credentials=None)
+        async with SessionManager("sqlite://", client=client, clock=clock) as manager:
+            session = await create(manager)
+            with pytest.raises(ConfigurationError, match="no API key"):
+                await session.batch(CONTENTS)
+            ids = await manager._store.orphans(now=clock.now(), limit=9)
+            parts = [Part.of_row(await manager._store.open_turn(id)) for id in ids]
+            assert [part.waits for part in parts if part is not None] == [True] * 3
+
+
+async def test_recovered_on_postgresql(new_database: Callable[[], str]) -> None:  # noqa: F811
+    url = new_database()
+    await open_store(url).upgrade()
+    world = World(echo, url=url, latency=SLOW)
+    await given_up(world, 5.0)
+    async with world.manager() as one, world.manager() as two:
+        found: dict[str, Any] = {}
+        for _ in range(25):
+            async with anyio.create_task_group() as group:
+                for manager in (one, two):
+                    group.start_soon(_recover, manager, found)
+            await world.clock.advance(MINUTE)
+        assert sorted(reply.text for reply in found.values()) == sorted(REPLIES)
+        await check_bills(world, *(reply.session for reply in found.values()))
+    assert (batches(world), len(items(world))) == (2, 3)
+    world.check()
+
+
+async def _recover(manager: SessionManager, found: dict[str, Any]) -> None:
+    outcomes = await manager.recover()
+    assert not set(outcomes) & set(found)  # each by one of the two
+    found.update(outcomes)
+
+
 async def test_a_large_one_is_sent_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions.batch_run, "MOST", 2)
+    monkeypatch.setattr(sessions.batch_client, "MOST", 2)
     world = World(echo)
     async with world.manager() as manager:
         contents = [str(number) for number in range(6)]
         replies = await (await create(manager)).batch(contents)
         assert [one.text for one in replies] == [f"re: {one}" for one in contents]
         assert batches(world) == 4
-        monkeypatch.setattr(sessions.batch_run, "LARGEST", 5000)
+        monkeypatch.setattr(sessions.batch_client, "LARGEST", 5000)
         replies = await (await create(manager, system="Short.")).batch(["x" * 3000] * 3)
         assert batches(world) == 7
         assert len(replies) == 3

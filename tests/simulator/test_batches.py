@@ -52,6 +52,8 @@ async def test_a_batch_is_made_waits_and_gives_its_results() -> None:
         await place.batches.results(made.id)
     await place.clock.advance(59)
     assert (await place.batches.retrieve(made.id)).processing_status == "in_progress"
+    with pytest.raises(anthropic.NotFoundError, match="no results yet"):
+        await place.client().get(f"/v1/messages/batches/{made.id}/results", cast_to=object)
     await place.clock.advance(1)
     ended = await place.batches.retrieve(made.id)
     assert (ended.processing_status, ended.request_counts.succeeded) == ("ended", 2)
@@ -217,6 +219,15 @@ async def test_a_batch_that_cannot_be_made_is_refused(requests: Any, text: str) 
 async def test_a_body_that_is_no_batch_is_refused(body: Any, text: str) -> None:
     with pytest.raises(anthropic.BadRequestError, match=text):
         await Place().client().post("/v1/messages/batches", body=body, cast_to=object)
+
+
+async def test_bodies_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Place().client()
+    with pytest.raises(anthropic.BadRequestError, match="not valid JSON"):
+        await client.post("/v1/messages/batches", content=b"{", cast_to=object)
+    monkeypatch.setattr("sessions.simulator.batches.LARGEST", 10)
+    with pytest.raises(anthropic.APIStatusError, match="maximum size"):
+        await client.messages.batches.create(requests=[request("a")])
 
 
 async def test_other_paths_methods_and_strangers() -> None:
