@@ -66,7 +66,7 @@ async def check_bills(world: World, *sessions: Session) -> None:
 @everywhere
 async def test_branches_cost_half_and_write_the_shared_history_once(tmp_path: Path) -> None:
     world = World(echo, url=tmp_path / "a.db", latency=SLOW)
-    async with world.manager() as manager:
+    async with world.manager(tend=False) as manager:
         session = await create(manager)
         await session.send("I like colors.")
         head = session.head
@@ -95,7 +95,7 @@ async def test_branches_cost_half_and_write_the_shared_history_once(tmp_path: Pa
 async def test_what_a_batch_costs_beside_map(tmp_path: Path) -> None:
     async def bill(*, at_once: bool) -> Decimal:
         world = World(echo, url="sqlite://", latency=SLOW)
-        async with world.manager() as manager:
+        async with world.manager(tend=False) as manager:
             session = await create(manager)
             await session.send("I like colors.")
             await world.clock.advance(2 * MINUTE * MINUTE)
@@ -115,7 +115,7 @@ async def test_what_a_batch_costs_beside_map(tmp_path: Path) -> None:
 @everywhere
 async def test_expected_usage_is_what_comes(tmp_path: Path) -> None:
     world = World(echo, url=tmp_path / "a.db", latency=SLOW)
-    async with world.manager() as manager:
+    async with world.manager(tend=False) as manager:
         session = await create(manager)
         await session.send("I like colors.")
         replies = await turned(world, 25 * MINUTE, lambda: session.batch(COLORS))
