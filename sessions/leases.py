@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from weakref import WeakValueDictionary
 
 import anyio
@@ -12,11 +12,13 @@ from sessions.background import Background, log
 from sessions.clock import Clock, within
 from sessions.errors import SessionBusy
 from storage import Holder, Lease, LeaseGone, LeaseTaken, StorageError, Store
+from storage.watching import Watch
 
 SECONDS = 10.0
 """How long a lease lasts without renewal."""
 RENEW_AFTER = 3.0
-_POLL = 0.02
+_LAST_CHANCE = 0.02
+"""Seconds before the end of its patience in which a waiter asks no more."""
 _PLACE = 2.0
 """Seconds that a waiter's place in line outlives its last try: who stops asking loses it."""
 
@@ -100,18 +102,32 @@ class Leases:
     async def _acquire(self, session: str, deadline: float) -> Lease:
         place = _PLACE if deadline > self._clock.now() else 0.0
         try:
-            while True:
-                try:
-                    now = self._clock.now()
-                    return await self._store.acquire(session, self.holder, seconds=self.seconds, now=now, queue=place)
-                except LeaseTaken:
-                    if self._clock.now() + _POLL > deadline:
-                        raise
-                await self._clock.sleep(_POLL)
+            with ExitStack() as stack:
+                watch: Watch | None = None
+                while True:
+                    is_live = watch is not None and watch.is_live  # before the look: what comes after it is heard
+                    try:
+                        return await self._try(session, place)
+                    except LeaseTaken:
+                        if self._clock.now() + _LAST_CHANCE > deadline:
+                            raise
+                    watch = watch or stack.enter_context(self._store.watch(session))
+                    await self._pause(watch, is_live, deadline)
         except BaseException as error:
             if place and (isinstance(error, LeaseTaken) or not isinstance(error, Exception)):
                 await self._leave(session)
             raise
+
+    async def _try(self, session: str, place: float) -> Lease:
+        now = self._clock.now()
+        return await self._store.acquire(session, self.holder, seconds=self.seconds, now=now, queue=place)
+
+    async def _pause(self, watch: Watch, is_live: bool, deadline: float) -> None:
+        if not is_live:
+            await self._clock.sleep(watch.pause)
+            return
+        with suppress(TimeoutError):
+            await within(self._clock, min(watch.pause, deadline - self._clock.now()), watch.news)
 
     async def _leave(self, session: str) -> None:
         """Gives up the place in line: nobody shall wait for one who is not coming. Asking without a place does that."""

@@ -13,6 +13,7 @@ from .errors import StoreUnavailable
 from .records import Statistics
 from .sqlite import SQLite
 from .transactions import Database
+from .watching import Watch
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ class Dialect(Protocol):
     def statistics(self) -> Statistics: ...
     def write(self, work: Callable[[Database], T], *, durable: bool = True) -> Future[T]: ...
     def read(self, work: Callable[[Database], T]) -> Future[T]: ...
+    def watch(self, name: str) -> Watch: ...
 
 
 def dialect(url: str) -> Dialect:

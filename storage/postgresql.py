@@ -23,10 +23,12 @@ from sqlalchemy.exc import DBAPIError
 from . import migrations, threads
 from .connections import Connections
 from .errors import SchemaTooNew, SchemaTooOld, ServerAway, StorageError, StoreUnavailable
+from .listening import Listener, ListeningWatch
 from .records import Statistics
-from .statements import Statement
+from .statements import TELL, Statement
 from .tables import REVISION, VERSION_TABLE
 from .transactions import Cursor, Database, Row
+from .watching import Watch, topic
 
 T = TypeVar("T")
 
@@ -65,6 +67,9 @@ class PostgreSQLDatabase:
         assert row is not None
         return float(row[0])
 
+    def tell(self, name: str) -> None:
+        self.run(TELL, {"topic": topic(name)})
+
     def _ask(self, text: bytes, values: Mapping[str, Any]) -> Cursor:
         self._asked += 1
         return _Answer(self, self._asked, self.raw.execute(text, values))
@@ -102,6 +107,7 @@ class PostgreSQL:
     def __init__(self, url: URL) -> None:
         self._name = url.render_as_string()  # without the password
         self._connections = Connections(url)
+        self._listener = Listener(self._connections.connect, self._tell)
         self._open = False
         self._process = 0
         self._lock = Lock()
@@ -117,9 +123,11 @@ class PostgreSQL:
         self._process = os.getpid()
         self._open = True
         self._connections.open()
+        self._listener.open()
 
     def close(self) -> None:
         self._open = False
+        self._listener.close()
         self._connections.close()
 
     def upgrade(self) -> str:
@@ -142,6 +150,13 @@ class PostgreSQL:
     def read(self, work: Callable[[Database], T]) -> Future[T]:
         self._check_open()
         return threads.start(self._patiently, partial(_read, work))
+
+    def watch(self, name: str) -> Watch:
+        return ListeningWatch(self._listener, name)
+
+    def _tell(self, topic: str) -> None:
+        with self._connections.lent() as (raw, _):
+            raw.execute(TELL.text["postgresql"].encode(), {**TELL.fixed, "topic": topic})
 
     def _check_open(self) -> None:
         if not self._open:

@@ -25,6 +25,7 @@ from .records import (
 )
 from .store import Calls, DueSessions, Entries, Sessions, Subtotals, ToolCalls, Turns
 from .threads import outcome, run
+from .watching import Watch
 
 T = TypeVar("T")
 
@@ -146,6 +147,9 @@ class SQLStore:
 
     async def led(self, point: str, token: int, *, ttl: str | None, alive: float, now: float) -> None:
         await outcome(self._dialect.write(lambda db: warmups.led(db, point, token, ttl, alive, now), durable=False))
+
+    def watch(self, name: str) -> Watch:
+        return self._dialect.watch(name)
 
     async def _write(self, function: Callable[..., T], *args: Any) -> T:
         return await outcome(self._dialect.write(lambda db: function(db, *args)))

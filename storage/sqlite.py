@@ -23,11 +23,15 @@ from .statements import DIALECTS, Statement
 from .tables import REVISION, VERSION_TABLE, metadata
 from .totals import DecimalSum
 from .transactions import Cursor, Database
+from .watching import Deaf, Watch
 
 T = TypeVar("T")
 
 BUSY_TIMEOUT = 60.0
 """Seconds that a write waits for another process to finish its own."""
+
+POLL = 0.02
+"""Seconds between two looks of somebody who waits for another process: a look costs a file next to nothing."""
 
 APPLICATION = 0x5741524D
 """Marks a file as ours ("WARM"), so that no other program's database is ever touched."""
@@ -46,6 +50,9 @@ class SQLiteDatabase:
 
     def time(self, now: float) -> float:
         return now
+
+    def tell(self, name: str) -> None:
+        """Nobody listens to a file."""
 
 
 class SQLite:
@@ -100,6 +107,9 @@ class SQLite:
         if self._path is None:
             return writer.submit(work, durable=False)
         return threads.start(self._read, work)
+
+    def watch(self, name: str) -> Watch:
+        return Deaf(POLL)
 
     def _live(self) -> GroupCommit:
         if self._writer is None:

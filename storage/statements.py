@@ -23,6 +23,7 @@ from sqlalchemy import (
     cast,
     delete,
     func,
+    literal,
     literal_column,
     null,
     or_,
@@ -35,6 +36,7 @@ from sqlalchemy.sql import ClauseElement
 
 from .records import EntryRecord
 from .tables import DUE, OPEN_TURN, calls, entries, prompts, sessions, tool_calls, turns, warmups
+from .watching import CHANNEL
 
 DIALECTS = {"sqlite": sqlite.dialect(paramstyle="named"), "postgresql": postgresql.psycopg.dialect()}  # type: ignore[no-untyped-call]
 NO_LIMIT = 2**31 - 1
@@ -122,7 +124,13 @@ SET_LEASE = Statement(
 SET_QUEUE = Statement(update(sessions).where(_this).values(lease_queue=_bound(sessions.c.lease_queue)))
 _held = and_(_this, sessions.c.lease_token == _bound(sessions.c.lease_token), sessions.c.lease_holder.is_not(None))
 RENEW = Statement(update(sessions).where(_held).values(lease_expires=_bound(sessions.c.lease_expires, "expires")))
-RELEASE = Statement(update(sessions).where(_held).values(lease_holder=null(), lease_expires=literal_column("0")))
+_release = update(sessions).where(_held).values(lease_holder=null(), lease_expires=literal_column("0"))
+_released = _release.returning(sessions.c.lease_queue).cte("released")
+TELL = Statement(select(func.pg_notify(literal(CHANNEL), _text("topic"))))
+RELEASE = Statement(  # telling is not for nothing (it puts commits in a row): only where somebody waits
+    _release,
+    postgresql=select(func.pg_notify(literal(CHANNEL), _text("topic"))).where(_released.c.lease_queue.is_not(None)),
+)
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from .records import (
     TurnRecord,
     Warmup,
 )
+from .watching import Watch
 
 # Named here because the method `list` hides the type of that name inside the class.
 Sessions: TypeAlias = list[SessionRecord]
@@ -190,4 +191,10 @@ class Store(Protocol):
         """The leader's end: the point was written with this `ttl` and lives `alive` seconds from now; 0 if it was not.
 
         A token that leads no more changes nothing. With 0 and the token of a `warm` answer, that is taken back.
+        """
+
+    def watch(self, name: str) -> Watch:
+        """An ear for news of a session (somebody who was waited for has released it) or of a point (`led`).
+
+        It hears what other processes do too, where the store can tell it; elsewhere its `pause` is short.
         """

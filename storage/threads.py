@@ -91,6 +91,28 @@ async def _ended_asyncio(job: Future[Any]) -> None:
         raise cancelled from job.exception()
 
 
+class Bell:
+    """Rung by any thread, heard by one task of the event loop that made it. Rung often before it is heard is once."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+        self._call_soon: Callable[[Callable[[], Any]], Any]
+        if sniffio.current_async_library() == "trio":
+            import trio
+
+            self._call_soon = trio.lowlevel.current_trio_token().run_sync_soon
+        else:
+            self._call_soon = asyncio.get_running_loop().call_soon_threadsafe
+
+    def ring(self) -> None:
+        _wake(self._call_soon, lambda: self._event.set())
+
+    async def heard(self) -> None:
+        """Returns when it was rung since the last time; may be cancelled."""
+        await self._event.wait()
+        self._event = anyio.Event()
+
+
 def _wake(call_soon: Callable[[Callable[[], Any]], Any], wake: Callable[[], Any]) -> None:
     with contextlib.suppress(RuntimeError):  # the loop was closed under its tasks: nobody waits any more
         call_soon(wake)

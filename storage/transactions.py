@@ -32,6 +32,7 @@ from .records import (
     TurnRecord,
 )
 from .tables import calls, sessions, tool_calls, turns
+from .watching import topic
 
 Row = tuple[Any, ...]
 
@@ -56,6 +57,9 @@ class Database(Protocol):
 
     def time(self, now: float) -> float:
         """The time that leases go by: `now`, or the server's own."""
+
+    def tell(self, name: str) -> None:
+        """With the commit, whoever watches that name hears that there is news."""
 
 
 # Rows and records
@@ -207,7 +211,7 @@ def renew(db: Database, lease: Lease, seconds: float, now: float) -> Lease:
 
 
 def release(db: Database, lease: Lease) -> None:
-    db.run(sql.RELEASE, {"session": lease.session, "lease_token": lease.token})
+    db.run(sql.RELEASE, {"session": lease.session, "lease_token": lease.token, "topic": topic(lease.session)})
 
 
 # The one writer verb, and the ledger row that needs no lease

@@ -49,3 +49,4 @@ def led(db: Database, point: str, token: int, ttl: str | None, alive: float, now
         db.run(sql.END_WARMUP, {"point": point, "token": token, "ttl": ttl, "until": db.time(now) + alive})
     else:
         db.run(sql.DELETE_WARMUP, {"point": point, "token": token})
+    db.tell(point)

@@ -7,9 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import anyio
+import pytest
 
 from sessions.core.steps import INTERRUPTED
 from sessions.simulator import Engine
+from sessions.testing import simulated_manager
 from storage import open_store
 from tests.crash.outside import (
     Worker,
@@ -23,13 +25,45 @@ from tests.crash.outside import (
     texts,
 )
 from tests.crash.worker import SESSION, Job, script
-from tests.storage.conftest import new_database, server  # noqa: F401  # fixtures
+from tests.sessions.world import everywhere
+
+pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev extra")
+from storage import listening  # needs the driver
 
 
-async def test_killed_in_its_tools(new_database: Callable[[], str], tmp_path: Path) -> None:  # noqa: F811
+@pytest.mark.parametrize("live", [True, False], ids=["live", "behind-a-pooler"])
+@everywhere
+async def test_who_waits_for_a_session_is_woken(
+    live: bool,
+    new_store: Callable[[], str],
+    request: pytest.FixtureRequest,
+) -> None:
+    """Long before it would have looked again; behind a pooler it looks."""
+    url = new_store()
+    with pytest.MonkeyPatch.context() as patch:
+        if live:
+            patch.setattr(listening, "LIVE_PAUSE", 60)
+        else:
+            url = request.getfixturevalue("pooler")(url)
+        async with simulated_manager(url) as one, simulated_manager(url) as other, anyio.create_task_group() as group:
+            session = await one.create(model="claude-sonnet-5-5", max_tokens=100)
+            entered = anyio.Event()
+
+            async def enter() -> None:
+                async with other._leases.hold(session.id):
+                    entered.set()
+
+            async with one._leases.hold(session.id):
+                group.start_soon(enter)
+                await anyio.sleep(1)
+                assert not entered.is_set()
+            with anyio.fail_after(5):
+                await entered.wait()
+
+
+async def test_killed_in_its_tools(new_store: Callable[[], str], tmp_path: Path) -> None:
     """Message 5 has two rounds of two and three calls; `look 5.0.1` never comes back."""
-    url = new_database()
-    await open_store(url).upgrade()
+    url = new_store()
     with model_server(Engine(script)) as model, ExitStack() as stack:
         job = Job(url, model, str(tmp_path), hang="5.0.1")
         await create(job)
@@ -55,10 +89,17 @@ async def test_killed_in_its_tools(new_database: Callable[[], str], tmp_path: Pa
         assert bill(model)["refused"] == 0
 
 
-async def test_processes_send_to_one_session(new_database: Callable[[], str], tmp_path: Path) -> None:  # noqa: F811
+@pytest.mark.parametrize("way", ["straight", "behind-a-pooler"])
+async def test_processes_send_to_one_session(
+    way: str,
+    new_store: Callable[[], str],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
     """Two processes and two tasks, five messages each; a third process is killed in the middle of its own."""
-    url = new_database()
-    await open_store(url).upgrade()
+    url = new_store()
+    if way != "straight":
+        url = request.getfixturevalue("pooler")(url)
     with model_server(Engine(script)) as model, ExitStack() as stack:
         job = Job(url, model, str(tmp_path), pause=0.005)
         await create(job)

@@ -15,7 +15,6 @@ from sessions.simulator import Engine
 from storage import open_store
 from tests.crash.outside import Worker, bill, check_chain, create, effects, model_server, results_by_key, texts
 from tests.crash.worker import SESSION, Job, script
-from tests.storage.conftest import new_database, server  # noqa: F401  # fixtures
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,11 @@ async def test_postgresql(check: Check, empty_store: str) -> None:
 @rules
 def test_postgresql_on_trio(check: Check, empty_store: str) -> None:
     trio.run(hold, check, open_store(empty_store))
+
+
+@rules
+async def test_postgresql_behind_a_pooler(check: Check, empty_store: str, pooler: Callable[[str], str]) -> None:
+    await hold(check, open_store(pooler(empty_store)))
 
 
 async def test_all_rules_at_once_without_pytest(tmp_path: Path) -> None:

