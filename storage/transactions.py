@@ -157,6 +157,7 @@ def delete(db: Database, session: str) -> None:
     if db.again and db.run(sql.LOAD, {"session": session}).fetchone() is None:
         return
     tree = load(db, session).tree
+    db.run(sql.LOCK_TREE, {"tree": tree})  # and again: while it waited for a fork, it did not see it come
     remaining = [id for (id,) in db.run(sql.LOCK_TREE, {"tree": tree}).fetchall() if id != session]
     for statement in sql.DELETE_ROWS:
         db.run(statement, {"session": session})

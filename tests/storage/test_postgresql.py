@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import make_url
 
-from storage import LeaseTaken, SchemaTooNew, SchemaTooOld, Store, StoreUnavailable, open_store
+from storage import LeaseTaken, SchemaTooNew, SchemaTooOld, Store, StoreUnavailable, open_store, transactions
 from storage.tables import REVISION
 from storage.testing import ME, OTHER, change, entries_of, hold, session_record
 from tests.storage.relay import Relay
@@ -121,6 +123,28 @@ async def test_many_writers_of_one_session_and_its_forks(store: Store) -> None:
     await asyncio.gather(*(fork(number) for number in range(8)), store.delete("s"), return_exceptions=True)
     for session in await store.list():
         assert [entry.id for entry in await store.chain(session.id, session.head)][:2] == ["a", "b"]
+
+
+async def test_a_fork_that_is_being_made_keeps_its_entries(url: str, store: Store) -> None:
+    """The session is deleted at the same time: the deletion waits for the fork, and then takes it into account."""
+    await store.create(session_record(head="b"), entries_of("a", "b"))
+    made, go = threading.Event(), threading.Event()
+
+    def fork(db: Any) -> None:
+        transactions.create(db, session_record("f", tree="s", head="b"), (), ())
+        made.set()
+        go.wait(10)
+
+    forking = asyncio.ensure_future(store._write(fork))
+    await asyncio.to_thread(made.wait, 10)
+    deleting = asyncio.ensure_future(store.delete("s"))
+    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with psycopg.connect(url, autocommit=True) as connection:
+        while connection.execute(waits).fetchone() is None:
+            await asyncio.sleep(0.01)
+    go.set()
+    await asyncio.gather(forking, deleting)
+    assert [entry.id for entry in await store.chain("f", "b")] == ["a", "b"]
 
 
 async def test_closing_lets_a_read_finish(store: Store) -> None:
