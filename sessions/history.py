@@ -11,12 +11,13 @@ from sessions.core.diagnosis import KEPT, Trail
 from sessions.core.gaps import Gaps
 from sessions.core.plan import Mark, Warmth
 from sessions.core.profiles import Profile
-from sessions.core.prompt import Prompt
+from sessions.core.prompt import Prompt, kept_text, text_digest
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry, Role, decode, encode, entry_id, is_summary, tool_calls
 from sessions.errors import ConfigurationError
 from sessions.misses import past_of
 from sessions.replies import Call
+from sessions.transcripts import Transcripts, size_of
 from storage import (
     CallRecord,
     Change,
@@ -130,21 +131,22 @@ class History:
     """
 
     def __init__(
-        self, store: Store, record: SessionRecord, profile_of: Callable[[str], Profile], endpoint: str
+        self,
+        store: Store,
+        record: SessionRecord,
+        profile_of: Callable[[str], Profile],
+        endpoint: str,
+        transcripts: Transcripts,
     ) -> None:
-        self._store = store
-        self.record = record
-        self.settings = Settings.from_json(record.settings)
-        self.entries: list[Entry] = []
-        self.warmth = Warmth()
-        self.trail = Trail()
-        self.settings_of_calls: dict[str, Settings] = {}
+        self._store, self._transcripts = store, transcripts
+        self._note_record(record)
+        self._forget_calls()
         self._saved_settings: str | None = None
-        self.asked: float | None = None
-        self.parked: dict[str, float] = {}
-        self.idle: list[Call] = []
+        self._digest: tuple[Settings, str] | None = None
         self._profile_of, self._endpoint = profile_of, endpoint
-        self.prompt = self.new_prompt(self.settings, ())
+        self._entries: list[Entry] | None = []
+        self._prompt: Prompt | None = None
+        self.size = 0
         self._loaded = False
         self._committed = 0
         self._token: int | None = None
@@ -166,6 +168,50 @@ class History:
         return Gaps.read(self.record.gaps)
 
     @property
+    def entries(self) -> list[Entry]:
+        """The present chain, staged entries included. If it was dropped, it is read again, in the caller's thread."""
+        if self._entries is None:
+            rows = self._store.chain_now(self.record.id, self.head)
+            self._entries, self.size = [read_entry(row) for row in rows], sum(size_of(row.content) for row in rows)
+            self._transcripts.touch(self)
+        return self._entries
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt that settings and entries make; made when it is first asked for, then kept up."""
+        if self._prompt is None:
+            self._prompt = self.new_prompt(self.settings, self.entries)
+        return self._prompt
+
+    @property
+    def length(self) -> int:
+        """How many entries the chain has, known without reading it."""
+        return self._committed if self._entries is None else len(self._entries)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no work of this manager is under way on the session."""
+        return not self._transcripts.is_held(self.record.id) and not self.has_staged
+
+    def drop(self) -> None:
+        """Gives the memory back, as if the session had just been opened; what is asked for later is read again."""
+        self._entries, self.size, self._loaded = None, 0, False
+        self._forget_derived()
+        self._forget_calls()
+
+    def _forget_calls(self) -> None:
+        self.warmth, self.trail = Warmth(), Trail()
+        self.settings_of_calls: dict[str, Settings] = {}
+        self.asked: float | None = None
+        self.parked: dict[str, float] = {}
+        self.idle: list[Call] = []
+
+    def _note_record(self, record: SessionRecord) -> None:
+        self._shared = self._transcripts.settings(record.settings)
+        self.record = replace(record, settings=self._shared.text)
+        self.settings = self._shared.settings
+
+    @property
     def head(self) -> str | None:
         """The last committed entry."""
         return self.record.head
@@ -177,17 +223,16 @@ class History:
 
     def use(self, settings: Settings) -> None:
         """Other settings: the prompt is made anew."""
-        self.settings = settings
-        self.record = replace(self.record, settings=settings.to_json())
-        self._rebuild()
+        self.adopt(settings)
+        self._forget_derived()
 
     def adopt(self, settings: Settings) -> None:
         """Settings that change nothing in the prompt."""
         self.settings = settings
         self.record = replace(self.record, settings=settings.to_json())
 
-    def _rebuild(self) -> None:
-        self.prompt = self.new_prompt(self.settings, self.entries)
+    def _forget_derived(self) -> None:
+        self._prompt = None
         self._ids, self._ids_of = set(), 0
 
     async def refresh(self, lease: Lease | None = None) -> None:
@@ -199,25 +244,25 @@ class History:
         token = lease.token if lease is not None else None
         if self._loaded and token is not None and self._token == token - 1:
             self._token = token
-            return
-        self._token, self._open = None, None
-        await self._read()
-        self._token = token
+        else:
+            self._token, self._open = None, None
+            await self._read()
+            self._token = token
+        self._transcripts.touch(self)
 
     async def _read(self) -> None:
         record = await self._store.load(self.record.id)
         same, known = self._loaded and record.settings == self.record.settings, self.record.head
         if same and known == record.head:
-            self.record = record
+            self._note_record(record)
             return
         after = known if same and record.head is not None else None
         try:
             rows = await self._store.chain(record.id, record.head, after=after)
         except HeadMoved:
             after, rows = None, await self._store.chain(record.id, record.head)
-        new = [read_entry(row) for row in rows]
         calls = await self._recent_calls()
-        self._take_over(record, new, whole=after is None)  # all at once: a reader that is cancelled changes nothing
+        self._take_over(record, rows, whole=after is None)  # all at once: a reader that is cancelled changes nothing
         for call in calls:
             self.learn(call)
         await self._learn_settings()
@@ -225,11 +270,11 @@ class History:
     async def _learn_settings(self) -> None:
         """The settings that the newest call was made with, where they are not the present ones: for its diagnosis."""
         digest = self.trail.calls[-1].settings if self.trail.calls else None
-        if digest in (None, self.prompt.settings_digest) or digest in self.settings_of_calls:
+        if digest in (None, self._settings_digest()) or digest in self.settings_of_calls:
             return
         text = await self._store.prompt(self.record.id, digest)
         if text is not None:
-            self.settings_of_calls[digest] = Settings.from_json(text)
+            self.settings_of_calls[digest] = self._transcripts.settings(text).settings
 
     async def _recent_calls(self) -> list[Call]:
         rows = await self._store.calls(self.record.id, limit=RECENT_CALLS, newest_first=True)
@@ -242,15 +287,26 @@ class History:
             if call.id not in known:
                 self.learn(call)
 
-    def _take_over(self, record: SessionRecord, new: list[Entry], *, whole: bool) -> None:
-        self.record, self.settings = record, Settings.from_json(record.settings)
+    def _settings_digest(self) -> str:
+        if self._digest is None or self._digest[0] is not self.settings:
+            self._digest = self.settings, text_digest(kept_text(self.settings))
+        return self._digest[1]
+
+    def _take_over(self, record: SessionRecord, rows: Sequence[EntryRecord], *, whole: bool) -> None:
+        new = [read_entry(row) for row in rows]
+        self._note_record(record)
         if whole:
-            self.entries = new
-            self._rebuild()
+            self._entries, self.size = new, 0
+            self._forget_derived()
         else:
-            self.entries.extend(new)
-            self.prompt.extend(new)
+            self._extend(new)
+        self.size += sum(size_of(row.content) for row in rows)
         self._committed, self._loaded = len(self.entries), True
+
+    def _extend(self, new: Sequence[Entry]) -> None:
+        self.entries.extend(new)
+        if self._prompt is not None:
+            self._prompt.extend(new)
 
     def learn(self, call: Call) -> None:
         """Takes in what a call that reached the model shows about the cache."""
@@ -269,8 +325,8 @@ class History:
         if call.kind in ("compact", "batch"):
             return  # what they leave belongs to no later call of this chain
         self.trail.add(past_of(call), call.usage)
-        if call.settings == self.prompt.settings_digest:
-            self.settings_of_calls[call.settings] = self.prompt.settings
+        if call.settings == self._settings_digest():
+            self.settings_of_calls[call.settings] = self.settings
         kept = {one.settings for one in self.trail.calls}
         self.settings_of_calls = {name: one for name, one in self.settings_of_calls.items() if name in kept}
 
@@ -287,12 +343,10 @@ class History:
     def stage(self, written: Sequence[Written]) -> None:
         """Adds entries that the next commit will write."""
         new = [one.entry for one in written]
-        first = not self.entries
-        self.entries.extend(new)
-        if first and new and _is_summary(new[0]):
-            self._rebuild()  # the prompt was made without the beta that a summary needs
-        else:
-            self.prompt.extend(new)
+        if not self.entries and new and _is_summary(new[0]):
+            self._forget_derived()  # the prompt was made without the beta that a summary needs
+        self._extend(new)
+        self.size += sum(size_of(one.record.content) for one in written)
 
     def committed(self, change: Change) -> None:
         """The commit went through: the chain now ends at its head, and the session's row is as it says."""
@@ -306,14 +360,16 @@ class History:
             self._committed = len(self.entries)
         elif change.head != change.expected_head or self.has_staged:
             self._cut(change.head)
+        self._transcripts.touch(self)
 
     def _cut(self, head: str | None) -> None:
         """Goes back to an entry of the chain, or before the first one."""
         position = self.position(head)
         assert position >= 0
+        self.size = self.size * position // len(self.entries) if position else 0
         del self.entries[position:]
         self._committed = len(self.entries)
-        self._rebuild()
+        self._forget_derived()
 
     def _note_turn(self, turn: TurnRecord) -> None:
         totals = self.record.totals
@@ -349,7 +405,7 @@ class History:
     def drop_last(self) -> None:
         """The last entry leaves the chain with the next commit."""
         self.entries.pop()
-        self._rebuild()
+        self._forget_derived()
 
     @property
     def is_loaded(self) -> bool:
@@ -359,7 +415,7 @@ class History:
     @property
     def has_staged(self) -> bool:
         """Whether there are entries that no commit has written yet."""
-        return len(self.entries) != self._committed
+        return self.length != self._committed
 
     def discard(self) -> None:
         """A commit failed, or may have: what was staged is dropped and all is read again at the next turn."""

@@ -35,6 +35,7 @@ from sessions.session import Session
 from sessions.tending import Tending
 from sessions.tool_round import InDoubt, check_in_doubt
 from sessions.tools import Toolbox
+from sessions.transcripts import TRANSCRIPT_BYTES, Transcripts
 from sessions.translate import given, storage_errors
 from storage import SessionMissing, SessionRecord, Store, open_store
 
@@ -70,6 +71,7 @@ class SessionManager:
         diagnostics: bool = True,
         max_steps: int = 100,
         busy_timeout: float = 60.0,
+        transcript_bytes: int = TRANSCRIPT_BYTES,
         tools: Iterable[Any] = (),
     ) -> None:
         if max_steps < 1:
@@ -88,6 +90,7 @@ class SessionManager:
         self._air = Air()
         self._leases = Leases(self._store, clock, self._background, busy_timeout)
         self._tending = Tending(self)
+        self._transcripts = Transcripts(transcript_bytes, self._leases.is_held)
         self._warned: set[str] = set()
         self._batching = Batching(self)
         self._recovery = Recovery(self, tools)
@@ -235,7 +238,7 @@ class SessionManager:
     async def _history_of(self, id: str, record: SessionRecord | None = None) -> History:
         """What is stored of a session now; `record`: if it has been read already."""
         record = record or await self._store.load(id)
-        history = History(self._store, record, self._profile_of, self._client.base_url or "")
+        history = History(self._store, record, self._profile_of, self._client.base_url or "", self._transcripts)
         await history.refresh()
         return history
 

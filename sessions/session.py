@@ -51,7 +51,7 @@ Gap = float | int | timedelta | None
 class Session:
     """One conversation of a manager. Get one from `SessionManager.create` or `SessionManager.open`.
 
-    Attributes never touch the store; every method but `stream` and `run` is a coroutine.
+    Attributes never touch the store (`entries` says when it must); every method but `stream` and `run` is a coroutine.
     """
 
     def __init__(self, manager: SessionManager, history: History, toolbox: Toolbox) -> None:
@@ -60,7 +60,7 @@ class Session:
         self._toolbox = toolbox
 
     def __repr__(self) -> str:
-        return f"<Session {self.id} of {self.owner or 'nobody'}, {len(self._history.entries)} entries>"
+        return f"<Session {self.id} of {self.owner or 'nobody'}, {self._history.length} entries>"
 
     # -- what is known without asking the store --
 
@@ -102,13 +102,19 @@ class Session:
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The history as the API takes it, without markers; a fresh copy."""
-        return [entry.message for entry in self._history.entries]
+        """The history as the API takes it, without markers; a fresh copy. See `entries`."""
+        with storage_errors():
+            return [entry.message for entry in self._history.entries]
 
     @property
     def entries(self) -> list[Entry]:
-        """The history as entries; a fresh copy."""
-        return [replace(entry, content=deepcopy(entry.content)) for entry in self._history.entries]
+        """The history as entries; a fresh copy.
+
+        The one attribute beside `messages` that may read the store, in this thread: if the session was idle so long
+        that its transcript had to make room for others (`transcript_bytes`). `export()` never blocks.
+        """
+        with storage_errors():
+            return [replace(entry, content=deepcopy(entry.content)) for entry in self._history.entries]
 
     @property
     def _by_caller(self) -> frozenset[str]:

@@ -10,8 +10,9 @@ import asyncio
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, overload
+from weakref import WeakValueDictionary
 
 import anyio.to_thread
 import pydantic_core
@@ -174,6 +175,19 @@ def tool_of(given: Any, *, name: str | None = None, idempotent: bool = False, ti
     return Tool(given, name=name, idempotent=idempotent, timeout=timeout)
 
 
+_bound: WeakValueDictionary[Any, Tool] = WeakValueDictionary()
+"""The tools of open sessions by what was given: many sessions with one function share its schema."""
+
+
+def _shared(given: Any) -> Tool:
+    if not isinstance(given, Hashable):
+        return tool_of(given)
+    found = _bound.get(given)
+    if found is None:
+        found = _bound[given] = tool_of(given)
+    return found
+
+
 class Toolbox:
     """The tools bound to an open session: definitions as sent, and the functions among them by name."""
 
@@ -184,11 +198,11 @@ class Toolbox:
             if isinstance(one, Mapping):
                 self.definitions.append(dict(one))
                 continue
-            made = tool_of(one)
+            made = _shared(one)
             if made.name in self.functions:
                 raise ConfigurationError(f"two tools are named {made.name!r}: rename one with tool(name=…)")
             self.functions[made.name] = made
-            self.definitions.append(dict(made.definition))
+            self.definitions.append(made.definition)
         names = [str(one["name"]) for one in self.definitions if "name" in one]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise ConfigurationError(f"two tools are named {repeated[0]!r}: rename one")

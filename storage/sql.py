@@ -64,6 +64,9 @@ class SQLStore:
     async def chain(self, session: str, head: str | None, *, after: str | None = None) -> Entries:
         return await self._read(transactions.chain, session, head, after)
 
+    def chain_now(self, session: str, head: str | None) -> Entries:
+        return self._dialect.read(lambda db: transactions.chain(db, session, head, None)).result()
+
     async def has_ancestor(self, session: str, head: str | None, ancestor: str) -> bool:
         return await self._read(transactions.has_ancestor, session, head, ancestor)
 

@@ -85,6 +85,9 @@ class Store(Protocol):
         Raises `EntryMissing` for an unknown head, `HeadMoved` if `after` is not on its chain.
         """
 
+    def chain_now(self, session: str, head: str | None) -> Entries:
+        """As `chain`, but the calling thread waits for it: for the few places where nothing can be awaited."""
+
     async def has_ancestor(self, session: str, head: str | None, ancestor: str) -> bool:
         """Whether `ancestor` is `head` or stands before it on its chain."""
 

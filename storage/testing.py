@@ -248,12 +248,13 @@ async def content_comes_back_byte_for_byte(store: Store) -> None:
 
 @_rule
 async def a_chain_is_read_from_the_root_or_from_an_ancestor(store: Store) -> None:
-    """chain gives root to head; with `after` what is behind it, or HeadMoved if it is not on the chain."""
+    """chain gives root to head, chain_now too; with `after` what is behind it, or HeadMoved if it is not on it."""
     lease = await _grown(store, "a", "b", "c", "d")
     chain = entries_of("a", "b", "c", "d")
     _equal(await store.chain("s", "d"), list(chain))
     _equal(await store.chain("s", "b"), list(chain[:2]))
     _equal(await store.chain("s", None), [])
+    _equal(store.chain_now("s", "d"), list(chain))
     _equal(await store.chain("s", "d", after="b"), list(chain[2:]))
     _equal(await store.chain("s", "d", after="d"), [])
     side = entries_of("x", "y", after=chain[1])

@@ -74,6 +74,16 @@ def request_of(settings: Settings, profile: Profile, *, compacted: bool = False)
     return {**body, "thinking": {**thinking, "block_binding": control}, "betas": betas}, settings.unbound
 
 
+def kept_text(settings: Settings) -> str:
+    """Settings as they are kept beside the calls made with them: pending instructions are no part of it."""
+    return replace(settings, instructions=()).to_json()
+
+
+def text_digest(text: str) -> str:
+    """The name of such a text, 32 hex digits."""
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 class Prompt:
     """Points, markable places and sizes (tokens) of settings plus entries. Extending it costs what is new.
 
@@ -112,13 +122,13 @@ class Prompt:
 
     @functools.cached_property
     def settings_text(self) -> str:
-        """The settings as they are kept beside the calls made with them: pending instructions are no part of it."""
-        return replace(self.settings, instructions=()).to_json()
+        """The settings as they are kept beside the calls made with them."""
+        return kept_text(self.settings)
 
     @functools.cached_property
     def settings_digest(self) -> str:
         """The name of `settings_text`, 32 hex digits."""
-        return blake2b(self.settings_text.encode(), digest_size=16).hexdigest()
+        return text_digest(self.settings_text)
 
     @property
     def points(self) -> Sequence[Point]:
