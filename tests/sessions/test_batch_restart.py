@@ -157,7 +157,7 @@ async def test_a_process_that_dies_at_each_commit(after: bool, then: str, tmp_pa
 @everywhere
 async def test_an_answer_that_is_lost_after_the_batch_was_made(tmp_path: Path) -> None:
     world = World(echo, url=tmp_path / "a.db", latency=SLOW, faults={0: Fault.cut(0)})
-    async with world.manager() as manager:
+    async with world.manager(max_retries=2) as manager:
         session = await create(manager)
         replies = await turned(world, HOUR, lambda: session.batch(CONTENTS))
         assert [one.text for one in replies] == REPLIES
@@ -316,6 +316,28 @@ async def test_a_branch_that_is_deleted_while_its_batch_is_waited_for(tmp_path: 
             with pytest.raises(BatchIncomplete, match="1 of 3") as caught:
                 await turned(world, HOUR, lambda: session.batch(CONTENTS))
         assert [type(one) for one in caught.value.results] == [Reply, Reply, ModelError]
+
+
+@everywhere
+async def test_a_batch_that_somebody_cancels_is_sent_again_by_the_next_call(tmp_path: Path) -> None:
+    world = World(echo, url=tmp_path / "a.db", latency=SLOW)
+    async with world.manager() as manager:
+        session = await create(manager, id="fixed")
+
+        async def cancel() -> None:
+            await world.clock.sleep(15 * MINUTE)
+            api = manager._client.sdk.messages.batches
+            await api.cancel((await api.list()).data[0].id)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(cancel)
+            with pytest.raises(BatchIncomplete, match=r"2 of 3.*canceled") as caught:
+                await turned(world, HOUR, lambda: session.batch(CONTENTS, idempotency_key="k"))
+        assert caught.value.retryable
+        replies = await with_key(world, manager)
+        assert [one.text for one in replies] == REPLIES
+        await check_bills(world, *(one.session for one in replies))
+    assert (batches(world), len(items(world))) == (3, 3)
 
 
 @everywhere
