@@ -22,7 +22,6 @@ from storage import open_store
 from tests.crash.test_killed_anywhere import Dying
 from tests.sessions.test_batch import MINUTE, SLOW, batches, check_bills, echo, items, turned
 from tests.sessions.world import SYSTEM, World, create, everywhere, words
-from tests.storage.conftest import new_database, server  # noqa: F401  # fixtures
 
 CONTENTS = ["red", "green", "blue"]
 REPLIES = [f"re: {color}" for color in CONTENTS]
@@ -372,7 +371,7 @@ async def test_without_a_key_nothing_is_left_half_sent(monkeypatch: pytest.Monke
             assert [part.waits for part in parts if part is not None] == [True] * 3
 
 
-async def test_recovered_on_postgresql(new_database: Callable[[], str]) -> None:  # noqa: F811
+async def test_recovered_on_postgresql(new_database: Callable[[], str]) -> None:
     url = new_database()
     await open_store(url).upgrade()
     world = World(echo, url=url, latency=SLOW)
