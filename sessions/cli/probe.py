@@ -26,8 +26,9 @@ from sessions.probe.simulated import Estimate, estimate, simulated_probe
 
 _STYLES = {"agrees": "green", "differs": "bold yellow", "cannot tell": "cyan", "skipped": "dim"}
 _WORDS = {"agrees": "agree", "differs": "differ", "cannot tell": "cannot be told", "skipped": "skipped"}
-_MARGIN = Decimal(3)
-"""A run stops at this many times its estimated price."""
+_LARGEST_MINIMUM = 4096
+"""Tokens: no documented minimum is larger. What probing an endpoint with that one costs is where a run stops."""
+_MARGIN = Decimal("1.1")
 INTERRUPTED = 130
 
 
@@ -101,7 +102,8 @@ def _client(base_url: str | None, api_key_env: str) -> AsyncAnthropic:
 def _confirmed(client: AsyncAnthropic, model: str, other: str | None, quick: bool, yes: bool) -> Decimal | None:
     """Tells what it will cost and asks; gives the price at which it stops (`None` where no price is known)."""
     expected = anyio.run(lambda: estimate(model, other=other, quick=quick))
-    limit = None if expected.cost is None else expected.cost * _MARGIN + Decimal("0.01")
+    longest = anyio.run(lambda: estimate(model, other=other, quick=quick, minimum=_LARGEST_MINIMUM))
+    limit = None if longest.cost is None else longest.cost * _MARGIN + Decimal("0.01")
     errors.print(_price(expected, limit, str(client.base_url), model), soft_wrap=True)
     if not yes and not sys.stdin.isatty():
         raise ConfigurationError("nobody is there to be asked: pass --yes to spend that")

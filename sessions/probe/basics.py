@@ -54,7 +54,7 @@ def markers(bench: Bench) -> Steps:
     whole, first = yield from _marked(bench, sizes[0])
     if first.refused is not None:
         yield from accepted(bench.ask("the same without the mark", whole))
-        return Finding("differs", f"markers are refused ({first.refused})", {"markers": False})
+        return Finding("differs", f"markers are refused ({first.refused})", _NO_MARKERS)
     if not bench.known.counters:
         raise Unclear("markers are accepted; what they do is not counted")
     for size in sizes[1:]:
@@ -65,8 +65,8 @@ def markers(bench: Bench) -> Steps:
     )
     if not first.usage.cache_write and not second.usage.cache_write:
         if bench.known.automatic and second.usage.cache_read:
-            return Finding("differs", "markers are ignored: the endpoint caches by itself", {"markers": False})
-        return Finding("differs", f"markers do nothing, with up to {sizes[-1]:,} tokens", {"markers": False})
+            return Finding("differs", "markers are ignored: the endpoint caches by itself", _NO_MARKERS)
+        return Finding("differs", f"markers do nothing, with up to {sizes[-1]:,} tokens", _NO_MARKERS)
     if not reads(second, first):
         raise Unclear(f"{second.usage.cache_read} tokens were read of {first.usage.cache_write} just written")
     found = {"markers": True, "minimum_tokens": max(bench.documented.minimum_tokens, _size_of(first, sizes))}
@@ -74,6 +74,9 @@ def markers(bench: Bench) -> Steps:
     if third.usage.cache_read:
         return Finding("differs", "marked prefixes are cached, and unmarked ones within them", found)
     return Finding("agrees", "a marked prefix is written once and read again, and nothing else", found)
+
+
+_NO_MARKERS = {"markers": False, "parks": False}
 
 
 def _size_of(seen: Seen, sizes: list[int]) -> int:

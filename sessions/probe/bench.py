@@ -87,7 +87,7 @@ Steps = Generator[Ask, Seen, Finding]
 class Rule:
     """One rule of the API. `says`: the rule as documented. `waits`: it must wait for a lifetime to pass.
 
-    `cautious`: what the profile gets where it cannot be told.
+    `cautious`: what the profile gets where it was asked and cannot be told; unasked, it keeps what it has.
     """
 
     name: str

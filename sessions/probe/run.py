@@ -19,7 +19,7 @@ from sessions.core.profiles import Profile, profile_for, unknown_model
 from sessions.core.usage import Usage
 from sessions.errors import ModelError
 from sessions.measured import Measured
-from sessions.probe.bench import Ask, Bench, Finding, Rule, Seen, Steps, Unclear
+from sessions.probe.bench import Ask, Bench, Finding, Rule, Seen, Steps, Unclear, Verdict
 from sessions.probe.rules import RULES
 
 _TICK = 1.0
@@ -184,7 +184,7 @@ class Probe:
     async def _begin(self, rule: Rule) -> None:
         missing = [need for need in rule.needs if not self._has(need)]
         if missing:
-            self._skip(rule, "cannot tell", _MISSING[missing[0]], rule.cautious)
+            self._skip(rule, "cannot tell", _MISSING[missing[0]])
             return
         if rule.waits and self._quick:
             self._skip(rule, "skipped", "it must wait for minutes (--quick)")
@@ -198,10 +198,11 @@ class Probe:
     def _has(self, need: str) -> bool:
         return "1h" in self.known.ttls if need == "1h" else bool(getattr(self.known, need))
 
-    def _skip(self, rule: Rule, verdict: Any, reason: str, changes: Mapping[str, Any] | None = None) -> None:
+    def _skip(self, rule: Rule, verdict: Verdict, reason: str) -> None:
+        """It is not asked: the profile keeps what it has."""
         result = Result(rule)
         self.results.append(result)
-        self._settle(result, Finding(verdict, reason, changes or {}))
+        self._settle(result, Finding(verdict, reason))
 
     async def _go_on(self, running: _Running) -> None:
         """Runs a rule until it is settled or must wait."""

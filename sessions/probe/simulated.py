@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -34,9 +34,13 @@ def simulated_probe(model: str, *, engine: Engine | None = None, **settings: Any
     return Probe(client, model, endpoint=SIMULATOR, base=base, clock=clock, wait=clock.advance, **settings)
 
 
-async def estimate(model: str, *, other: str | None, quick: bool) -> Estimate:
-    """What probing this model will send and cost where all is as documented."""
-    engine = Engine(profile=None if {model, other} <= {*MODELS, None} else documented(model))
-    probe = simulated_probe(model, engine=engine, other=other, quick=quick)
+async def estimate(model: str, *, other: str | None, quick: bool, minimum: int = 0) -> Estimate:
+    """What probing this model will send and cost where all is as documented.
+
+    `minimum`: where nothing shorter than that many tokens is cached, which makes most requests longer.
+    """
+    facts = documented(model)
+    facts = replace(facts, minimum_tokens=max(minimum, facts.minimum_tokens))
+    probe = simulated_probe(model, engine=Engine(profile=facts), other=other, quick=quick)
     await probe.run()
     return Estimate(probe.requests, probe.usage, probe.spent)
