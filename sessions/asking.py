@@ -19,6 +19,7 @@ from sessions.errors import ModelError, StepLimitReached
 from sessions.flight import Flight
 from sessions.replies import Call, Reply, Step
 from sessions.stopping import Stop
+from sessions.telemetry import inside, start_call
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class Asking:
         await self._books.commit(turn=self._books.row, settings=settings)
         incoming = self._books.incoming = Incoming()
         flight.started = self._books.now()
+        flight.span = start_call("turn", self._books.session.id, flight.body, flight.started, self._books.span)
         try:
             with self._manager._air.flying(flight):
                 async with aclosing(self._listen(flight, incoming)) as events:
@@ -113,7 +115,12 @@ class Asking:
         """The stream's events. A stop interrupts the wait for the next one."""
         async with AsyncExitStack() as stack:
             stream = self._manager._client.stream(flight.body, incoming)
-            events = await self._stop.unless(lambda: stack.enter_async_context(stream))
+
+            async def begin() -> Any:
+                with inside(flight.span):
+                    return await stack.enter_async_context(stream)
+
+            events = await self._stop.unless(begin)
             while events is not None and not self._stop.pressed:
                 event = await self._stop.unless(lambda: anext(events, None))
                 if event is None:

@@ -16,10 +16,13 @@ from sessions.history import Written, make_entry
 from sessions.leases import Hold
 from sessions.misses import judge
 from sessions.replies import Call, Reply, message_of
+from sessions.telemetry import end_call, end_turn
 from storage import CallRecord, Change, ToolCallRecord, TurnRecord
 from storage.records import CallKind
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
     from sessions.session import Session
 
 CANCELLED = "cancelled"
@@ -41,6 +44,7 @@ class Books:
         self.row: TurnRecord
         self.calls: list[Call] = []
         self.flight: Flight | None = None
+        self.span: Span | None = None
         self.incoming: Incoming | None = None
         self.unsaved: list[ToolCallRecord] = []
         self.gaps: str | None = None
@@ -132,7 +136,9 @@ class Books:
             await self.commit(turn=settled)
             return settled
         record = _expected_record(json.loads(row.call), row, kind)
-        await self.commit(turn=settled, calls=(replace(record, cost=self._price(record)),))
+        record = replace(record, cost=self._price(record))
+        await self.commit(turn=settled, calls=(record,))
+        end_call(None, Call.of(record))
         return settled
 
     def _price(self, record: CallRecord) -> Any:
@@ -157,12 +163,19 @@ class Books:
             error=error,
             miss=miss,
         )
-        self.flight = None
         call = Call.of(record)
+        end_call(self.flight.span, call)
+        self.flight = None
         self.calls.append(call)
         self.manager._tending.saw(self.history, call)
         self.history.learn(call)
         return record
+
+    def end_spans(self) -> None:
+        """The turn is over for now, and so is a call whose row could not be written."""
+        if self.flight is not None and self.flight.span is not None:
+            self.flight.span.end()
+        end_turn(self.span, self.row, self.calls, self.now())
 
     def reply(self, reason: str | None = None, content: list[dict[str, Any]] | None = None) -> Reply:
         """What the turn ends with, from what is stored, or with content that is not kept."""

@@ -19,6 +19,7 @@ from sessions.errors import ConfigurationError, ModelError
 from sessions.flight import Flight
 from sessions.history import History, make_entry
 from sessions.replies import Call
+from sessions.telemetry import end_call, inside, start_call
 from storage import CallRecord, Change, EntryRecord, Lease, SessionMissing, TurnRecord
 
 if TYPE_CHECKING:
@@ -55,16 +56,19 @@ async def compact(manager: SessionManager, history: History, lease: Lease) -> Ca
     plan = make_plan(prompt, history.warmth, manager._tending.circumstances(history, now))
     body = _body(history.settings, render(prompt, plan.marks))
     flight = Flight(uuid.uuid4().hex, body, plan, now, history.head, prompt.total)
+    flight.span = start_call("compact", history.record.id, body, now)
     incoming = Incoming()
     try:
-        async with manager._client.stream(body, incoming) as events:
-            async for _ in events:
-                flight.first_event = flight.first_event or manager.clock.now()
+        with inside(flight.span):
+            async with manager._client.stream(body, incoming) as events:
+                async for _ in events:
+                    flight.first_event = flight.first_event or manager.clock.now()
         block = _summary(incoming)
     except BaseException as error:
         await manager._record_failed(flight, history, "compact", incoming, error)
         raise
     row = flight.record(history.record.id, "compact", "ok", incoming, prompt, ended=manager.clock.now())
+    end_call(flight.span, Call.of(row))
     return Call.of(await _commit(manager, history, lease, row, block, incoming))
 
 

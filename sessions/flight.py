@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sessions.core.cache import Where, text_of
 from sessions.core.diagnosis import Miss
@@ -24,6 +24,10 @@ _NOWHERE = Where("messages", 0, 0)
 def read_marks(points: str) -> tuple[Mark, ...]:
     """The marks behind stored points; where in the request they stood is not kept."""
     return tuple(Mark(slot, _NOWHERE, ttl, point, tokens) for slot, point, ttl, tokens in json.loads(points))
+
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 
 @dataclass(slots=True)
@@ -48,6 +52,7 @@ class Flight:
     started: float = 0.0
     first_event: float | None = None
     beside: tuple[Takeoff, ...] = ()
+    span: Span | None = None
     kind: CallKind = "turn"
 
     @classmethod

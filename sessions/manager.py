@@ -30,8 +30,9 @@ from sessions.leases import Leases
 from sessions.linting import Linter
 from sessions.measured import SIMULATOR, read_profile
 from sessions.recovery import Recovery
-from sessions.replies import Cost, Reply, SessionInfo
+from sessions.replies import Call, Cost, Reply, SessionInfo
 from sessions.session import Session
+from sessions.telemetry import end_call
 from sessions.tending import Tending
 from sessions.tool_round import InDoubt, check_in_doubt
 from sessions.tools import Toolbox
@@ -219,6 +220,7 @@ class SessionManager:
         status = "error" if isinstance(error, Exception) else "cancelled"
         ended, text = self.clock.now(), str(error) or type(error).__name__
         row = flight.record(history.record.id, kind, status, incoming, history.prompt, ended=ended, error=text)
+        end_call(flight.span, Call.of(row))
         with anyio.CancelScope(shield=True):
             await self._store.record(row, history.settings_record)
 

@@ -25,6 +25,7 @@ from sessions.core.ttl import PARK_AFTER
 from sessions.errors import ConfigurationError, ModelError
 from sessions.replies import Call, Reply, Step, message_of
 from sessions.stopping import Stop
+from sessions.telemetry import inside, start_turn
 from sessions.tool_round import InDoubt, ToolRound
 from storage import CallRecord, TurnRecord
 from storage.records import TurnState
@@ -92,6 +93,8 @@ class Turn:
             if self._stored is not None:
                 yield self._stored
             return
+        books = self._books
+        books.span = start_turn(self._session.id, self._history.settings.model, books.now())
         try:
             async with aclosing(self._loop()) as happening:
                 async for one in happening:
@@ -100,6 +103,8 @@ class Turn:
             with anyio.CancelScope(shield=True):
                 await self._broke(error)
             raise
+        finally:
+            books.end_spans()
 
     async def enlist(self, call: str) -> TurnRecord:
         """Stores the words of a turn whose request others send: `call` is what is known of it.
@@ -138,7 +143,8 @@ class Turn:
                 yield self._books.reply()
                 return
             if isinstance(step, RunTools):
-                await self._tools.run(step)
+                with inside(self._books.span):
+                    await self._tools.run(step)
             elif isinstance(step, SubmitResults):
                 self._books.stage("user", step.content)
                 yield Step("tool_results", list(step.content), self._history.last)
@@ -316,7 +322,9 @@ class Turn:
         row = self._books.row
         later = self._options.recovering and (cancelled or (isinstance(error, ModelError) and error.retryable))
         state: TurnState = "failed" if refused else "running" if later else "interrupted"
-        ended = replace(row, state=state, ended=self._books.now(), call=None, error=f"{type(error).__name__}: {error}")
+        ended = self._books.row = replace(
+            row, state=state, ended=self._books.now(), call=None, error=f"{type(error).__name__}: {error}"
+        )
         await self._books.commit(turn=ended, calls=calls, head=row.base, back=refused)
 
     async def _finish(self, reason: str | None) -> None:

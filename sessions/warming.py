@@ -17,6 +17,7 @@ from sessions.flight import Flight
 from sessions.history import History
 from sessions.misses import judge
 from sessions.replies import Call
+from sessions.telemetry import end_call, inside, start_call
 from storage.records import CallKind
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ async def ask_nothing(manager: SessionManager, history: History, kind: CallKind,
     incoming = Incoming()
     try:
         flight.started = manager.clock.now()
-        with manager._air.flying(flight):
+        flight.span = start_call(kind, history.record.id, flight.body, flight.started)
+        with manager._air.flying(flight), inside(flight.span):
             message, incoming.request_id = await manager._client.send(flight.body)
             ended = manager.clock.now()
             manager._air.begins(flight, ended)
@@ -93,5 +95,6 @@ async def ask_nothing(manager: SessionManager, history: History, kind: CallKind,
     record = flight.record(history.record.id, kind, "ok", incoming, history.prompt, ended=ended, miss=miss)
     await manager._store.record(record, history.settings_record)
     call = Call.of(record)
+    end_call(flight.span, call)
     history.learn(call)
     return call
