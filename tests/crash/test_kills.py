@@ -89,10 +89,14 @@ def _check_words(job: Job, session: Session) -> None:
 
 
 def _check_tools(job: Job, session: Session) -> None:
+    ran = effects(job)
+    assert set(ran) <= set(results_by_key(session)), "a tool ran for a call that is not in the conversation"
+    check_told(session, ran)
+
+
+def check_told(session: Session, ran: Counter[str]) -> None:
     """Nothing ran twice that may not, and what the model was told of each call is true."""
-    told, ran = results_by_key(session), effects(job)
-    assert set(ran) <= set(told), "a tool ran for a call that is not in the conversation"
-    for call, text in told.items():
+    for call, text in results_by_key(session).items():
         assert call.startswith("look") or ran[call] <= 1, f"{call} took effect {ran[call]} times"
         assert text in (f"did {call}", INTERRUPTED, NOT_RUN), (call, text)
         assert ran[call] >= (text == f"did {call}"), f"{call} never took effect, and the model was told it did"
