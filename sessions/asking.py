@@ -12,11 +12,12 @@ from sessions.books import CANCELLED, Books
 from sessions.client import belongs_elsewhere
 from sessions.core.cache import Where
 from sessions.core.incoming import Incoming
-from sessions.core.plan import make_plan, render
+from sessions.core.plan import Plan, make_plan, render
 from sessions.core.steps import Finished, next_step
 from sessions.core.transcript import Entry, is_empty_reply, tool_calls
 from sessions.errors import ModelError, StepLimitReached
 from sessions.flight import Flight
+from sessions.gate import Passage
 from sessions.replies import Call, Reply, Step
 from sessions.stopping import Stop
 from sessions.telemetry import inside, start_call
@@ -38,17 +39,19 @@ class Asking:
         self._made = 0
         self.own_marks: tuple[Where, ...] = ()
 
-    def _take_off(self) -> Flight:
-        history, manager = self._history, self._manager
-        now = self._books.now()
+    def _plan(self) -> Plan:
+        history = self._history
+        at = self._manager._tending.circumstances(history, self._books.now(), self.own_marks)
+        return make_plan(history.prompt, history.warmth, at)
+
+    def _take_off(self, passage: Passage) -> Flight:
+        history, manager, plan = self._history, self._manager, passage.plan
         prompt = history.prompt
-        history.warmth.forget(now)
-        plan = make_plan(prompt, history.warmth, manager._tending.circumstances(history, now, self.own_marks))
         body = render(prompt, plan.marks)
         if prompt.profile.diagnostics and manager.diagnostics:
             body["diagnostics"] = {"previous_message_id": self._previous_message()}
         head = history.last.id if history.last else None
-        return Flight(uuid.uuid4().hex, body, plan, now, head, prompt.total)
+        return Flight(uuid.uuid4().hex, body, plan, self._books.now(), head, prompt.total, waited=passage.waited)
 
     def _previous_message(self) -> str | None:
         for entry in reversed(self._history.entries):
@@ -67,22 +70,20 @@ class Asking:
         if instructions and (last := self._history.last) is not None and last.role != "assistant":
             self._books.stage_instructions(instructions)
             self._history.adopt(replace(self._history.settings, instructions=()))
-        flight = self._books.flight = self._take_off()
-        self._books.row = replace(self._books.row, call=flight.stored)
-        settings = self._history.settings.to_json() if instructions else None
-        await self._books.commit(turn=self._books.row, settings=settings)
-        incoming = self._books.incoming = Incoming()
-        flight.started = self._books.now()
-        flight.span = start_call("turn", self._books.session.id, flight.body, flight.started, self._books.span)
+            self._books.settings = self._history.settings.to_json()
+        passage = await self._stop.unless(self._go_first_or_wait)
+        if passage is None:
+            return  # stopped while it waited: the turn's loop closes it
         try:
-            with self._manager._air.flying(flight):
-                async with aclosing(self._listen(flight, incoming)) as events:
-                    async for event in events:
-                        yield Event(event)
+            async with passage, aclosing(self._send(passage)) as events:
+                async for event in events:
+                    yield Event(event)
         except ModelError as error:
             if not await self._asks_to_drop(error):
                 raise
             return
+        incoming = self._books.incoming
+        assert incoming is not None
         if self._stop.pressed and not incoming.ended:
             await self._keep_partial(incoming)
             yield self._books.reply(CANCELLED)
@@ -94,6 +95,24 @@ class Asking:
         entry = self._history.last
         assert entry is not None
         yield Step("reply", list(entry.content), entry, entry.stop_reason, call)
+
+    async def _send(self, passage: Passage) -> AsyncGenerator[Any]:
+        """The request's events; what is sent is stored before, as the call in flight."""
+        flight = self._books.flight = self._take_off(passage)
+        self._books.row = replace(self._books.row, call=flight.stored)
+        await self._books.commit(turn=self._books.row)
+        incoming = self._books.incoming = Incoming()
+        flight.started = self._books.now()
+        flight.span = start_call("turn", self._books.session.id, flight.body, flight.started, self._books.span)
+        with self._manager._air.flying(flight):
+            async with aclosing(self._listen(flight, incoming, passage)) as events:
+                async for event in events:
+                    yield event
+
+    async def _go_first_or_wait(self) -> Passage:
+        """The way through the gate. Who has to wait there has its words stored before."""
+        minimum = self._history.prompt.profile.minimum_tokens
+        return await self._manager._gate.enter(self._plan, minimum, lambda: self._books.commit(turn=self._books.row))
 
     async def _asks_to_drop(self, error: ModelError) -> bool:
         """The API says that thinking belongs to another conversation: from now on it is asked to drop such blocks.
@@ -111,8 +130,8 @@ class Asking:
         history.use(settings)
         return True
 
-    async def _listen(self, flight: Flight, incoming: Incoming) -> AsyncGenerator[Any]:
-        """The stream's events. A stop interrupts the wait for the next one."""
+    async def _listen(self, flight: Flight, incoming: Incoming, passage: Passage) -> AsyncGenerator[Any]:
+        """The stream's events. A stop interrupts the wait for the next one; the first opens the gate for others."""
         async with AsyncExitStack() as stack:
             stream = self._manager._client.stream(flight.body, incoming)
 
@@ -127,6 +146,9 @@ class Asking:
                     return
                 if flight.first_event is None:
                     self._manager._air.begins(flight, self._books.now())
+                if incoming.started and not passage.is_open:
+                    self._history.warmth.learn(flight.plan.marks, flight.plan.hit, incoming.usage, flight.started)
+                    await passage.opened()
                 yield event
 
     async def _receive(self, incoming: Incoming) -> tuple[Call, Reply | None]:

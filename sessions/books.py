@@ -33,7 +33,8 @@ _MISSING = "usage is what was expected: the process ended before the reply was s
 class Books:
     """What one turn knows and writes: its row, its calls, entries and journal rows that the next commit takes along.
 
-    `flight` and `incoming` are the model call under way and what has come of it.
+    `flight` and `incoming` are the model call under way and what has come of it; `settings` (JSON text) are to be
+    written with the next commit.
     """
 
     def __init__(self, session: Session) -> None:
@@ -47,6 +48,7 @@ class Books:
         self.span: Span | None = None
         self.incoming: Incoming | None = None
         self.unsaved: list[ToolCallRecord] = []
+        self.settings: str | None = None
         self.gaps: str | None = None
         self._pending: list[Written] = []
 
@@ -94,7 +96,7 @@ class Books:
             calls=tuple(calls),
             tool_calls=unsaved,
             turn=turn,
-            settings=settings,
+            settings=self.settings if settings is None else settings,
             prompts=self.history.unsaved_settings(calls),
             gaps=self.gaps,
             tend_after=tend_after,
@@ -118,6 +120,7 @@ class Books:
     def _written(self, change: Change, pending: Sequence[Written], unsaved: Sequence[ToolCallRecord]) -> None:
         self._pending = [one for one in self._pending if not any(one is other for other in pending)]
         self.unsaved = [one for one in self.unsaved if not any(one is other for other in unsaved)]
+        self.settings = None
         self.history.committed(change)
         self.gaps = None
 
@@ -213,5 +216,6 @@ def _expected_record(flight: dict[str, Any], row: TurnRecord, kind: CallKind) ->
         cache_write_1h=expected["write_1h"],
         counters=expected["counters"],
         points=flight["points"],
+        waited=flight.get("waited", 0.0),
         error=_MISSING,
     )

@@ -54,6 +54,7 @@ class Flight:
     beside: tuple[Takeoff, ...] = ()
     span: Span | None = None
     kind: CallKind = "turn"
+    waited: float = 0.0
 
     @classmethod
     def restored(cls, stored: Mapping[str, Any], kind: CallKind) -> Flight:
@@ -66,7 +67,14 @@ class Flight:
     def facts(self) -> dict[str, Any]:
         """What is written down of a call in flight."""
         expected, model = json.loads(self.expected), self.body["model"]
-        return {"id": self.id, "model": model, "started": self.planned, "expected": expected, "points": self.points}
+        return {
+            "id": self.id,
+            "model": model,
+            "started": self.planned,
+            "expected": expected,
+            "points": self.points,
+            "waited": self.waited,
+        }
 
     @property
     def stored(self) -> str:
@@ -121,6 +129,7 @@ class Flight:
             self.expected,
             cost(usage, prompt.profile, settings.params, batch=kind == "batch"),
             self.points,
+            self.waited,
             stop_reason=incoming.stop_reason,
             miss=miss.to_json() if miss else None,
             error=error,

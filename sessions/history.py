@@ -137,8 +137,9 @@ class History:
         profile_of: Callable[[str], Profile],
         endpoint: str,
         transcripts: Transcripts,
+        warmth: Warmth,
     ) -> None:
-        self._store, self._transcripts = store, transcripts
+        self._store, self._transcripts, self._warm = store, transcripts, warmth
         self._note_record(record)
         self._forget_calls()
         self._saved_settings: str | None = None
@@ -200,7 +201,7 @@ class History:
         self._forget_calls()
 
     def _forget_calls(self) -> None:
-        self.warmth, self.trail = Warmth(), Trail()
+        self.warmth, self.trail = Warmth(shared=self._warm), Trail()
         self.settings_of_calls: dict[str, Settings] = {}
         self.asked: float | None = None
         self.parked: dict[str, float] = {}
@@ -316,7 +317,7 @@ class History:
             return
         if call.kind in ("park", "refresh"):
             self.idle = [*(one for one in self.idle if one.id != call.id), call][-RECENT_CALLS:]
-        known = self.warmth.points.get(call.hit or "")
+        known = self.warmth.find(call.hit or "")
         if call.usage.cache_write_1h and call.usage.cache_read and known is not None and known.ttl == "5m":
             self.parked = {point: call.started for _, point, ttl, _ in call.points if ttl == "1h"}
         marks = [Mark(slot, _NOWHERE, ttl, point, tokens) for slot, point, ttl, tokens in call.points]  # type: ignore[arg-type]

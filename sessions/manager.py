@@ -19,12 +19,14 @@ from sessions.changes import check_tools, metadata_text
 from sessions.client import ModelClient
 from sessions.clock import Clock, SystemClock
 from sessions.core.incoming import Incoming
+from sessions.core.plan import Warmth
 from sessions.core.profiles import Profile, profile_for
 from sessions.core.settings import Settings, make_settings
 from sessions.core.ttl import ExpectedCost, Policy
 from sessions.core.usage import Usage
 from sessions.errors import ConfigurationError, SessionNotFound, SessionsError
 from sessions.flight import Air, Flight
+from sessions.gate import WarmupGate
 from sessions.history import History
 from sessions.leases import Leases
 from sessions.linting import Linter
@@ -42,6 +44,9 @@ from storage import SessionMissing, SessionRecord, Store, open_store
 
 CostsBy: TypeAlias = Literal["session", "owner", "day", "kind"]
 
+SHARED_POINTS = 10_000
+"""Points known to be warm that all sessions of a manager share; some 2 MB."""
+
 
 class SessionManager:
     """Creates, opens, lists and deletes sessions. Use it as an async context manager.
@@ -52,9 +57,10 @@ class SessionManager:
     (for models other than its own it says what the endpoint does). `ttl`: a policy, `ExpectedCost()` or
     `Fixed("5m" | "1h")`. `max_steps`: model calls in one turn. `busy_timeout`: seconds to wait for a session that
     somebody else uses. `diagnostics`: ask the API why a cache was missed, on every call. `tend`: keep idle
-    conversations warm where that is expected to pay, in the background while this manager is in use. `tools`: functions
-    that `recover` may run. `recover`: do that in the background, every few seconds, so that turns of workers that died
-    are finished by those that live. Raises `ConfigurationError` for a wrong setting.
+    conversations warm where that is expected to pay, in the background while this manager is in use. `warmup`: requests
+    that would write the same prefix at the same time wait until one has, each at most `warmup_timeout` seconds.
+    `tools`: functions that `recover` may run. `recover`: do that in the background, every few seconds, so that turns of
+    workers that died are finished by those that live. Raises `ConfigurationError` for a wrong setting.
     """
 
     def __init__(
@@ -79,6 +85,8 @@ class SessionManager:
             raise ConfigurationError(f"max_steps must be 1 or more, not {max_steps!r}")
         if not isinstance(ttl, Policy):
             raise ConfigurationError(f"ttl must be a policy such as Fixed('1h') or ExpectedCost(), not {ttl!r}")
+        if not warmup_timeout >= 0:
+            raise ConfigurationError(f"warmup_timeout must be zero or more seconds, not {warmup_timeout!r}")
         with storage_errors():
             self._store: Store = open_store(store) if isinstance(store, str) else store
         self._client = ModelClient(client)
@@ -92,6 +100,8 @@ class SessionManager:
         self._leases = Leases(self._store, clock, self._background, busy_timeout)
         self._tending = Tending(self)
         self._transcripts = Transcripts(transcript_bytes, self._leases.is_held)
+        self._warmth = Warmth(limit=SHARED_POINTS)
+        self._gate = WarmupGate(self._store, clock, self._background, self._warmth, warmup_timeout if warmup else 0.0)
         self._warned: set[str] = set()
         self._batching = Batching(self)
         self._recovery = Recovery(self, tools)
@@ -240,7 +250,9 @@ class SessionManager:
     async def _history_of(self, id: str, record: SessionRecord | None = None) -> History:
         """What is stored of a session now; `record`: if it has been read already."""
         record = record or await self._store.load(id)
-        history = History(self._store, record, self._profile_of, self._client.base_url or "", self._transcripts)
+        history = History(
+            self._store, record, self._profile_of, self._client.base_url or "", self._transcripts, self._warmth
+        )
         await history.refresh()
         return history
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
-from sessions.asking import Event
 from sessions.changes import has_thinking, metadata_text, new_settings, prefix_changes, unbinds_thinking
 from sessions.client import belongs_elsewhere
 from sessions.clock import within
@@ -224,7 +223,9 @@ class Session:
                 head, now, now, forked_from=self.id, base=head,
             )  # fmt: skip
             await self._manager._store.create(made)
-            return await self._manager._loaded(made, self._toolbox)
+            branch = await self._manager._loaded(made, self._toolbox)
+            branch._history.warmth.points |= self._history.warmth.points
+            return branch
 
     async def rewind(self, to: str | None) -> None:
         """Moves the head back to an entry of the chain (`None`: before the first). What lies behind stays readable.
@@ -243,10 +244,10 @@ class Session:
                 await commit(head=to)
 
     async def map(self, contents: Iterable[Any], *, limit: int | None = None) -> list[Reply]:
-        """One branch per content from this head, in parallel, after one of them has warmed the prefix.
+        """One branch per content from this head, in parallel; what they share is written to the cache once.
 
         This session does not move; each reply's `.session` is its branch. `limit`: how many run at the same time. If
-        some fail, the others still finish; then the first error is raised.
+        some fail, the others still finish; then the error of the first content that failed is raised.
         """
         self._check_tools()
         with given():
@@ -495,41 +496,21 @@ def _listed(messages: Any) -> list[Any]:
 
 
 async def _fan_out(branches: Sequence[Session], words: Sequence[Any], limit: int | None) -> list[Reply]:
-    """Runs one turn per branch. One leads; the rest start at the first event of its answer, when it can be read.
-
-    A leader that fails before that hands the lead to the next.
-    """
-    replies: list[Reply | None] = [None] * len(branches)
-    errors: list[Exception] = []
+    """Runs one turn per branch; what they share is written once, by whoever comes first to the gate."""
+    replies: dict[int, Reply] = {}
+    errors: dict[int, Exception] = {}
     slots = anyio.Semaphore(limit or max(1, len(branches)))
 
-    async def run(number: int, begun: anyio.Event | None = None) -> None:
+    async def run(number: int) -> None:
         async with slots:
-            driver = branches[number]._driver(words[number], None, None, None)
             try:
-                while (one := await driver.next()) is not None:
-                    if begun is not None and isinstance(one, Event):
-                        begun.set()
-                    replies[number] = one if isinstance(one, Reply) else replies[number]
+                replies[number] = await branches[number].send(words[number])
             except Exception as error:
-                errors.append(error)
-            finally:
-                await driver.close()
-                if begun is not None:
-                    begun.set()
+                errors[number] = error
 
     async with anyio.create_task_group() as group:
-        leader = 0
-        while leader < len(branches):
-            begun = anyio.Event()
-            group.start_soon(run, leader, begun)
-            await begun.wait()
-            failed = len(errors)
-            leader += 1
-            if failed < leader:
-                break
-        for number in range(leader, len(branches)):
+        for number in range(len(branches)):
             group.start_soon(run, number)
     if errors:
-        raise errors[0]
-    return [reply for reply in replies if reply is not None]
+        raise errors[min(errors)]
+    return [replies[number] for number in sorted(replies)]

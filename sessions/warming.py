@@ -45,14 +45,21 @@ async def prewarm(manager: SessionManager, history: History) -> Usage | None:
     if (reason := obstacle(history.settings, prompt.profile)) is not None:
         warnings.warn(f"prewarm() does nothing for this session: {reason}", stacklevel=4)
         return None
-    now = manager.clock.now()
-    plan = make_plan(prompt, history.warmth, manager._tending.circumstances(history, now))
+    async with await manager._gate.enter(lambda: _plan(manager, history), prompt.profile.minimum_tokens) as passage:
+        now, last = manager.clock.now(), passage.plan.marks[-1] if passage.plan.marks else None
+        if last is None or last.tokens < prompt.profile.minimum_tokens or history.warmth.is_alive(last.point, now):
+            return None
+        call = await ask_nothing(manager, history, "prewarm", passage.plan, waited=passage.waited)
+        await passage.opened()
+        return call.usage
+
+
+def _plan(manager: SessionManager, history: History) -> Plan:
+    """The marks of a turn's request, without the one on words that wait for an answer."""
+    at = manager._tending.circumstances(history, manager.clock.now())
+    plan = make_plan(history.prompt, history.warmth, at)
     marks = tuple(mark for mark in plan.marks if mark.slot != "tail" or not _ends_with_words(history))
-    last = marks[-1] if marks else None
-    if last is None or last.tokens < prompt.profile.minimum_tokens or history.warmth.is_alive(last.point, now):
-        return None
-    call = await ask_nothing(manager, history, "prewarm", replace(plan, marks=marks))
-    return call.usage
+    return replace(plan, marks=marks)
 
 
 def _ends_with_words(history: History) -> bool:
@@ -71,13 +78,16 @@ def _body(history: History, marks: tuple[Mark, ...]) -> dict[str, Any]:
     return body
 
 
-async def ask_nothing(manager: SessionManager, history: History, kind: CallKind, plan: Plan) -> Call:
+async def ask_nothing(
+    manager: SessionManager, history: History, kind: CallKind, plan: Plan, *, waited: float = 0.0
+) -> Call:
     """Sends the prompt with the marks of a plan and no wish for an answer; gives the call, which is in the ledger.
 
-    Raises `ModelError`; a request that failed or was cancelled is a row of the ledger too.
+    `waited`: seconds that were spent at the gate. Raises `ModelError`; a request that failed or was cancelled is a row
+    of the ledger too.
     """
     now = manager.clock.now()
-    flight = Flight(uuid.uuid4().hex, _body(history, plan.marks), plan, now, history.head, 0)
+    flight = Flight(uuid.uuid4().hex, _body(history, plan.marks), plan, now, history.head, 0, waited=waited)
     incoming = Incoming()
     try:
         flight.started = manager.clock.now()

@@ -185,7 +185,7 @@ class Store(Protocol):
         """Asks to write a point of the model's cache, which at most one holder does at a time.
 
         The answer is `leading` (for `seconds` from now; `led` must follow), `taken` by another live holder, or `warm`.
-        A holder that leads already leads anew, with another token. Not durable: a loss of power may forget who leads,
+        A holder that leads already goes on, with the same token. Not durable: a loss of power may forget who leads,
         and then a point is written twice. A caller ended by asyncio's `task.cancel()` leads nothing; any other
         cancellation comes after the answer.
         """

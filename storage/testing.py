@@ -743,11 +743,14 @@ async def one_holder_leads_a_point(store: Store) -> None:
     await store.led("p", mine.token, ttl=None, alive=0, now=NOW)
     late = await _lead(store, OTHER, seconds=-1)
     _equal(late.state, "leading")
-    again = await _lead(store)
-    _equal((again.state, again.token == late.token), ("leading", False))
+    anew = await _lead(store)
+    _equal((anew.state, anew.token == late.token), ("leading", False))
     await store.led("p", late.token, ttl="5m", alive=300, now=NOW)
     _equal((await _lead(store, OTHER)).state, "taken")
-    _equal(((await _lead(store)).state, (await _lead(store, OTHER)).state), ("leading", "taken"))
+    for seconds, others in ((60, "taken"), (-1, "leading")):
+        again = await _lead(store, seconds=seconds)
+        _equal((again.state, again.token), ("leading", anew.token))
+        _equal((await _lead(store, OTHER)).state, others)
 
 
 @_rule

@@ -22,16 +22,16 @@ def lead(db: Database, point: str, holder: Holder, seconds: float, now: float) -
     token = secrets.randbits(62)  # never one that a leader of the same point had before its row was removed
     values = {"point": point, "token": token, "expires": now + seconds, "until": 0.0, "ttl": None}
     values["holder"] = write_holder(holder)
-    leading = Warmup("leading", token, seconds, None, holder)
     (row,) = db.run(sql.ENTER_WARMUP, values).fetchall()
     cells = dict(zip(_COLUMNS, row, strict=True))
     if cells["token"] == token:
         db.run(sql.DELETE_WARMUPS, {"now": now, "limit": SWEPT})
-        return leading
-    found = _in_use(cells, holder, now)
-    if found is None:
-        db.run(sql.SET_WARMUP, values)
-    return found or leading
+    elif (found := _in_use(cells, holder, now)) is not None:
+        return found
+    else:
+        token = cells["token"] if cells["holder"] == values["holder"] else token
+        db.run(sql.SET_WARMUP, values | {"token": token})
+    return Warmup("leading", token, seconds, None, holder)
 
 
 def _in_use(cells: Mapping[str, Any], observer: Holder, now: float) -> Warmup | None:

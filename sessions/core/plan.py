@@ -29,6 +29,8 @@ _CERTAINLY = 1.6
 _ROUGHLY = 0.8
 """A point counts as read where at least this share of its estimated size was."""
 _USUAL = (0.1, 1.25, 2.0)
+RECENT = 64
+"""Points that a conversation remembers of its own: what at least its last sixteen calls marked."""
 _CARRIED = ("stream", "diagnostics", "thread", "compaction")
 """Request fields that are no part of the prompt's plan: a planned request keeps them as they are."""
 _SETTINGS = ("model", "max_tokens", "system", "tools", "thinking", "tool_choice", "output_config")
@@ -52,6 +54,11 @@ class Alive:
     ttl: Ttl
     until: float
 
+    @property
+    def since(self) -> float:
+        """The start of the request that wrote it or last read it."""
+        return self.until - SECONDS[self.ttl]
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -61,17 +68,48 @@ class Plan:
     expected: Usage
     hit: str | None = None
 
+    def writes(self, minimum: int) -> tuple[Mark, ...]:
+        """The marks that end at least `minimum` tokens more than this request can read, the shortest prefix first."""
+        return tuple(mark for mark in self.marks if mark.tokens - self.expected.cache_read >= max(1, minimum))
+
 
 @dataclass(slots=True)
 class Warmth:
-    """Which points are believed readable, learnt from past calls of the session."""
+    """Which points are believed readable, learnt from past calls of a conversation and of others that share theirs.
+
+    A point stands for endpoint, model and content, so what one conversation has learnt holds for all. `limit`: points
+    that are kept, those learnt last.
+    """
 
     points: dict[str, Alive] = field(default_factory=dict)
+    shared: Warmth | None = None
+    limit: int = RECENT
+
+    def find(self, point: str) -> Alive | None:
+        """What was last learnt about this point, alive or lapsed; `None` where it is not known."""
+        found = self.shared.find(point) if self.shared is not None else None
+        return found or self.points.get(point)
 
     def is_alive(self, point: str, now: float) -> bool:
         """Whether this point can be read by a request that starts now."""
-        found = self.points.get(point)
+        found = self.find(point)
         return found is not None and now < found.until
+
+    def know(self, point: str, alive: Alive) -> None:
+        """Takes in one point. What a later request has shown about it stands."""
+        known = self.points.pop(point, None)
+        self.points[point] = known if known is not None and known.since > alive.since else alive
+        while len(self.points) > self.limit:
+            del self.points[next(iter(self.points))]
+        if self.shared is not None:
+            self.shared.know(point, alive)
+
+    def forget(self, point: str, started: float) -> None:
+        """A request that started then could not read this point. What later ones have shown stands."""
+        if (known := self.points.get(point)) is not None and known.since < started:
+            del self.points[point]
+        if self.shared is not None:
+            self.shared.forget(point, started)
 
     def learn(
         self, marks: Sequence[Mark], hit: str | None, usage: Usage, started: float, expected_read: int = 0
@@ -82,23 +120,21 @@ class Warmth:
         should have been read (`expected_read` tokens) and was not is dead.
         """
         if hit and usage.counters and usage.cache_read < expected_read * _ROUGHLY:
-            self.points.pop(hit, None)
+            self.forget(hit, started)
         if usage.counters and not usage.cache_read and not usage.cache_write:
             return
         read = usage.cache_read if usage.counters else -1
         scale = _scale(marks, usage)
         for mark in marks:
-            known = self.points.get(mark.point)
+            known = self.find(mark.point)
             if mark.point == hit and known and read > 0 and mark.tokens * scale * _ROUGHLY <= read:
-                self.points[mark.point] = Alive(known.ttl, started + SECONDS[known.ttl])
+                self.know(mark.point, Alive(known.ttl, started + SECONDS[known.ttl]))
             elif mark.tokens * scale > read or read < 0:
-                self.points[mark.point] = Alive(mark.ttl, started + SECONDS[mark.ttl])
-        if hit and read > 0 and (known := self.points.get(hit)):
-            self.points[hit] = Alive(known.ttl, max(known.until, started + SECONDS[known.ttl]))
-
-    def forget(self, now: float) -> None:
-        """Drops what has lapsed."""
-        self.points = {point: alive for point, alive in self.points.items() if now < alive.until}
+                self.know(mark.point, Alive(mark.ttl, started + SECONDS[mark.ttl]))
+            elif known:
+                self.know(mark.point, known)
+        if hit and read > 0 and (known := self.find(hit)):
+            self.know(hit, Alive(known.ttl, max(known.until, started + SECONDS[known.ttl])))
 
 
 def _scale(marks: Sequence[Mark], usage: Usage) -> float:
@@ -232,8 +268,10 @@ def _alive(prompt: Prompt, warmth: Warmth, now: float) -> list[int]:
     return [prompt.index[point] for point in warmth.points if point in prompt.index and warmth.is_alive(point, now)]
 
 
-def _ttl(prompt: Prompt, warmth: Warmth, index: int) -> Ttl:
-    return warmth.points[prompt.points[index].digest].ttl
+def _entry(prompt: Prompt, warmth: Warmth, index: int) -> Alive:
+    found = warmth.find(prompt.points[index].digest)
+    assert found is not None, "only points that are alive are asked about"
+    return found
 
 
 def _readable(prompt: Prompt, warmth: Warmth, now: float) -> Callable[[str], bool]:
@@ -270,15 +308,15 @@ def plan_idle(prompt: Prompt, warmth: Warmth, at: Circumstances, waited: float) 
     deepest = _deepest(prompt, warmth, at.now)
     if deepest is None:
         return None
-    option: Option = "park" if _ttl(prompt, warmth, deepest) == "5m" else "refresh"
+    option: Option = "park" if _entry(prompt, warmth, deepest).ttl == "5m" else "refresh"
     last = _latest_assistant(prompt) if option == "park" else deepest
     if last is None or (option == "park" and last <= deepest):
         return None
     slots = _with_anchor(prompt, {last: "assistant"}, warmth, at.now)
     plan = _predict(prompt, tuple(_mark(prompt, i, slot, "1h") for i, slot in sorted(slots.items())), sorted(slots),
                     warmth, at.now)  # fmt: skip
-    kept = max((i for i in _alive(prompt, warmth, at.now) if _ttl(prompt, warmth, i) == "1h"), default=None)
-    until = warmth.points[prompt.points[kept].digest].until - at.now + waited if kept is not None else 0.0
+    kept = max((i for i in _alive(prompt, warmth, at.now) if _entry(prompt, warmth, i).ttl == "1h"), default=None)
+    until = _entry(prompt, warmth, kept).until - at.now + waited if kept is not None else 0.0
     read, write_5m, write_1h = _relative(at)
     outlook = Outlook(
         ("lapse", option), prompt.tokens(last + 1), prompt.tokens(last + 1) - plan.expected.cache_read, read, write_5m,
@@ -297,7 +335,7 @@ def _outlook(prompt: Prompt, slots: Mapping[int, Slot], warmth: Warmth, at: Circ
     prefix = prompt.tokens(last + 1) if last is not None else 0
     hit = find(prompt.points, list(slots), _readable(prompt, warmth, at.now), prompt.profile.lookback)
     known = prompt.tokens(hit + 1) if hit is not None else 0
-    ttl = _ttl(prompt, warmth, hit) if hit is not None else None
+    ttl = _entry(prompt, warmth, hit).ttl if hit is not None else None
     options: tuple[Option, ...] = prompt.profile.ttls if at.lasting or ttl != "5m" else ("5m",)
     return Outlook(
         options, prefix, prefix - known, read, write_5m, write_1h, at.forecast, kept=known if ttl == "1h" else 0,

@@ -183,8 +183,6 @@ def test_what_was_written_lives_from_the_start_of_the_call() -> None:
     assert warmth.is_alive("b", 1299.0)
     assert not warmth.is_alive("b", 1300.0)
     assert not warmth.is_alive("c", 0.0)
-    warmth.forget(1300.0)
-    assert list(warmth.points) == ["a"]
 
 
 def test_what_was_read_is_refreshed_in_its_own_class() -> None:

@@ -134,7 +134,7 @@ async def test_two_turns_at_once_on_one_clock() -> None:
 
     start = clock.now()
     found: dict[str, str] = {}
-    async with simulated_manager(script=script, clock=clock) as manager:
+    async with simulated_manager(script=script, clock=clock, warmup=False) as manager:
 
         async def sending(text: str) -> None:
             session = await create(manager)
