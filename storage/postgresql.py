@@ -113,7 +113,6 @@ class PostgreSQL:
         self._lock = Lock()
         self._writes = 0
         self._missed: float | None = None
-        self.patience = PATIENCE
 
     def open(self) -> None:
         if self._open:
@@ -194,7 +193,7 @@ class PostgreSQL:
     def _may_wait(self, pause: float) -> bool:
         now = time.monotonic()
         self._missed = self._missed or now
-        return self._open and now + pause < self._missed + self.patience
+        return self._open and now + pause < self._missed + PATIENCE
 
     def _attempt(self, work: Callable[[psycopg.Connection], T]) -> T:
         """On a connection that was at rest; or on the next one, when that was cut meanwhile (a server restarted)."""

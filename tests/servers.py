@@ -82,6 +82,7 @@ def own_server() -> Iterator[tuple[str, Callable[..., None]]]:
             pgexec("pg_ctl", (*where, *words), bin_path=started.bin_path, user=started.system_user)
 
         started.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf()")  # no test turns the machine off
+        control.bin_path = started.bin_path  # type: ignore[attr-defined]
         try:
             yield started.get_uri().replace("/postgres?", "/{database}?"), control
         finally:

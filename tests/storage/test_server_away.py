@@ -266,10 +266,12 @@ async def test_a_server_that_comes_back_is_waited_for(relay: Relay, store: Store
 @pytest.mark.parametrize(
     ("fate", "words"), [("lose", "whether the last write was kept is not known"), (None, "nothing was written")]
 )
-async def test_patience_has_an_end(fate: Fate | None, words: str, relay: Relay, store: SQLStore) -> None:
+async def test_patience_has_an_end(
+    fate: Fate | None, words: str, relay: Relay, store: SQLStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is one for all: who comes later does not wait as long again. Then all is well again."""
     await store.create(session_record())
-    store._dialect.patience = 0.5  # type: ignore[attr-defined]
+    monkeypatch.setattr(postgresql, "PATIENCE", 0.5)
 
     def decide(piece: bytes) -> Fate:
         if fate is None or COMMIT in piece:

@@ -53,8 +53,12 @@ async def test_a_caller_that_asyncio_cancels_leads_nothing(url: str) -> None:
         for _ in range(rounds):
             await asyncio.sleep(0)
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        try:
+            quick = await task
+        except asyncio.CancelledError:
+            pass
+        else:  # it had led before the cancellation
+            await store.led("p", quick.token, ttl=None, alive=0.0, now=1.0)
         mine = await store.lead("p", ME, seconds=60, now=1.0)
         assert mine.state == "leading"
         await store.led("p", mine.token, ttl=None, alive=0.0, now=1.0)
