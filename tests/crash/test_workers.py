@@ -92,6 +92,7 @@ async def test_workers_of_a_back_end(tmp_path: Path, capsys: pytest.CaptureFixtu
             sys.stdout.write(_figures(foreman, engine, job, seconds, longest, together))
         await _check(job, names, engine, model)
         assert longest <= SECONDS + SLACK, f"a session was stuck for {longest:.1f} seconds"
+        assert not together, f"a prefix was written by two workers at the same time: {together}"
 
 
 async def _create(job: Job, names: Iterable[str]) -> None:
@@ -164,10 +165,10 @@ def _longest_silence(foreman: Foreman, engine: Engine, model: Model) -> float:
 
 
 def _written_together(requests: Iterable[Exchange]) -> Pairs:
-    """Requests that wrote one prefix although the other's response had not begun."""
+    """Requests that wrote one prefix although the other's response had not begun, and neither's worker died of it."""
     writers: dict[str, list[Exchange]] = {}
     for exchange in requests:
-        if exchange.usage is not None and exchange.prompt is not None:
+        if exchange.state == "complete" and exchange.prompt is not None:
             for name, _ in exchange.prompt.writes:
                 writers.setdefault(name, []).append(exchange)
     return [
