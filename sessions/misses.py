@@ -47,6 +47,7 @@ def judge(history: History, flight: Flight, incoming: Incoming, *, turn: str | N
         started,
         flight.first_event,
         turn,
+        max((one.started for one in history.trail.calls), default=0.0),
         reason_of(incoming.message),
         was_edited(incoming.message),
         tuple(one.points for one in flight.beside if not one.has_failed),

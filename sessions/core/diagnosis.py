@@ -125,8 +125,9 @@ class Trail:
 class Asked:
     """The call that is judged: its prompt, the points it marked, what it was billed. Times are seconds since the epoch.
 
-    `reason`: what the API's diagnostics say, as they came. `edited`: the API cleared parts of the context. `beside`:
-    the points of each call that was under way, and without an answer yet, when this one started.
+    `latest`: when the session's newest call before it started. `reason`: what the API's diagnostics say, as they came.
+    `edited`: the API cleared parts of the context. `beside`: the points of each call that was under way, and without an
+    answer yet, when this one started.
     """
 
     prompt: Prompt
@@ -135,6 +136,7 @@ class Asked:
     started: float
     first_event: float
     turn: str | None = None
+    latest: float = 0.0
     reason: str | None = None
     edited: bool = False
     beside: tuple[tuple[str, ...], ...] = ()
@@ -262,10 +264,8 @@ def _has_lapsed(asked: Asked, past: Past) -> bool:
 
 def _expired(asked: Asked, past: Past) -> _Why:
     away = asked.started - past.started
-    within = asked.turn is not None and asked.turn == past.turn
-    who = "the turn itself waited for" if within else "the user was away for"
-    what = f"{who} {duration(away)} (from the start of one request to the start of the next), and the entry lived for "
-    what += duration(SECONDS[past.ttl])
+    what = f"{_who_waited(asked, past)} {duration(away)} (from the start of one request to the start of the next), "
+    what += f"and the entry lived for {duration(SECONDS[past.ttl])}"
     if away < SECONDS["1h"] and past.ttl == "5m" and "1h" in asked.prompt.profile.ttls:
         advice = (
             f"A 1h entry would have kept it: Fixed('1h'), a park, or expected_gap={round(away)} on the turn before."
@@ -275,6 +275,14 @@ def _expired(asked: Asked, past: Past) -> _Why:
     else:
         advice = "No lifetime is that long: only refreshing it all the while would have kept it, which seldom pays."
     return _Why("expired", what, advice)
+
+
+def _who_waited(asked: Asked, past: Past) -> str:
+    if asked.turn is not None and asked.turn == past.turn:
+        return "the turn itself waited for"
+    if asked.latest > past.started:
+        return "the turns in between were taken back, and what is left of the conversation had not been read for"
+    return "the user was away for"
 
 
 def duration(seconds: float) -> str:

@@ -13,13 +13,15 @@ from typing import Any
 
 import anyio
 
-from sessions import Call, ExpectedCost, Fixed, PromptWarning, Session, SessionManager, tool
-from sessions.simulator import Request, Scripted, filler
+from sessions import Call, ExpectedCost, Fixed, ModelError, PromptWarning, Session, SessionManager, tool
+from sessions.simulator import Fault, Request, Scripted, filler
 from tests.sessions.world import World
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL}}
 TURNS = 10_000
+BREAKS = "The line is bad. "
+"""Words whose every other answer breaks off half-way."""
 MODELS = ("claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5", "claude-opus-4-8")
 LIFETIMES: dict[str, float] = {"5m": 290.0, "1h": 3590.0}
 
@@ -33,6 +35,8 @@ async def look(place: str) -> str:
 def script(request: Request) -> Any:
     """Thinks, calls up to eight tools at once, answers at length or briefly: the same for the same words."""
     chance = random.Random(f"{request.text} {len(request.messages)}")
+    if request.text.startswith(BREAKS) and request.index % 2:
+        return Scripted(filler(9, "half"), fault=Fault.cut(4))
     thought = filler(chance.randrange(1, 60), "hm") if request.thinking and chance.random() < 0.5 else None
     if not request.results and "look" in request.tools and chance.random() < 0.3:
         places = [f"place {chance.randrange(1000)}" for _ in range(chance.choice((1, 1, 2, 8)))]
@@ -68,7 +72,7 @@ class Day:
             await session.prewarm()
         for _ in range(self.chance.randrange(1, 14)):
             await self._turn(session, pictured)
-            await self.world.clock.advance(self.chance.random() * LIFETIMES.get(ttl, 290.0))
+            await self.world.clock.advance(self.chance.choice((self.chance.random(), 1.0)) * LIFETIMES.get(ttl, 290.0))
             if self.chance.random() < 0.1:
                 await session.update(max_tokens=self.chance.randrange(1000, 3000))
             if self.chance.random() < 0.05:
@@ -76,10 +80,37 @@ class Day:
         return await session.calls() + await self._branches(session, pictured)
 
     async def _turn(self, session: Session, pictured: bool) -> None:
-        words = f"{self.chance.random()} {filler(self.chance.choice((1, 20, 200, 700)), 'word')}"
+        sign = BREAKS if self.chance.random() < 0.05 else ""
+        words = f"{sign}{self.chance.random()} {filler(self.chance.choice((1, 20, 200, 700)), 'word')}"
         content = [IMAGE, {"type": "text", "text": words}] if pictured and self.chance.random() < 0.3 else words
-        await session.send(content)
+        try:
+            await session.send(content)
+        except ModelError:
+            await self._mend(session)
         self.turns += 1
+        if self.chance.random() < 0.05:
+            await self._again(session)
+        elif self.chance.random() < 0.05:
+            async with session.stream("Tell me more.") as stream:
+                async for _ in stream:
+                    break
+                await stream.cancel()
+
+    async def _mend(self, session: Session) -> None:
+        """Resumes until no answer breaks off."""
+        for _ in range(50):
+            try:
+                await session.resume()
+            except ModelError:
+                continue
+            return
+
+    async def _again(self, session: Session) -> None:
+        """The user takes the last words back and says something else."""
+        spoken = [n for n, entry in enumerate(session.entries) if any(b["type"] == "text" for b in entry.content)]
+        user = [n for n in spoken if session.entries[n].role == "user"]
+        await session.rewind(session.entries[user[-1]].parent)
+        await self._turn(session, pictured=False)
 
     async def _branches(self, session: Session, pictured: bool) -> list[Call]:
         if self.chance.random() > 0.2:

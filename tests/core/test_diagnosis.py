@@ -153,6 +153,12 @@ def test_an_endpoint_with_one_lifetime_can_only_refresh() -> None:
     assert "Only a refresh while idle" in miss.sentence
 
 
+def test_a_lapse_behind_turns_that_were_taken_back() -> None:
+    miss = judged(asked(read=0, written=1100, latest=NOW - 100), past(started=NOW - 400))
+    assert miss is not None
+    assert "taken back" in miss.sentence
+
+
 def test_a_slow_first_event_may_mean_a_late_start() -> None:
     assert cause(asked(read=0, written=1100, first_event=NOW + 250)) == "expired"
 
