@@ -36,7 +36,21 @@ def past_of(call: Call) -> Past:
 
 
 def judge(history: History, flight: Flight, incoming: Incoming, *, turn: str | None = None) -> Miss | None:
-    """The call's miss, or `None`; before its reply is added to the history, and before it is learnt."""
+    """The call's miss, or `None`; before its reply is added to the history, and before it is learnt.
+
+    A reply that is paid for is never lost to its explanation: what cannot be judged is logged.
+    """
+    try:
+        miss = _miss(history, flight, incoming, turn)
+    except Exception:
+        log.exception("call %s of session %s could not be judged", flight.id, history.record.id)
+        return None
+    if miss is not None:
+        log.info("session %s: %s (%s)", history.record.id, miss.sentence, miss.cause)
+    return miss
+
+
+def _miss(history: History, flight: Flight, incoming: Incoming, turn: str | None) -> Miss | None:
     if flight.first_event is None or not incoming.started:
         return None
     prompt, started = history.prompt, flight.started or flight.planned
@@ -53,10 +67,7 @@ def judge(history: History, flight: Flight, incoming: Incoming, *, turn: str | N
         tuple(one.points for one in flight.beside if not one.has_failed),
     )
     past = history.trail.before(prompt, started, lambda entry: _is_on_chain(history, entry))
-    miss = diagnose(asked, past, lambda call: _prompt_of(history, call))
-    if miss is not None:
-        log.info("session %s: %s (%s)", history.record.id, miss.sentence, miss.cause)
-    return miss
+    return diagnose(asked, past, lambda call: _prompt_of(history, call))
 
 
 def _is_on_chain(history: History, entry: str | None) -> bool:

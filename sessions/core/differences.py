@@ -75,7 +75,7 @@ def narrowed(old: Any, new: Any, path: str) -> tuple[str, Any, Any]:
         if list(old) != list(new) and set(old) == set(new):
             return f"{path} (order of keys)", list(old), list(new)
         unlike = [key for key in {**old, **new} if key not in old or key not in new or _unlike(old[key], new[key])]
-        return narrowed(old.get(unlike[0]), new.get(unlike[0]), f"{path}.{unlike[0]}")
+        return narrowed(old.get(unlike[0]), new.get(unlike[0]), f"{path}.{unlike[0]}") if unlike else (path, old, new)
     if isinstance(old, list) and isinstance(new, list):
         at = next((n for n, (one, other) in enumerate(zip(old, new, strict=False)) if _unlike(one, other)), None)
         at = min(len(old), len(new)) if at is None else at
@@ -124,19 +124,19 @@ def _in_tools(old: Prompt, new: Prompt) -> Difference | None:
         return None
     at = next(n for n in range(max(len(before), len(after))) if _at(before, n) != _at(after, n))
     names, others = ([_name(tool) for tool in tools] for tools in (before, after))
-    if sorted(map(text_of, before)) == sorted(map(text_of, after)):
-        what = f"the same tools stand in another order: {names[at]!r} was number {at + 1}, and now it is {others[at]!r}"
-        return Difference("tools_changed", f"tools[{at}]", what, ", ".join(names), ", ".join(others), _TOOLS)
     if at < len(after) and others[at] not in names:
         what = f"the tool {others[at]!r} was added"
         return Difference("tools_changed", f"tools[{at}]", what, "", excerpts(None, after[at])[1], _TOOLS)
     if at < len(before) and names[at] not in others:
         what = f"the tool {names[at]!r} was taken away"
         return Difference("tools_changed", f"tools[{at}]", what, excerpts(before[at], None)[0], "", _TOOLS)
-    name = names[at] if at < len(names) else others[at]
-    one, other = (next((tool for tool in tools if _name(tool) == name), None) for tools in (before, after))
-    what = f"the definition of the tool {name!r} is another one"
-    return _differing("tools_changed", what, _TOOLS, one, other, f"tools[{at}]")
+    name = others[at] if at < len(others) else names[at]
+    one, other = (next(tool for tool in tools if _name(tool) == name) for tools in (before, after))
+    if _unlike(one, other):
+        what = f"the definition of the tool {name!r} is another one"
+        return _differing("tools_changed", what, _TOOLS, one, other, f"tools[{at}]")
+    what = f"the tools stand in another order: {name!r} is number {others.index(name) + 1}, not {names.index(name) + 1}"
+    return Difference("tools_changed", f"tools[{at}]", what, ", ".join(names), ", ".join(others), _TOOLS)
 
 
 def _at(tools: Sequence[Block], number: int) -> str | None:

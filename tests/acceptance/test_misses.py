@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -132,6 +133,23 @@ async def test_another_model(tmp_path: Path) -> None:
         await session.send("And now?")
         miss = await missed(session, "model_changed")
         assert (miss.before, miss.after) == (MODEL, "claude-opus-5")
+
+
+async def test_what_cannot_be_judged_costs_no_reply(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    world = World(url=tmp_path / "s.db")
+    async with world.manager() as manager:
+        session = await create(manager)
+        await session.send("Hello")
+        await session.update(system=filler(700, "other"), rebase=True)
+    raw = sqlite3.connect(tmp_path / "s.db")
+    raw.execute("""UPDATE prompts SET settings = '{"model": "m", "max_tokens": 1, "tools": ["damaged"]}'""")
+    raw.commit()
+    raw.close()
+    async with world.manager() as manager:
+        session = await manager.open(session.id)
+        assert (await session.send("And now?")).text
+        assert (await last_call(session)).miss is None
+    assert "could not be judged" in caplog.text
 
 
 @everywhere

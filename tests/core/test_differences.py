@@ -178,3 +178,25 @@ def test_a_change_is_found_where_it_is(body: dict[str, Any], data: st.DataObject
     one = first_difference(whole, prompt_of({**body, "messages": messages}))
     assert one is not None
     assert one.cause in ("messages_changed", "thinking_stripped")
+
+
+CHANGES: dict[str, Any] = {
+    "output_config": {"effort": "low"},
+    "thinking": {"type": "between_tools"},
+    "tool_choice": {"type": "any"},
+    "model": "claude-opus-5",
+    "system": [{"type": "text", "text": "another"}],
+    "tools": [tool("another")],
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(requests(turns=2), requests(turns=2), st.sets(st.sampled_from(sorted(CHANGES))))
+def test_any_two_prompts_can_be_compared(body: dict[str, Any], other: dict[str, Any], names: set[str]) -> None:
+    changed = {**body, **{name: CHANGES[name] for name in names}}
+    for one, two in ((body, other), (body, changed), (changed, body)):
+        old, new = prompt_of(one), prompt_of(two)
+        found = first_difference(old, new)
+        last = min(len(old.points), len(new.points)) - 1
+        assert (found is None) == (old.points[last].digest == new.points[last].digest), found
+        assert found is None or found.place

@@ -16,6 +16,7 @@ from sessions import (
     Entry,
     ExpectedCost,
     Fixed,
+    Miss,
     Outlook,
     Reply,
     Session,
@@ -66,6 +67,7 @@ async def manage() -> None:
         assert_type(session, Session)
         assert_type(await manager.open(session.id, owner="user-42", tools=[plain]), Session)
         assert_type(await manager.list(owner=None, limit=10), list[SessionInfo])
+        assert_type(await manager.costs("owner"), dict[str | None, Cost])
         await manager.delete(session.id)
     async with SessionManager("sqlite://", client=AsyncAnthropic(), recover=True, tools=[plain, decorated]) as manager:
         assert_type(await manager.recover(in_doubt="rerun"), dict[str, Reply | SessionsError])
@@ -110,6 +112,7 @@ async def branch(session: Session) -> None:
     assert_type(await session.prewarm(), Usage | None)
     assert_type(await session.calls(), list[Call])
     assert_type(await session.cost(), Cost)
+    assert_type((await session.calls())[0].miss, Miss | None)
     await session.delete()
 
 
