@@ -36,7 +36,7 @@ LOOK_EVERY = 10.0
 """Seconds between looks for what other workers have left, while this one is in use."""
 LATE = 5.0
 """Seconds after which a due session counts as left by its worker."""
-IN_USE = 600.0
+IN_USE = 300.0
 """Seconds after its last turn for which a worker keeps looking."""
 AT_ONCE = 32
 """Idle requests under way at the same time."""
@@ -131,13 +131,14 @@ class Tending:
         if not self._manager.tend:
             return
         now = self._manager.clock.now()
-        self._in_use_until = now + IN_USE
+        if self._manager._store.is_shared:
+            self._in_use_until = now + IN_USE
         if after is not None:
             heapq.heappush(self._due, now + after)
-        if not self._running:
+        if not self._running and self._next() is not None:
             self._running = True
             self._manager._background.start(self._run)
-        elif after is not None and self._due[0] == now + after:
+        elif after is not None and self._running and self._due[0] == now + after:
             self._changed.set()
 
     async def _run(self) -> None:
@@ -249,10 +250,7 @@ class Tending:
         price = _weight(outlook, plan.expected.cache_read, plan.expected.cache_write_1h)
         if self._spent_on(history, outlook) + price > outlook.prefix * outlook.write_5m:
             return False
-        if not self._affords(price):
-            log.info("session %s is not kept warm: this hour's limit for idle requests is reached", history.record.id)
-            return False
-        return await self._in_a_row(history) < IN_A_ROW
+        return await self._in_a_row(history) < IN_A_ROW and self._affords(history, price)
 
     @staticmethod
     def _spent_on(history: History, outlook: Outlook) -> float:
@@ -263,13 +261,18 @@ class Tending:
             if call.started > (history.asked or 0.0)
         )
 
-    def _affords(self, price: float) -> bool:
+    def _affords(self, history: History, price: float) -> bool:
+        """Whether this hour's limit leaves room for a request; what it costs is then taken from it."""
         start = self._manager.clock.now() - SECONDS["1h"]
         for book in (self._spent, self._earned):
             while book and book[0][0] < start:
                 book.popleft()
         limit = FREE_PER_HOUR + SHARE_PER_HOUR * sum(amount for _, amount in self._earned)
-        return sum(amount for _, amount in self._spent) + price <= limit
+        if sum(amount for _, amount in self._spent) + price > limit:
+            log.info("session %s is not kept warm: this hour's limit for idle requests is reached", history.record.id)
+            return False
+        self._spent.append((self._manager.clock.now(), price))
+        return True
 
     async def _in_a_row(self, history: History) -> int:
         """How many idle periods in a row this owner's newest sessions were kept warm for nothing."""
@@ -285,8 +288,6 @@ class Tending:
 
     async def _send(self, history: History, outlook: Outlook, plan: Plan) -> float | None:
         call = await ask_nothing(self._manager, history, "park" if "park" in outlook.options else "refresh", plan)
-        price = _weight(outlook, call.usage.cache_read, call.usage.cache_write_1h)
-        self._spent.append((call.started, price))
         if call.usage.counters and call.usage.cache_read < ENOUGH * plan.expected.cache_read:
             self._doubt(history, alive=False)  # it wrote what it was to read
         return call.started + SECONDS["1h"] - REFRESH_BEFORE - self._manager.clock.now()

@@ -138,6 +138,8 @@ class PostgreSQL:
             migrations.upgrade("postgresql+psycopg://", creator=partial(self._connections.connect, autocommit=False))
         return REVISION
 
+    is_shared = True
+
     def statistics(self) -> Statistics:
         return Statistics(self._writes, self._writes)
 

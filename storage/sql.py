@@ -45,6 +45,10 @@ class SQLStore:
     async def upgrade(self) -> str:
         return await run(self._dialect.upgrade)
 
+    @property
+    def is_shared(self) -> bool:
+        return self._dialect.is_shared
+
     def statistics(self) -> Statistics:
         return self._dialect.statistics()
 

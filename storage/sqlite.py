@@ -96,6 +96,10 @@ class SQLite:
             self.close()
         return REVISION
 
+    @property
+    def is_shared(self) -> bool:
+        return self._path is not None
+
     def statistics(self) -> Statistics:
         return self._writer.statistics if self._writer is not None else Statistics()
 

@@ -54,6 +54,11 @@ class Store(Protocol):
     async def upgrade(self) -> str:
         """Brings the schema up to date, on an open or an unopened store; gives the revision it then has."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes can use the same store: one in memory is this process's own."""
+        ...
+
     def statistics(self) -> Statistics:
         """Counters since `open`, for measurements."""
 

@@ -187,14 +187,16 @@ async def test_parks_that_do_not_survive_stop(caplog: pytest.LogCaptureFixture) 
     at.check()
 
 
-async def test_where_parks_do_not_survive_it_costs_hardly_more_than_without() -> None:
-    """Within 2 % of the best policy that does not park, over a day of turns a quarter of an hour apart."""
+async def test_where_parks_do_not_survive_it_ends_with_the_cost_of_the_best_policy_without() -> None:
+    """Two rewrites show it; from then on sessions cost within 2 % of the best policy that does not park."""
     totals: dict[str, Decimal] = {}
     for name, options in {"ours": {}, "1h": {"ttl": Fixed("1h")}, "5m": {"ttl": Fixed("5m")}}.items():
         at = world(parks_survive=False)
         async with at.manager(**options) as manager:
-            await talk(await chat(manager), at, *[900.0] * 95)
-        totals[name] = at.engine.bill().cost or Decimal(0)
+            await talk(await chat(manager), at, *[900.0] * 9)
+            learnt = at.engine.bill().cost or Decimal(0)
+            await talk(await chat(manager, system=simulator.filler(3000)), at, *[900.0] * 30)
+            totals[name] = (at.engine.bill().cost or Decimal(0)) - learnt
     assert totals["ours"] <= Decimal("1.02") * min(totals["1h"], totals["5m"]), totals
 
 
@@ -222,7 +224,7 @@ async def test_sessions_left_after_one_turn_cost_one_park_each_and_at_most_three
             await at.clock.advance(2 * 3600.0)
         found = [(await kinds(one)).count("park") for one in sessions]
         assert found == [1, 1, 1, 0, 0, 0]
-        other = await chat(manager, owner="v")
+        other = await chat(manager, owner="v", system=simulator.filler(2500))
         await other.send("hello")
         await at.clock.advance(1200.0)
         assert await kinds(other) == ["turn", "park"], "another owner has done nothing"
@@ -263,7 +265,7 @@ async def test_what_cannot_be_parked_is_not(tmp_path: Path) -> None:
 
 
 async def test_a_park_that_fails_is_a_row_and_harms_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    at = World("fine", faults={1: Fault("status", status=529)})
+    at = world(faults={1: Fault.http(529)})
     async with at.manager() as manager:
         session = await chat(manager)
         await session.send("hello")
@@ -320,20 +322,17 @@ async def test_a_late_look_drops_the_park(tmp_path: Path) -> None:
 
 
 async def test_a_long_answer_is_parked_as_soon_as_it_is_there() -> None:
-    at = world(latency=Latency(first_event=280.0))
-    async with at.manager() as manager:
-        session = await chat(manager)
-        await session.send("hello")
-        await at.clock.advance(1.0)
-        turn, park = await session.calls()
-        assert park.kind == "park"
-        assert park.started < turn.started + 300
-    slow = world(latency=Latency(first_event=320.0))
-    async with slow.manager() as manager:
-        session = await chat(manager)
-        await session.send("hello")
-        await slow.clock.advance(600.0)
-        assert await kinds(session) == ["turn"], "what it read has lapsed while it was answered"
+    for seconds, want in ((280.0, ["turn", "park"]), (320.0, ["turn"])):
+        at = world(latency=Latency(first_event=seconds))
+        async with at.manager() as manager:
+            session = await chat(manager)
+            async with anyio.create_task_group() as group:
+                group.start_soon(session.send, "hello")
+                await at.clock.advance(900.0)
+            calls = await session.calls()
+            assert [one.kind for one in calls] == want, "what was read has lapsed while it was answered"
+            assert all(one.started < calls[0].started + 300 for one in calls)
+        at.check()
 
 
 async def test_what_an_owner_does_is_learnt_from_the_other_sessions(tmp_path: Path) -> None:
