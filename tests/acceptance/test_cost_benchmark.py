@@ -19,6 +19,7 @@ from tests.benchmarks.cost import ours
 from tests.benchmarks.cost.bound import bound
 from tests.benchmarks.cost.conversations import Listener
 from tests.benchmarks.cost.scenarios import HEAD, SCENARIOS, second_session
+from tests.benchmarks.cost.small import SECOND, Small, jobs
 from tests.benchmarks.cost.spent import MODELS, Spent, price
 from tests.benchmarks.cost.table import OURS, Results, markdown, text
 from tests.benchmarks.cost.traces import _spread, sample
@@ -124,6 +125,28 @@ def test_a_table_of_results() -> None:
     assert Decimal(str(results.to_json()["rows"][ours.BOUND]["0.1"]["share"])).quantize(Decimal("0.001")) == Decimal(
         "0.190"
     )
+
+
+def test_a_table_of_scenarios_has_one_column_for_peers_of_one_lifetime() -> None:
+    figures = {"one 1.0, 5m": "0.324", "two 2.0, 5m": "0.323", "two 2.0, 1h": "0.468", ours.TOP_5M: "0.323"}
+    found = Small({(name, SCENARIOS[3].name): text for name, text in figures.items()})
+    found.cells |= {(name, SECOND): text for name, text in zip(figures, ["2,898", "966", "", "0"], strict=True)}
+    found.cells[OURS + "ExpectedCost()", SCENARIOS[3].name] = "0.357 (0.323 by the last request)"
+    lines = list(found.markdown())
+    libraries = "four libraries, 5m | four libraries, 1h"
+    assert lines[0] == f"| | top-level cache_control 5m | {libraries} | **warmline ExpectedCost()** |"
+    ours_here = "0.357 (0.323 by the last request)"
+    assert f"| chat, 2-minute gaps | 0.323 | 0.323 to 0.324 | 0.468 | {ours_here} |" in lines
+    assert f"| {SECOND} | 0 | 966 to 2,898 |  |  |" in lines
+
+
+def test_every_scenario_is_played_with_every_policy() -> None:
+    """No peer is needed: the cells are ours and the API's own."""
+    number = [one.name for one in SCENARIOS].index("chat, 8-minute gaps")
+    cells, problems = jobs(list(ours.POLICIES), peers=False)[number]()
+    assert problems == []
+    assert cells[OURS + 'Fixed("5m")', "chat, 8-minute gaps"] == cells[ours.TOP_5M, "chat, 8-minute gaps"] == "1.250"
+    assert len(cells) == 2 + len(ours.POLICIES)
 
 
 @pytest.mark.skipif("WARMLINE_DATA" not in os.environ, reason="the recordings lie outside the repository")

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import UTC, datetime
 from functools import partial
@@ -26,7 +26,6 @@ CHUNK = 4
 
 README = Path(__file__).parents[3] / "README.md"
 CHART = Path(__file__).parent / "cost.svg"
-BEGIN, END = "<!-- bench-cost -->", "<!-- /bench-cost -->"
 
 Job = tuple[Callable[..., dict[str, Spent]], tuple[Any, ...]]
 
@@ -92,11 +91,15 @@ def _take(results: Results, job: Job, rows: dict[str, Spent], first: str) -> Non
 
 
 def which() -> str:
-    """The simulator's version and the date."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return f"simulator: warmline {version('warmline')} ({commit or 'no repository'}), {datetime.now(UTC):%Y-%m-%d}"
+    """The simulator's version, the last commit that changed it or the sessions, and the date."""
+    commit = _git("log", "-1", "--format=%h") or "no repository"
+    changed = " and changes" if _git("status", "--porcelain") else ""
+    return f"simulator: warmline {version('warmline')} ({commit}{changed}), {datetime.now(UTC):%Y-%m-%d}"
+
+
+def _git(*command: str) -> str:
+    asked = ["git", "-C", str(README.parent), *command, "--", "sessions", "storage"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def arguments() -> argparse.Namespace:
@@ -106,6 +109,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ours", action="store_true", help="without the libraries of others")
     parser.add_argument("--policy", action="append", choices=list(ours.POLICIES), help="only these of ours")
     parser.add_argument("--no-scenarios", action="store_true", help="only the recordings")
+    parser.add_argument("--no-recordings", action="store_true", help="only the scenarios")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--output", type=Path, help="a folder for cost.json, cost.md and cost.svg")
     parser.add_argument("--readme", action="store_true", help="put tables and chart into the README")
@@ -115,44 +119,50 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     given, started = arguments(), time.perf_counter()
     policies, peers = given.policy or list(ours.POLICIES), not given.ours
-    chosen = sample(given.traces)
-    problems, extra = list[str](), list[str]()
+    chosen, problems = sample(given.traces), list[str]()
     if not given.no_scenarios:
         found = scenarios(policies, peers, given.processes)
         print("\n".join(found.text()), end="\n\n")
-        problems, extra = found.problems, ["", *found.markdown()]
-    results = recorded(chosen, policies, peers, given.processes)
-    print("\n".join(text(results)))
-    count, requests = sum(results.sessions.values()), results.total(ours.UNCACHED, 0.1).requests
-    told = f"{count} of 272 recorded sessions, {requests:,} requests; {which()}"
-    print(f"{told}; {time.perf_counter() - started:.0f} s")
-    tables = "\n".join([*markdown(results), *extra, "", f"{told}."])
-    if given.output:
-        _write(given.output, results, tables)
-    if given.readme:
-        _publish(results, tables)
-    problems += results.problems()
+        problems += found.problems
+        _tell(given, "cost-scenarios", found.markdown(), which())
+    if not given.no_recordings:
+        results = recorded(chosen, policies, peers, given.processes)
+        print("\n".join(text(results)))
+        problems += results.problems()
+        count, requests = sum(results.sessions.values()), results.total(ours.UNCACHED, 0.1).requests
+        _tell(given, "cost", markdown(results), f"{count} of 272 recorded sessions, {requests:,} requests; {which()}")
+        _draw(given, results)
+    print(f"{time.perf_counter() - started:.0f} s")
     for problem in problems[:10]:
         print(f"problem: {problem}")
     if problems:
         raise SystemExit(f"{len(problems)} requests were refused or did not read what they should have")
 
 
-def _publish(results: Results, tables: str) -> None:
-    """Puts the tables between their marks in the README, and the chart beside this file."""
-    CHART.write_text(chart.draw(results, which()))
-    before, _, rest = README.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    if not after:
-        raise SystemExit(f"the README has no {BEGIN} … {END}")
-    README.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}")
+def _tell(given: argparse.Namespace, name: str, table: Iterable[str], source: str) -> None:
+    """Says where a table comes from, and puts it into the folder and between its marks in the README."""
+    print(source)
+    lines = "\n".join([*table, "", f"{source}."])
+    if given.output:
+        given.output.mkdir(parents=True, exist_ok=True)
+        (given.output / f"{name}.md").write_text(lines + "\n")
+    if given.readme:
+        begin, end = f"<!-- bench-{name} -->", f"<!-- /bench-{name} -->"
+        before, _, rest = README.read_text().partition(begin)
+        _, _, after = rest.partition(end)
+        if not after:
+            raise SystemExit(f"the README has no {begin} … {end}")
+        README.write_text(f"{before}{begin}\n\n{lines}\n\n{end}{after}")
 
 
-def _write(folder: Path, results: Results, tables: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "cost.json").write_text(json.dumps({"which": which(), **results.to_json()}, indent=1))
-    (folder / "cost.svg").write_text(chart.draw(results, which()))
-    (folder / "cost.md").write_text(tables + "\n")
+def _draw(given: argparse.Namespace, results: Results) -> None:
+    """The chart, and the figures that it is drawn from."""
+    picture = chart.draw(results, which())
+    if given.output:
+        (given.output / "cost.json").write_text(json.dumps({"which": which(), **results.to_json()}, indent=1))
+        (given.output / "cost.svg").write_text(picture)
+    if given.readme:
+        CHART.write_text(picture)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class Small:
         return [*first, *sorted(set(found) - set(first) - set(last)), *last]
 
     def text(self) -> Iterator[str]:
-        """Lines for the terminal: a line for each cell's scenario is long, so each scenario is a block."""
+        """Lines for the terminal, a block for each scenario."""
         for column in self.columns:
             yield column
             for name in self.names:
@@ -49,11 +49,24 @@ class Small:
                     yield f"  {name:38} {self.cells[name, column]}"
 
     def markdown(self) -> Iterator[str]:
-        """Lines for the README."""
-        yield "| | " + " | ".join(self.columns) + " |"
-        yield "|---|" + "---:|" * len(self.columns)
-        for name in self.names:
-            yield f"| {name} | " + " | ".join(self.cells.get((name, column), "") for column in self.columns) + " |"
+        """Lines for the README: the peers of one lifetime share a column, from the least to the most."""
+        own = [name for name in self.names if name.startswith(OURS)]
+        groups = {name: [name] for name in self.names if name in (ours.TOP_5M, ours.TOP_1H)}
+        for ttl in theirs.TTLS:
+            groups[f"four libraries, {ttl}"] = [name for name in self.names if name.endswith(f", {ttl}")]
+        groups[f"**{own[-1]}**"] = own[-1:]
+        groups = {title: names for title, names in groups.items() if names}
+        yield "| | " + " | ".join(groups) + " |"
+        yield "|---|" + "---:|" * len(groups)
+        for column in self.columns:
+            texts = (_span([self.cells.get((name, column), "") for name in names]) for names in groups.values())
+            yield f"| {column} | " + " | ".join(texts) + " |"
+
+
+def _span(texts: list[str]) -> str:
+    """The least and the most of figures, or the one that all are."""
+    found = sorted({text for text in texts if text}, key=lambda text: float(text.split()[0].replace(",", "")))
+    return f"{found[0]} to {found[-1]}" if len(found) > 1 else "".join(found)
 
 
 def jobs(policies: list[str], peers: bool) -> list[Callable[[], tuple[Cells, list[str]]]]:
@@ -78,8 +91,7 @@ def _scenario(number: int, policies: list[str], peers: bool) -> tuple[Cells, lis
         early = sum((ours.until_the_last_request(one.requests) for one in series.replays), start=Usage())
         whole = f"{rows[policy].price(READ) / plain:.3f}"
         before = f"{price(early, READ) / plain:.3f}"
-        idle = f", {rows[policy].idle_requests} while idle" if rows[policy].idle_requests else ""
-        cells[OURS + policy, scenario.name] = whole if whole == before else f"{whole} ({before} before the end{idle})"
+        cells[OURS + policy, scenario.name] = whole if whole == before else f"{whole} ({before} by the last request)"
         problems += rows[policy].problems
     for name, one in _peers(scenario, peers).items():
         cells[name, scenario.name] = f"{price(one.spent.usage, READ) / plain:.3f}"

@@ -94,6 +94,9 @@ def text(results: Results) -> Iterator[str]:
             peer = results.best_peer(read)
             saved = 1 - results.share(best, read) / results.share(peer, read)
             yield f"at {read}: {best} costs {saved:.1%} less than the best of the others ({peer})"
+    sizes = {name: results.total(name, 0.1).sent / results.total(UNCACHED, 0.1).sent for name in results.peers()}
+    if sizes:
+        yield f"prompt tokens of the others beside ours: {min(sizes.values()):.4f} to {max(sizes.values()):.4f}"
     yield from _idle(results)
     yield from _users(results)
 
