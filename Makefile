@@ -50,9 +50,15 @@ PEERS := .venv-peers
 bench-cost: $(PEERS)/.installed ## what recorded sessions cost with us and with others (ALL=1: all 272, about an hour)
 	$(PEERS)/bin/python -m tests.benchmarks.cost $(if $(ALL),,--traces $(TRACES)) --output build/bench-cost $(if $(README),--readme)
 
+PEERS_SPEED := .venv-peers-speed
+
+.PHONY: bench-speed
+bench-speed: $(PEERS_SPEED)/.installed ## what turns, loads, files and open sessions cost with us and with others (half an hour)
+	$(PEERS_SPEED)/bin/python -m tests.benchmarks.speed --output build/bench-speed
+
 .PHONY: clean
 clean: ## remove the environment, caches and what the programs left
-	rm -rf $(VENV) $(PEERS) build dist .coverage .coverage.* htmlcov .hypothesis .grimp_cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(PEERS) $(PEERS_SPEED) build dist .coverage .coverage.* htmlcov .hypothesis .grimp_cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment that exists is used as it is; only what is missing goes into it.
@@ -74,4 +80,10 @@ $(PEERS)/.installed: pyproject.toml .ci/constraints-peers.txt
 	@echo "setting up $(PEERS)"
 	@$(PYTHON) -m venv $(PEERS)
 	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --constraint .ci/constraints-peers.txt --editable '.[bench-cost]'
+	@touch $@
+
+$(PEERS_SPEED)/.installed: pyproject.toml .ci/constraints-peers-speed.txt
+	@echo "setting up $(PEERS_SPEED)"
+	@$(PYTHON) -m venv $(PEERS_SPEED)
+	@$(PEERS_SPEED)/bin/python -m pip install -qq --disable-pip-version-check --constraint .ci/constraints-peers-speed.txt --editable '.[bench-speed]'
 	@touch $@

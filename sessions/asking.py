@@ -180,8 +180,9 @@ class Asking:
         self._books.row = replace(self._books.row, reply=written.id, call=None, stop_reason=reason)
         if isinstance(next_step(self._history.entries, {}, by_caller=self._books.session._by_caller), Finished):
             self._books.row = replace(self._books.row, state="finished", ended=self._books.now())
+        is_over = self._books.row.state == "finished"
         after = self._manager._tending.due(self._history, self._books.calls[-1])
-        await self._books.commit(turn=self._books.row, calls=(record,), tend_after=after)
+        await self._books.commit(turn=self._books.row, calls=(record,), tend_after=after, release=is_over)
         self._manager._tending.wake(after)
         return self._books.calls[-1]
 

@@ -15,7 +15,7 @@ from sessions.flight import Flight
 from sessions.history import Written, make_entry
 from sessions.leases import Hold
 from sessions.misses import judge
-from sessions.replies import Call, Reply, message_of
+from sessions.replies import Call, Reply
 from sessions.telemetry import end_call, end_turn
 from storage import CallRecord, Change, ToolCallRecord, TurnRecord
 from storage.records import CallKind
@@ -77,10 +77,12 @@ class Books:
         back: bool = False,
         settings: str | None = None,
         tend_after: float | None = None,
+        release: bool = False,
     ) -> None:
         """Writes all that is pending in one transaction. `back`: the head goes to `head`, without pending entries.
 
         `tend_after`: seconds until the cache of the session is to be looked after, if nothing happens before.
+        `release`: the turn is over, and the lease is given back with it.
         """
         pending, unsaved = tuple(self._pending), tuple(self.unsaved)
         if back and (texts := self._instructions_behind(head)):
@@ -100,6 +102,7 @@ class Books:
             prompts=self.history.unsaved_settings(calls),
             gaps=self.gaps,
             tend_after=tend_after,
+            release=release,
             updated_at=self.now(),
         )
         try:
@@ -121,6 +124,7 @@ class Books:
         self._pending = [one for one in self._pending if not any(one is other for other in pending)]
         self.unsaved = [one for one in self.unsaved if not any(one is other for other in unsaved)]
         self.settings = None
+        self.hold.released = change.release
         self.history.committed(change)
         self.gaps = None
 
@@ -191,7 +195,7 @@ class Books:
         raw = dict(self.incoming.message) if self.incoming else {}
         if self.incoming:
             raw["usage"] = self.incoming.usage_fields
-        return Reply(content, reason, message_of(raw, content, reason), tuple(self.calls), self.session)
+        return Reply(content, reason, raw, tuple(self.calls), self.session)
 
 
 def _was_done(error: BaseException) -> bool:

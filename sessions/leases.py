@@ -31,11 +31,11 @@ class _Turnstile:
 
 
 class Hold:
-    """A lease that this process holds; `lease` is its newest form."""
+    """A lease that this process holds; `lease` is its newest form. `released`: a commit has given it back already."""
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
-        self.lost = False
+        self.lost = self.released = False
 
 
 class Leases:
@@ -67,7 +67,8 @@ class Leases:
                 yield hold
             finally:
                 del self._held[session]
-                await self._release(hold)
+                if not hold.released:
+                    await self._release(hold)
         finally:
             turnstile.semaphore.release()
 
@@ -149,7 +150,7 @@ class Leases:
             while self._held:
                 await self._clock.sleep(self.renew_after)
                 for session, hold in list(self._held.items()):
-                    if not hold.lost and self._held.get(session) is hold:
+                    if not (hold.lost or hold.released) and self._held.get(session) is hold:
                         await self._renew_one(session, hold)
         finally:
             self._renewing = False
@@ -158,7 +159,7 @@ class Leases:
         try:
             lease = await self._store.renew(hold.lease, seconds=self.seconds, now=self._clock.now())
         except LeaseGone:
-            if self._held.get(session) is not hold:
+            if hold.released or self._held.get(session) is not hold:
                 return  # given back meanwhile
             log.warning("session %s was taken over by another worker", session)
             hold.lost = True

@@ -199,13 +199,21 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The end of a turn. `text` and `content` are the last message's; `usage`, `cost` and `calls` cover the turn."""
+    """The end of a turn. `text` and `content` are the last message's; `usage`, `cost` and `calls` cover the turn.
+
+    `raw`: the fields of the last message, beside its content, as they came.
+    """
 
     content: list[dict[str, Any]]
     stop_reason: str | None
-    message: Message
+    raw: Mapping[str, Any] = field(repr=False)
     calls: tuple[Call, ...]
     session: Session = field(repr=False)
+
+    @property
+    def message(self) -> Message:
+        """The reply as the SDK's `Message`, made when it is asked for."""
+        return message_of(self.raw, self.content, self.stop_reason)
 
     @property
     def text(self) -> str:

@@ -23,7 +23,7 @@ from sessions.core.steps import Finished, RunTools, SubmitResults, ToolRecord, c
 from sessions.core.transcript import Entry, encode, lift_marks, tool_calls
 from sessions.core.ttl import PARK_AFTER
 from sessions.errors import ConfigurationError, ModelError
-from sessions.replies import Call, Reply, Step, message_of
+from sessions.replies import Call, Reply, Step
 from sessions.stopping import Stop
 from sessions.telemetry import inside, start_turn
 from sessions.tool_round import InDoubt, ToolRound
@@ -306,13 +306,12 @@ class Turn:
             content = json.loads(entry.content)
         last = calls[-1] if calls else None
         raw = {"id": last.response_id if last else None, "model": last.model if last else None}
-        message = message_of(raw | {"usage": _api_usage(last)}, content, row.stop_reason)
-        return Reply(content, row.stop_reason, message, tuple(calls), self._session)
+        return Reply(content, row.stop_reason, raw | {"usage": _api_usage(last)}, tuple(calls), self._session)
 
     async def _broke(self, error: BaseException) -> None:
         """The turn ends here: the ledger and the turn say how, in one commit; words and finished work are kept."""
-        if not self._history.is_loaded:
-            return  # a commit failed: nothing may be written under this lease
+        if not self._history.is_loaded or self._books.hold.released:
+            return  # a commit failed, or all is said: nothing may be written under this lease
         cancelled = not isinstance(error, Exception)
         refused = isinstance(error, ModelError) and is_refused(error)
         calls: tuple[CallRecord, ...] = ()

@@ -253,7 +253,7 @@ class Change:
     has already is left as it is, and so is a prompt that the session has. `turn` is inserted, or replaces the turn with
     its id. None leaves a field of the session as it is. The session's totals grow by the calls and the turn that were
     not there before. `tend_after`: seconds from now until the session is due for tending; None takes the time away if
-    the head moves, and leaves it as it is otherwise.
+    the head moves, and leaves it as it is otherwise. `release`: the lease is given back with it.
     """
 
     expected_head: str | None
@@ -268,6 +268,7 @@ class Change:
     gaps: str | None = None
     prompts: tuple[PromptRecord, ...] = ()
     tend_after: float | None = None
+    release: bool = False
     updated_at: float = field(kw_only=True)
 
 

@@ -370,6 +370,21 @@ async def the_same_holder_gets_a_new_lease_at_once(store: Store) -> None:
 
 
 @_rule
+async def a_commit_may_give_the_lease_back(store: Store) -> None:
+    """With `release` the lease ends with the commit, all or nothing; releasing it once more is no error."""
+    await store.create(session_record())
+    lease = await hold(store)
+    await _refused(store, HeadMoved, lease, replace(change("nobody", None), release=True))
+    await _raises(LeaseTaken, store.acquire("s", OTHER, seconds=60, now=NOW))
+    await store.commit(lease, replace(change(None, "a", entries=entries_of("a")), release=True))
+    await _refused(store, LeaseGone, lease, change("a", None))
+    taken = await store.acquire("s", OTHER, seconds=60, now=NOW)
+    _equal(taken.token, lease.token + 1)
+    await store.release(lease)
+    await store.commit(taken, change("a", None))
+
+
+@_rule
 async def a_dead_process_loses_its_lease_at_once(store: Store) -> None:
     """On the same host only: of another host nobody can know."""
     reborn = replace(ME, started=ME.started - 1000)

@@ -241,6 +241,8 @@ def commit(db: Database, lease: Lease, change: Change) -> None:
     if change.turn is not None:
         session["turns"] += _put_turn(db, change.turn, same_turns)
     db.run(sql.MOVE, _moved(change, session) | {"session": lease.session})
+    if change.release:
+        release(db, lease)
 
 
 def _is_written(db: Database, lease: Lease, change: Change, session: Mapping[str, Any]) -> bool:
