@@ -5,7 +5,7 @@ from sessions.core.diagnosis import Miss
 from sessions.core.profiles import Profile, profile_for
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry
-from sessions.core.ttl import ExpectedCost, Fixed, Outlook, Policy
+from sessions.core.ttl import ExpectedCost, Fixed, Option, Outlook, Policy
 from sessions.core.usage import Usage
 from sessions.errors import (
     BatchIncomplete,
@@ -49,6 +49,7 @@ __all__ = [
     "LeaseLost",
     "Miss",
     "ModelError",
+    "Option",
     "Outlook",
     "Policy",
     "PrefixChange",

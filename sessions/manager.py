@@ -8,6 +8,7 @@ import uuid
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from hashlib import blake2b
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, get_args
 
@@ -22,6 +23,7 @@ from sessions.core.incoming import Incoming
 from sessions.core.plan import Warmth
 from sessions.core.profiles import Profile, profile_for
 from sessions.core.settings import Settings, make_settings
+from sessions.core.transcript import encode
 from sessions.core.ttl import ExpectedCost, Policy
 from sessions.core.usage import Usage
 from sessions.errors import ConfigurationError, SessionNotFound, SessionsError
@@ -40,7 +42,7 @@ from sessions.tool_round import InDoubt, check_in_doubt
 from sessions.tools import Toolbox
 from sessions.transcripts import TRANSCRIPT_BYTES, Transcripts
 from sessions.translate import given, storage_errors
-from storage import SessionMissing, SessionRecord, Store, open_store
+from storage import SessionExists, SessionMissing, SessionRecord, Store, open_store
 
 CostsBy: TypeAlias = Literal["session", "owner", "day", "kind"]
 
@@ -159,6 +161,27 @@ class SessionManager:
         with storage_errors():
             await self._store.create(record)
             return await self._loaded(record, toolbox)
+
+    async def prewarm(self, **settings: Any) -> Usage | None:
+        """Writes the prefix of sessions that do not exist yet, with a zero-token request: what `create` would share.
+
+        Takes the settings of `create`. The ledger row belongs to an empty session of its own, `prewarm-…`, which every
+        call with the same settings uses again. `None` if the prefix is below the model's minimum, known to be warm, or
+        cannot be warmed with these settings. Raises `ModelError`, and `ConfigurationError` as `create` does.
+        """
+        tools = list(settings.pop("tools", ()))
+        content = encode([{**settings, "tools": Toolbox(tools).definitions}])
+        name = f"prewarm-{blake2b(content.encode(), digest_size=8).hexdigest()}"
+        try:
+            session = await self.open(name, tools=tools)
+        except SessionNotFound:
+            try:
+                session = await self.create(**{"title": "pre-warmed", **settings}, tools=tools, id=name)
+            except ConfigurationError as error:
+                if not isinstance(error.__cause__, SessionExists):
+                    raise
+                session = await self.open(name, tools=tools)  # another worker was faster
+        return await session.prewarm()
 
     async def open(
         self, id: str, *, owner: str | None = None, tools: Iterable[Any] = (), rebase: bool = False

@@ -56,6 +56,7 @@ class Tending:
 
     def __init__(self, manager: SessionManager) -> None:
         self._manager = manager
+        self._looks = manager._store.is_shared
         self._due: list[float] = []
         self._changed = anyio.Event()
         self._in_use_until = -NEVER
@@ -131,7 +132,7 @@ class Tending:
         if not self._manager.tend:
             return
         now = self._manager.clock.now()
-        if self._manager._store.is_shared:
+        if self._looks:
             self._in_use_until = now + IN_USE
         if after is not None:
             heapq.heappush(self._due, now + after)

@@ -14,7 +14,7 @@ from sessions.core.settings import Settings
 from sessions.core.steps import calls_of, result_block
 from sessions.core.usage import Usage
 from sessions.flight import Flight
-from sessions.history import History
+from sessions.history import History, make_entry
 from sessions.misses import judge
 from sessions.replies import Call
 from sessions.telemetry import end_call, inside, start_call
@@ -45,6 +45,11 @@ async def prewarm(manager: SessionManager, history: History) -> Usage | None:
     if (reason := obstacle(history.settings, prompt.profile)) is not None:
         warnings.warn(f"prewarm() does nothing for this session: {reason}", stacklevel=4)
         return None
+    if not history.entries and history.settings.context:
+        opened = await _opened(manager, history)
+        usage = await prewarm(manager, opened)
+        await history.recall()
+        return usage
     async with await manager._gate.enter(lambda: _plan(manager, history), prompt.profile.minimum_tokens) as passage:
         now, last = manager.clock.now(), passage.plan.marks[-1] if passage.plan.marks else None
         if last is None or last.tokens < prompt.profile.minimum_tokens or history.warmth.is_alive(last.point, now):
@@ -52,6 +57,14 @@ async def prewarm(manager: SessionManager, history: History) -> Usage | None:
         call = await ask_nothing(manager, history, "prewarm", passage.plan, waited=passage.waited)
         await passage.opened()
         return call.usage
+
+
+async def _opened(manager: SessionManager, history: History) -> History:
+    """The conversation with its first words still to come: the pinned context is part of their message."""
+    opened = await manager._history_of(history.record.id)
+    words = [*opened.settings.context, {"type": "text", "text": PLACEHOLDER}]
+    opened.stage([make_entry(None, "user", words, manager.clock.now())])
+    return opened
 
 
 def _plan(manager: SessionManager, history: History) -> Plan:

@@ -16,6 +16,7 @@ SHOWN = {
     "durable_dbos.py": ["ended with 9.", "Reserved one seat to Rome.", "8 entries, 4 calls", "Reservations: 1"],
     "resume.py": ["The worker ended with 9. Resumed:", "Reservations: 1"],
     "parallel.py": ["Athens", "The first session has not moved: 2 entries."],
+    "custom_policy.py": ["asked at 10:00: turn, park;", "asked at 22:00: turn; $"],
     "planner_only.py": ["marked shared, assistant, tail; expected to read"],
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from sessions import Fixed, Session, simulator, tool
+from sessions import ConfigurationError, Fixed, Session, simulator, tool
 from sessions.core.gaps import NEVER
 from sessions.simulator import Fault, Latency, Scripted
 from sessions.tending import Tending
@@ -362,3 +362,44 @@ async def test_the_ledger_holds_a_row_for_each() -> None:
         assert buckets(cost.usage) == buckets(at.engine.bill().usage)
         assert cost.total == at.engine.bill().cost
     at.check()
+
+
+# -- pre-warming what does not exist yet ---------------------------------------------------------------------------
+
+
+@tool
+def look() -> str:
+    """Looks."""
+    return "seen"
+
+
+@everywhere
+async def test_a_prefix_is_warmed_before_any_session_exists() -> None:
+    at = world()
+    settings: dict[str, Any] = {"model": OPUS, "max_tokens": 1000, "system": simulator.filler(2000), "tools": [look]}
+    pinned = [{"type": "text", "text": simulator.filler(900)}]
+    for context, least in (((), 2000), (pinned, 2900)):
+        async with at.manager() as manager:
+            used = await manager.prewarm(**settings, context=context)
+            assert used is not None
+            assert used.cache_read + used.cache_write >= least
+            assert used.output == 0
+            assert await manager.prewarm(**settings, context=context) is None, "it is warm"
+            session = await manager.create(**settings, context=context)
+            reply = await session.send("hello")
+            assert reply.usage.cache_read == used.cache_read + used.cache_write
+            assert reply.calls[0].miss is None
+            rows = [one for one in await manager.list() if one.id.startswith("prewarm-")]
+            assert [(one.calls, one.turns) for one in rows] == [(1, 0)]
+            assert (await (await manager.open(rows[0].id)).calls())[0].kind == "prewarm"
+            await at.clock.advance(4000.0)
+    at.check()
+
+
+async def test_what_is_too_short_or_wrong_is_not_warmed() -> None:
+    at = world()
+    async with at.manager() as manager:
+        assert await manager.prewarm(model=OPUS, max_tokens=10, system="short") is None
+        with pytest.raises(ConfigurationError, match="max_tokens"):
+            await manager.prewarm(model=OPUS, max_tokens=-1)
+    assert not at.requests
