@@ -207,7 +207,7 @@ async def test_a_stale_worker_is_fenced_off(tmp_path: Path) -> None:
         stale._leases.renew_after = 10_000.0
         turn = asyncio.create_task(session.send("from the stale one"))
         await world.clock.advance(0.5)
-        record = await fresh._store.acquire(session.id, fresh._leases._holder, seconds=10, now=world.clock.now() + 60)
+        record = await fresh._store.acquire(session.id, fresh._leases.holder, seconds=10, now=world.clock.now() + 60)
         await fresh._store.release(record)
         await world.clock.advance(5)
         with pytest.raises(LeaseLost):
@@ -307,7 +307,7 @@ async def test_3_the_store_grows_with_what_is_said(tmp_path: Path) -> None:
                 await session.send("u" * 1000)
         sizes[turns] = (tmp_path / f"{turns}.db").stat().st_size  # closed: nothing is left in the log beside it
     assert sizes[100] < 2.1 * sizes[50]
-    assert sizes[100] < 100 * 5_000, "a turn of 2 kB takes less than 5"
+    assert sizes[100] - sizes[50] < 50 * 5_000, "a turn of 2 kB takes less than 5"
 
 
 async def test_4_many_runs_at_once_lose_nothing(tmp_path: Path) -> None:
