@@ -16,9 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 from sqlalchemy import make_url
 
+from sessions import SessionManager
+from sessions.leases import SECONDS
 from storage import open_store
 from storage.tables import metadata
 
@@ -126,6 +129,32 @@ def empty_store(one_store: str) -> str:
     with psycopg.connect(one_store, autocommit=True) as connection:
         connection.execute(f"TRUNCATE {', '.join(metadata.tables)}")
     return one_store
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    """Makes the URLs of empty stores, of both kinds in turn."""
+    if request.param == "postgresql":
+        made: Callable[[], str] = request.getfixturevalue("new_store")
+        return made
+    return lambda: f"sqlite:///{tmp_path}/{next(_numbers)}.db"
+
+
+async def lease_lapses(manager: SessionManager) -> None:
+    """A server's clock is not turned by hand: where leases go by it, those of a dead manager are waited for."""
+    if manager._leases.seconds < SECONDS:
+        await anyio.sleep(manager._leases.seconds)
+
+
+def without_gate(url: str) -> dict[str, bool]:
+    """For a manager by a clock turned by hand: the word of a dead one that it warms a prefix lapses by the server's."""
+    return {"warmup": False} if url.startswith("postgresql") else {}
+
+
+def short_leases(manager: SessionManager, url: str) -> None:
+    """Leases that lapse soon, on a server only."""
+    if url.startswith("postgresql"):
+        manager._leases.seconds = 0.2
 
 
 _numbers = itertools.count()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,18 @@ async def _check_ledger(session: Session, world: World) -> None:
 @pytest.mark.parametrize("then", ["resume", "send", "key"])
 @pytest.mark.parametrize("how", ["task", "scope"])
 async def test_a_turn_cancelled_at_each_await(how: str, then: str, tmp_path: Path) -> None:
+    await _cancelled_at_each_await(how, then, lambda step: f"sqlite:///{tmp_path}/{step}.db")
+
+
+@pytest.mark.parametrize("how", ["task", "scope"])
+async def test_a_turn_cancelled_at_each_await_on_a_server(how: str, empty_store: str) -> None:
+    await _cancelled_at_each_await(how, "key", lambda _: empty_store)
+
+
+async def _cancelled_at_each_await(how: str, then: str, place: Callable[[int], str]) -> None:
     failed: list[tuple[int, str]] = []
     for step in range(1, STEPS):
-        world, effects = World(script, url=tmp_path / f"{step}.db"), Effects()
+        world, effects = World(script, url=place(step)), Effects()
         async with world.manager(busy_timeout=1) as manager:
             session = await create(manager, tools=effects.tools, thinking={"type": "adaptive"})
             cancelled = await _cancelled(session, step, how)
@@ -116,10 +126,11 @@ async def test_a_turn_cancelled_at_each_await(how: str, then: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("how", ["task", "scope"])
-async def test_another_process_goes_on_at_once(how: str, tmp_path: Path) -> None:
+async def test_another_process_goes_on_at_once(how: str, new_place: Callable[[], str]) -> None:
     """The lease is given back whatever the await: nobody waits for it to lapse."""
+    url = new_place()
     for step in range(1, STEPS, 3):
-        world, effects = World(script, url=tmp_path / f"{step}.db"), Effects()
+        world, effects = World(script, url=url), Effects()
         async with world.manager() as manager, world.manager(busy_timeout=0) as other:
             session = await create(manager, tools=effects.tools)
             cancelled = await _cancelled(session, step, how)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -12,6 +12,7 @@ from sessions import InDoubtToolCalls, Session, tool
 from sessions.simulator import Request
 from storage import StoreUnavailable
 from tests.crash.test_killed_anywhere import Dying
+from tests.servers import lease_lapses, short_leases, without_gate
 from tests.sessions.world import World, call, create, results
 
 
@@ -55,17 +56,19 @@ def script(request: Request) -> Any:
     return "All done." if request.results else [call("pay"), call("quick"), call("read")]
 
 
-async def _dead(path: Path) -> World:
+async def _dead(url: str) -> World:
     """A process that died while `pay` and `read` were running."""
-    world = World(script, url=path)
-    store = Dying(path, 1000, after=False)
+    world = World(script, url=url)
+    store = Dying(url, 1000, after=False)
     acts = Acts(store)
-    async with world.manager(store=store) as manager:
+    async with world.manager(store=store, **without_gate(url)) as manager:
+        short_leases(manager, url)
         session = await create(manager, id="fixed", tools=acts.tools)
         with pytest.raises(Exception, match="dead"):
             await session.send("go")
     assert sorted(acts.ran) == ["pay", "quick", "read"]
     await world.clock.advance(11)
+    await lease_lapses(manager)
     return world
 
 
@@ -73,9 +76,9 @@ def _told(session: Session) -> list[str]:
     return [one["content"] for one in results(session.messages[2])]
 
 
-async def test_report_tells_the_model_and_runs_only_what_is_harmless(tmp_path: Path) -> None:
-    world, acts = await _dead(tmp_path / "a.db"), Acts()
-    async with world.manager() as manager:
+async def test_report_tells_the_model_and_runs_only_what_is_harmless(new_place: Callable[[], str]) -> None:
+    world, acts = await _dead(new_place()), Acts()
+    async with world.manager(**without_gate(world.url)) as manager:
         session = await manager.open("fixed", tools=acts.tools)
         reply = await session.resume()
         assert reply is not None
@@ -85,9 +88,9 @@ async def test_report_tells_the_model_and_runs_only_what_is_harmless(tmp_path: P
     world.check()
 
 
-async def test_rerun_runs_all_that_is_in_doubt_and_nothing_that_is_finished(tmp_path: Path) -> None:
-    world, acts = await _dead(tmp_path / "a.db"), Acts()
-    async with world.manager() as manager:
+async def test_rerun_runs_all_that_is_in_doubt_and_nothing_that_is_finished(new_place: Callable[[], str]) -> None:
+    world, acts = await _dead(new_place()), Acts()
+    async with world.manager(**without_gate(world.url)) as manager:
         session = await manager.open("fixed", tools=acts.tools)
         await session.resume(in_doubt="rerun")
         assert sorted(acts.ran) == ["pay", "read"]
@@ -95,9 +98,9 @@ async def test_rerun_runs_all_that_is_in_doubt_and_nothing_that_is_finished(tmp_
     world.check()
 
 
-async def test_raise_names_the_calls_and_changes_nothing(tmp_path: Path) -> None:
-    world, acts = await _dead(tmp_path / "a.db"), Acts()
-    async with world.manager() as manager:
+async def test_raise_names_the_calls_and_changes_nothing(new_place: Callable[[], str]) -> None:
+    world, acts = await _dead(new_place()), Acts()
+    async with world.manager(**without_gate(world.url)) as manager:
         session = await manager.open("fixed", tools=acts.tools)
         for _ in range(2):
             with pytest.raises(InDoubtToolCalls, match="pay") as caught:
@@ -108,9 +111,9 @@ async def test_raise_names_the_calls_and_changes_nothing(tmp_path: Path) -> None
     world.check()
 
 
-async def test_new_words_close_what_is_open_truthfully(tmp_path: Path) -> None:
-    world, acts = await _dead(tmp_path / "a.db"), Acts()
-    async with world.manager() as manager:
+async def test_new_words_close_what_is_open_truthfully(new_place: Callable[[], str]) -> None:
+    world, acts = await _dead(new_place()), Acts()
+    async with world.manager(**without_gate(world.url)) as manager:
         session = await manager.open("fixed", tools=acts.tools)
         await session.send("what happened?")
         doubt = "interrupted; it may or may not have taken effect"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,15 @@ import pytest
 
 from storage import StoreUnavailable, open_store
 from tests.crash.test_cancelled_anywhere import Effects, script
+from tests.servers import lease_lapses, short_leases, without_gate
 from tests.sessions.world import World, create, words
 
 
 class Dying:
     """A store whose process dies at its n-th commit: before it is written, or right after. Then nothing works."""
 
-    def __init__(self, path: Path, at: int, *, after: bool) -> None:
-        self._real: Any = open_store(f"sqlite:///{path}")
+    def __init__(self, url: Path | str, at: int, *, after: bool) -> None:
+        self._real: Any = open_store(f"sqlite:///{url}" if isinstance(url, Path) else url)
         self._at, self._after = at, after
         self.commits = 0
         self.dead = False
@@ -42,19 +44,21 @@ class Dying:
 
 @pytest.mark.parametrize("then", ["resume", "send", "key"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-async def test_a_process_that_dies_at_each_commit(after: bool, then: str, tmp_path: Path) -> None:
+async def test_a_process_that_dies_at_each_commit(after: bool, then: str, new_place: Callable[[], str]) -> None:
     for at in range(1, 50):
-        path = tmp_path / f"{at}.db"
-        world, effects = World(script, url=path), Effects()
-        store = Dying(path, at, after=after)
-        async with world.manager(store=store) as manager:
+        url = new_place()
+        world, effects = World(script, url=url), Effects()
+        store = Dying(url, at, after=after)
+        async with world.manager(store=store, **without_gate(url)) as manager:
+            short_leases(manager, url)
             session = await create(manager, tools=effects.tools, thinking={"type": "adaptive"}, id="fixed")
             try:
                 await session.send("go", idempotency_key="k")
             except Exception:
                 assert store.dead
         await world.clock.advance(11)
-        async with world.manager() as manager:
+        await lease_lapses(manager)
+        async with world.manager(**without_gate(url)) as manager:
             session = await manager.open("fixed", tools=effects.tools)
             stored = bool(session.messages)
             if then == "resume":

@@ -9,6 +9,7 @@ import os
 import random
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -39,15 +40,26 @@ LONGEST = 0.5
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 
+async def test_killed_at_random_moments_on_a_server(
+    new_store: Callable[[], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fifth of the kills, once more, on PostgreSQL."""
+    await _killed(new_store(), KILLS // 5, PARTS, tmp_path, capsys)
+
+
 @pytest.mark.parametrize("part", range(PARTS))
 async def test_killed_at_random_moments(part: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    seed = int(os.environ.get("WARMLINE_SEED") or random.SystemRandom().randrange(10**6))
     kills = KILLS // PARTS + (part < KILLS % PARTS)
+    await _killed(f"sqlite:///{tmp_path}/chat.db", kills, part, tmp_path, capsys)
+
+
+async def _killed(store: str, kills: int, part: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seed = int(os.environ.get("WARMLINE_SEED") or random.SystemRandom().randrange(10**6))
     with capsys.disabled():
         sys.stdout.write(f"\n{kills} kills, seed {seed}: ")
     engine = Engine(script)
     with model_server(engine, Latency(first_event=0.005, per_output_token=0.0002)) as url:
-        job = Job(f"sqlite:///{tmp_path}/chat.db", url, str(tmp_path), 0.06, "never", kills, 10 * seed + part, LONGEST)
+        job = Job(store, url, str(tmp_path), 0.06, "never", kills, 10 * seed + part, LONGEST)
         await create(job)
         command = [sys.executable, "-W", "ignore", "-m", "tests.crash.worker", "lives", job.text]
         done = await anyio.run_process(command, cwd=ROOT, check=False)

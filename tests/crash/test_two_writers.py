@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -90,10 +91,12 @@ class Door:
         return echo(request)
 
 
-async def test_processes_are_served_in_the_order_in_which_they_came(tmp_path: Path) -> None:
+async def test_processes_are_served_in_the_order_in_which_they_came(
+    new_place: Callable[[], str], tmp_path: Path
+) -> None:
     door = Door()
     with model_server(Engine(door)) as url, ExitStack() as workers:
-        job = Job(f"sqlite:///{tmp_path}/chat.db", url, str(tmp_path))
+        job = Job(new_place(), url, str(tmp_path))
         await create(job)
         senders = [_started(workers, job) for _ in range(3)]
         async with job.manager() as manager:
@@ -122,11 +125,11 @@ async def _queue_up(session: Session, door: Door, round_: int, order: list[tuple
         await anyio.to_thread.run_sync(sender.replies, 1)
 
 
-async def test_a_killed_waiter_keeps_nobody_waiting(tmp_path: Path) -> None:
+async def test_a_killed_waiter_keeps_nobody_waiting(new_place: Callable[[], str], tmp_path: Path) -> None:
     """Its place in line dies with it."""
     door = Door()
     with model_server(Engine(door)) as url, ExitStack() as workers:
-        job = Job(f"sqlite:///{tmp_path}/chat.db", url, str(tmp_path))
+        job = Job(new_place(), url, str(tmp_path))
         await create(job)
         doomed, patient = _started(workers, job), _started(workers, job)
         async with job.manager() as manager:
@@ -145,11 +148,11 @@ async def test_a_killed_waiter_keeps_nobody_waiting(tmp_path: Path) -> None:
             assert [number for number, _ in conversation(found)] == [1]
 
 
-async def test_a_killed_holder_keeps_nobody_waiting(tmp_path: Path) -> None:
+async def test_a_killed_holder_keeps_nobody_waiting(new_place: Callable[[], str], tmp_path: Path) -> None:
     """Killed while the model answers: who waits goes on, and both words are there, the first without an answer."""
     door = Door()
     with model_server(Engine(door)) as url, ExitStack() as workers:
-        job = Job(f"sqlite:///{tmp_path}/chat.db", url, str(tmp_path))
+        job = Job(new_place(), url, str(tmp_path))
         await create(job)
         doomed, patient = _started(workers, job), _started(workers, job)
         doomed.tell("hold 0")

@@ -400,3 +400,12 @@ def test_who_created_a_session_is_told_by_what_never_changes() -> None:
     made = session_record(owner="a")
     assert _is_ours(replace(made, head="x", title="later", updated_at=9.0), made)
     assert not _is_ours(replace(made, tree="another"), made)
+
+
+def test_what_failed_is_named_and_not_what_was_skipped() -> None:
+    """Answers that come in two parts: the second part only says that the rest was skipped."""
+    failed = psycopg.errors.NotNullViolation("failed")
+    skipped = psycopg.errors.PipelineAborted("skipped")
+    skipped.__context__ = failed
+    assert postgresql._first(skipped) is failed
+    assert postgresql._first(failed) is failed

@@ -169,6 +169,16 @@ async def test_a_pooler_that_hides_is_found_out(
             assert not watch.is_live
 
 
+async def test_news_of_others_is_no_proof(empty_store: str) -> None:
+    """What another worker tells at the same time on the channel is not what was to come back."""
+    async with two(empty_store) as (one, _):
+        listener: Any = one._dialect._listener  # type: ignore[attr-defined]
+        tell = listener._tell
+        listener._tell = lambda what: (tell("something else"), tell(what))
+        with one.watch("a") as watch:
+            await live(watch)
+
+
 @everywhere
 async def test_a_file_tells_nothing(tmp_path: Path) -> None:
     async with two(f"sqlite:///{tmp_path}/a.db") as (one, _):
