@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import typer
 from rich.markup import escape
 
-from sessions.cli import branches, chat, costs, database, demo, history, probe, records, replay, serve, why
+from sessions.cli import branches, chat, costs, database, demo, history, load, probe, records, replay, serve, why
 from sessions.cli.terminal import CODES_IN_WORDS, errors, report
 from sessions.errors import SessionsError
 
@@ -32,6 +32,7 @@ app.command("verify")(records.verify)
 app.command("export")(records.export)
 app.command("replay")(replay.replay)
 app.command("probe")(probe.probe)
+app.command("load")(load.load)
 app.command("simulate")(serve.simulate)
 app.add_typer(database.app, name="db")
 

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
 import anyio
 import typer
 from anthropic import AsyncAnthropic
-from anyio.abc import Process
 
 from sessions.cli import acts
 from sessions.cli.job import Job
+from sessions.cli.simulated import simulated
 from sessions.cli.terminal import MODEL, Code, ModelOption, console, dollars, has_key
 from sessions.core.prices import prices_for
 from sessions.core.profiles import profile_for
 from sessions.core.usage import Usage
-from sessions.errors import ConfigurationError, ModelError
+from sessions.errors import ConfigurationError
 
 REQUESTS, PROMPT, ANSWER = 30, 6_000, 400
 """What a live run is not expected to reach: requests, tokens of each prompt, tokens of each answer."""
@@ -79,20 +77,5 @@ async def _endpoint(live: bool) -> AsyncIterator[str | None]:
     if live:
         yield None
         return
-    command = [sys.executable, "-m", "sessions", "simulate", "--port", "0", "--json", "--first-event", "0.2"]
-    async with await anyio.open_process(command, stderr=None) as process:
-        try:
-            yield json.loads(await _first_line(process))["url"]
-        finally:
-            with suppress(ProcessLookupError):
-                process.terminate()
-
-
-async def _first_line(process: Process) -> bytes:
-    assert process.stdout is not None
-    line = b""
-    async for chunk in process.stdout:
-        line += chunk
-        if b"\n" in line:
-            return line.partition(b"\n")[0]
-    raise ModelError("the simulator's process ended before it listened")
+    async with simulated("--first-event", "0.2") as url:
+        yield url
