@@ -107,7 +107,7 @@ class Warmth:
     def forget(self, point: str, started: float) -> None:
         """A request that started then could not read this point. What later ones have shown stands."""
         if (known := self.points.get(point)) is not None and known.since < started:
-            del self.points[point]
+            self.points[point] = Alive(known.ttl, min(known.until, started))  # known to be gone: for others too
         if self.shared is not None:
             self.shared.forget(point, started)
 

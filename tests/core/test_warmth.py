@@ -34,6 +34,17 @@ def test_old_news_does_not_replace_newer() -> None:
     assert shared.find("a") == Alive("5m", 800.0)
 
 
+def test_what_was_not_read_is_not_there_unless_a_later_request_has_shown_it() -> None:
+    shared = Warmth(limit=100)
+    one, other = Warmth(shared=shared), Warmth(shared=shared)
+    one.learn([mark("a", 1000)], None, Usage(cache_write_5m=1000), 100.0)
+    other.learn([mark("b", 2000)], "a", Usage(cache_write_5m=2000), 110.0, expected_read=1000)
+    assert (one.is_alive("a", 111.0), other.is_alive("b", 111.0)) == (False, True)
+    other.know("a", Alive("5m", 500.0))
+    one.learn([mark("b", 2000)], "a", Usage(cache_write_5m=2000), 150.0, expected_read=1000)
+    assert one.find("a") == other.find("a") == Alive("5m", 500.0)
+
+
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 10_000)), max_size=300))
 def test_the_newest_are_kept_and_no_more(events: list[tuple[int, int]]) -> None:
     shared = Warmth(limit=40)

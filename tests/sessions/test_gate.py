@@ -395,6 +395,92 @@ async def test_a_leader_elsewhere_that_fails_or_dies(tmp_path: Path) -> None:
 
 
 @everywhere
+async def test_nobody_waits_for_another_process_longer_than_the_timeout(tmp_path: Path) -> None:
+    world = World(url=tmp_path / "a.db")
+    async with world.manager(warmup_timeout=3.0) as manager:
+        (session,) = await several(manager, 1)
+        point = session._history.prompt.points[0].digest
+        await manager._store.lead(point, Holder("elsewhere", 1, 1.0), seconds=60, now=world.clock.now())
+        (reply,) = await gathered(world, sending(session))
+        assert waits([reply]) == [3.0]
+        check_nothing_is_left(manager)
+    world.check()
+
+
+@everywhere
+async def test_that_nothing_is_written_there_is_told_to_other_processes(tmp_path: Path) -> None:
+    world = World(latency=ONE_SECOND, url=tmp_path / "a.db")
+    async with world.manager() as one, world.manager() as two:
+        first, *rest = [await create(manager, system=filler(420)) for manager in (one, two, two, two)]
+        replies = await gathered(world, sending(first), *(after(world, 0.5, sending(session)) for session in rest))
+        assert max(waits(replies)) <= 2.0  # once for each process
+        assert world.engine.bill().usage.cache_write == 0
+        assert waits(await gathered(world, *map(sending, await several(two, 3, system=filler(420))))) == [0.0] * 3
+
+
+@everywhere
+async def test_a_leader_that_has_lost_the_lead_says_nothing(tmp_path: Path) -> None:
+    world = World(latency=Latency(first_event=25.0), url=tmp_path / "a.db")
+    other = Holder("elsewhere", 1, 1.0)
+    async with world.manager() as manager:
+        (session,) = await several(manager, 1)
+
+        async def taking() -> str:
+            ((point, leader),) = manager._gate._elsewhere.items()
+            assert leader._token is not None
+            await manager._store.led(point, leader._token, ttl=None, alive=0, now=world.clock.now())
+            await manager._store.lead(point, other, seconds=90, now=world.clock.now())
+            return point
+
+        reply, point = await gathered(world, sending(session), after(world, 2, taking), seconds=50)
+        assert reply.usage.cache_write >= 3000
+        found = await manager._store.lead(point, manager._gate._holder, seconds=1, now=world.clock.now())
+        assert (found.state, found.holder) == ("taken", other)
+        check_nothing_is_left(manager)
+
+
+class Slow(SQLStore):
+    """A real store whose second question takes five seconds, before or after it is put."""
+
+    asked, before = 0, True
+    world: World
+
+    async def lead(self, *args: Any, **given: Any) -> Warmup:
+        self.asked += 1
+        if self.asked == 2 and self.before:
+            await self.world.clock.sleep(5)
+        found = await super().lead(*args, **given)
+        if self.asked == 2 and not self.before:
+            await self.world.clock.sleep(5)
+        return found
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+@everywhere
+async def test_a_word_that_is_renewed_while_the_request_ends(before: bool, fails: bool) -> None:
+    """Nobody is left waiting for a request that is over."""
+    world = World(latency=Latency(first_event=4.0))
+    store = Slow("sqlite://")
+    store.world, store.before = world, before
+
+    async def failing(request: Request) -> Any:
+        await world.clock.sleep(4.0 if fails else 0.0)
+        return Fault.http(529) if fails else "ok"
+
+    world.engine.script = failing
+    async with world.manager(store=store) as manager:
+        (session,) = await several(manager, 1)
+        (found,) = await gathered(world, sending(session), seconds=9)
+        assert isinstance(found, ModelError) == fails
+        assert store.asked == 2
+        point = session._history.prompt.points[0].digest
+        then = await store.lead(point, Holder("elsewhere", 1, 1.0), seconds=1, now=world.clock.now())
+        assert then.state == ("leading" if fails else "warm")
+        check_nothing_is_left(manager)
+
+
+@everywhere
 async def test_a_store_that_knows_nothing_of_warm_ups_costs_money_not_turns(caplog: pytest.LogCaptureFixture) -> None:
     world, store = World(latency=ONE_SECOND), Counting()
     async with world.manager(store=store) as manager:
