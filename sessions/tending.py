@@ -75,9 +75,11 @@ class Tending:
             history.gaps, self._owner(history), expected_gap=told, tools=bool(history.settings.local_tools)
         )
         prices = prices_for(prompt.profile, prompt.total)
+        # With tools most requests are not a turn's last, and an hour behind a small addition costs less than a park.
+        parks = self.can_park(history) and not history.settings.local_tools
         return Circumstances(
             now, self._manager.ttl, expected, prices, told is not None, own_marks,
-            parks=self.can_park(history) and not history.settings.local_tools, lasting=self._lasts(history),
+            parks=parks, lasting=self._lasts(history),
         )  # fmt: skip
 
     def can_park(self, history: History) -> bool:
