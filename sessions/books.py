@@ -105,10 +105,12 @@ class Books:
             release=release,
             updated_at=self.now(),
         )
+        self.hold.releasing = release
         try:
             await self.manager._store.commit(self.hold.lease, change)
         except BaseException as error:
             if not _was_done(error):
+                self.hold.releasing = False
                 self.history.discard()
                 raise
             self._written(change, pending, unsaved)

@@ -31,11 +31,14 @@ class _Turnstile:
 
 
 class Hold:
-    """A lease that this process holds; `lease` is its newest form. `released`: a commit has given it back already."""
+    """A lease that this process holds; `lease` is its newest form.
+
+    `releasing`: a commit that gives it back is under way, `released`: it has gone through.
+    """
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
-        self.lost = self.released = False
+        self.lost = self.releasing = self.released = False
 
 
 class Leases:
@@ -159,7 +162,7 @@ class Leases:
         try:
             lease = await self._store.renew(hold.lease, seconds=self.seconds, now=self._clock.now())
         except LeaseGone:
-            if hold.released or self._held.get(session) is not hold:
+            if hold.releasing or self._held.get(session) is not hold:
                 return  # given back meanwhile
             log.warning("session %s was taken over by another worker", session)
             hold.lost = True

@@ -13,6 +13,8 @@ from sessions import LeaseLost, SessionBusy, tool
 from sessions.leases import Leases
 from sessions.simulator import Latency
 from sessions.testing import ManualClock
+from storage import Change, Lease
+from storage.sql import SQLStore
 from tests.crash.stepping import at_step
 from tests.sessions.world import World, answers, buckets, call, create, everywhere, words
 
@@ -225,4 +227,39 @@ async def test_what_another_process_did_is_seen_at_the_next_turn(tmp_path: Path)
         assert world.bodies[-1]["max_tokens"] == 99
         assert (other.title, other.settings.max_tokens) == ("Seen", 99)
         assert words(await one.open(session.id)) == ["a", "d", "e", "f", "h"]
+    world.check()
+
+
+class Overtaken(SQLStore):
+    """A store in which a renewal comes between a commit that gives the lease back and the news of it."""
+
+    async def commit(self, lease: Lease, change: Change) -> None:
+        await super().commit(lease, change)
+        if change.release:
+            await self.renewal(lease.session)
+
+    async def renewal(self, session: str) -> None:
+        raise NotImplementedError
+
+
+async def test_a_renewal_that_meets_the_last_commit_of_a_turn_is_no_takeover(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Overtaken(f"sqlite:///{tmp_path / 'a.db'}")
+    world, renewed = World(), 0
+    async with world.manager(store=store) as manager:
+
+        async def renewal(session: str) -> None:
+            nonlocal renewed
+            hold = manager._leases._held[session]
+            await manager._leases._renew_one(session, hold)
+            assert not hold.lost
+            renewed += 1
+
+        store.renewal = renewal  # type: ignore[method-assign]
+        session = await create(manager)
+        for _ in range(2):
+            await session.send("Hello")
+        assert renewed == 2
+    assert "taken over" not in caplog.text
     world.check()

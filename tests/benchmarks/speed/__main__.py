@@ -9,7 +9,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psycopg
 
-from tests.benchmarks.speed import measures, memory, peers
+from tests.benchmarks.speed import measures, memory, peers, scale
 from tests.benchmarks.speed.measures import Table
 from tests.benchmarks.speed.subjects import Subject, Warmline, WarmlineSdk
 
@@ -42,7 +42,7 @@ PACKAGES = (
     "asyncpg",
     "psycopg",
 )
-PARTS = ("length", "files", "parallel", "postgresql", "memory")
+PARTS = ("length", "files", "parallel", "postgresql", "scale", "memory")
 
 
 class Places:
@@ -72,8 +72,8 @@ def server(root: Path) -> Iterator[str]:
 
 
 async def on_postgresql(given: argparse.Namespace, root: Path) -> list[Table]:
+    count, found = 0, list[Table]()
     with server(root) as url:
-        count = 0
 
         def database(_: str) -> str:
             nonlocal count
@@ -82,12 +82,20 @@ async def on_postgresql(given: argparse.Namespace, root: Path) -> list[Table]:
                 raw.execute(f"CREATE DATABASE d{count}")  # type: ignore[arg-type]
             return url.format(database=f"d{count}")
 
-        async with measures.started(ON_POSTGRESQL, database) as subjects:
-            found = await measures.parallel(subjects, given.at_once, given.seconds, given.rounds_at_once)
-            found += await measures.by_length(subjects, [10, given.sizes[-1]], given.rounds)
-        for table in found:
-            table.title += " on PostgreSQL"
-        return found
+        if "scale" in given.only:
+            found += await scale.measure(database("scale"))
+        if "postgresql" in given.only:
+            found += await beside_others(given, database)
+    return found
+
+
+async def beside_others(given: argparse.Namespace, database: Callable[[str], str]) -> list[Table]:
+    async with measures.started(ON_POSTGRESQL, database) as subjects:
+        found = await measures.parallel(subjects, given.at_once, given.seconds, given.rounds_at_once)
+        found += await measures.by_length(subjects, [10, given.sizes[-1]], given.rounds)
+    for table in found:
+        table.title += " on PostgreSQL"
+    return found
 
 
 def of_memory(given: argparse.Namespace) -> Table:
@@ -121,7 +129,7 @@ async def main(given: argparse.Namespace) -> list[Table]:
             for table in tables:
                 table.title += " on SQLite (write-ahead log, synchronous=FULL)"
             found += tables
-        if "postgresql" in given.only:
+        if {"postgresql", "scale"} & set(given.only):
             found += await on_postgresql(given, root)
     if "memory" in given.only:
         found.append(of_memory(given))
