@@ -37,12 +37,20 @@ auth_type = any
 pool_mode = transaction
 default_pool_size = 3
 max_client_conn = 500
+server_login_retry = 1
 """
 
 
 @pytest.fixture(scope="session")
 def pooler(server: str) -> Iterator[Callable[[str], str]]:
     """Turns the URL of a database into its URL behind a pgbouncer that shares three connections, by transaction."""
+    with own_pooler(server) as behind:
+        yield behind
+
+
+@contextmanager
+def own_pooler(server: str) -> Iterator[Callable[[str], str]]:
+    """A pgbouncer before that server; see `pooler`."""
     program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
         pytest.skip("pgbouncer is not installed: it comes with the system's packages")
@@ -55,13 +63,15 @@ def pooler(server: str) -> Iterator[Callable[[str], str]]:
         os.chmod(settings.name, 0o644)  # noqa: PTH101 - it has no other path
         user = Path(host).owner() if os.geteuid() == 0 else None  # it does not run as root
         process = subprocess.Popen([program, "-q", settings.name], user=user, stderr=subprocess.DEVNULL)
-        for _ in range(200):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-            time.sleep(0.02)
-        yield lambda url: f"postgresql://postgres@127.0.0.1:{port}/{make_url(url).database}"
-        process.terminate()
-        process.wait()
+        try:
+            for _ in range(200):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                    break
+                time.sleep(0.02)
+            yield lambda url: f"postgresql://postgres@127.0.0.1:{port}/{make_url(url).database}"
+        finally:
+            process.terminate()
+            process.wait()
 
 
 @contextmanager

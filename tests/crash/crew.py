@@ -14,10 +14,11 @@ import platform
 import random
 import signal
 import sys
+import time
 import traceback
 from typing import Any
 
-from sessions import Session, SessionManager, SessionsError
+from sessions import ConfigurationError, Session, SessionManager, SessionsError
 from storage import Holder, records
 from tests.crash.worker import Job, _rehearse
 
@@ -72,6 +73,9 @@ def _be(job: Job, address: str, number: int) -> None:
     random.seed(f"{job.seed} {number}")
     try:
         asyncio.run(work(job, address, number))
+    except ConfigurationError:  # the server is just being restarted: whoever looks after workers starts another one
+        time.sleep(0.5)
+        _be(job, address, number)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()

@@ -31,6 +31,7 @@ pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev ext
 from tests.crash.foreman import WORKERS, Foreman  # needs the driver
 
 TURNS = int(os.environ.get("WARMLINE_TURNS", "200"))
+FULL = pytest.mark.skipif("WARMLINE_TURNS" not in os.environ, reason="only where WARMLINE_TURNS is given")
 EACH = 10
 """Turns of a conversation."""
 AT_ONCE = 40
@@ -54,7 +55,8 @@ class Model:
         return script(request)
 
 
-async def test_workers_of_a_back_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("way", ["straight", pytest.param("behind-a-pooler", marks=FULL)])
+async def test_workers_of_a_back_end(way: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seed = int(os.environ.get("WARMLINE_SEED") or random.SystemRandom().randrange(10**6))
     with capsys.disabled():
         sys.stdout.write(f"\n{TURNS} turns, seed {seed}: ")
