@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from . import tending, totals, transactions, warmups
+from . import leasing, tending, totals, transactions, warmups
 from .dialects import dialect
 from .errors import LeaseTaken
 from .records import (
@@ -78,7 +78,7 @@ class SQLStore:
         return await self._read(transactions.entry, session, entry)
 
     async def acquire(self, session: str, holder: Holder, *, seconds: float, now: float, queue: float = 0.0) -> Lease:
-        work = partial(transactions.acquire, session=session, holder=holder, seconds=seconds, now=now, queue=queue)
+        work = partial(leasing.acquire, session=session, holder=holder, seconds=seconds, now=now, queue=queue)
         job = self._dialect.write(work, durable=False)
         try:
             lease = await outcome(job)
@@ -91,7 +91,7 @@ class SQLStore:
         return lease
 
     async def renew(self, lease: Lease, *, seconds: float, now: float) -> Lease:
-        work = partial(transactions.renew, lease=lease, seconds=seconds, now=now)
+        work = partial(leasing.renew, lease=lease, seconds=seconds, now=now)
         return await outcome(self._dialect.write(work, durable=False))
 
     async def release(self, lease: Lease) -> None:

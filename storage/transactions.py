@@ -13,7 +13,6 @@ from .errors import (
     EntryMissing,
     HeadMoved,
     LeaseGone,
-    LeaseTaken,
     SessionExists,
     SessionMissing,
     StoreDamaged,
@@ -164,53 +163,6 @@ def delete(db: Database, session: str) -> None:
     db.run(sql.DELETE_UNNEEDED if remaining else sql.DELETE_TREE, {"tree": tree})
 
 
-# Leases
-
-
-def acquire(db: Database, session: str, holder: Holder, seconds: float, now: float, queue: float) -> Lease | LeaseTaken:
-    """The lease, or why it is not to be had: given and not raised, so that a place in the queue is kept."""
-    locked = db.run(sql.LOCK, {"session": session})
-    now = db.time(now)
-    row = _moving(locked, session)
-    present = read_holder(row["lease_holder"])
-    waiting = _waiting(row["lease_queue"], holder, now)
-    taken = present is not None and present != holder and row["lease_expires"] > now and not present.is_gone(holder)
-    others = [(one, until) for one, until in waiting if one != holder]
-    if taken or (present != holder and waiting and waiting[0][0] != holder):
-        if queue:
-            place = next((n for n, (one, _) in enumerate(waiting) if one == holder), len(others))
-            others.insert(place, (holder, now + queue))
-        if others or row["lease_queue"]:
-            _set_queue(db, session, others)
-        ahead = present if taken and present is not None else waiting[0][0]
-        return LeaseTaken(session, ahead, row["lease_expires"] if taken else waiting[0][1])
-    if row["lease_queue"]:
-        _set_queue(db, session, others)
-    lease = Lease(session, row["lease_token"] + 1, holder, now + seconds)
-    values = {"session": session, "lease_token": lease.token, "lease_expires": lease.expires}
-    db.run(sql.SET_LEASE, values | {"lease_holder": write_holder(holder)})
-    return lease
-
-
-def _waiting(text: str | None, observer: Holder, now: float) -> list[tuple[Holder, float]]:
-    """Who stands in line, first come first: those whose place has not lapsed and whose process is still there."""
-    queue = [(Holder(**one), float(until)) for one, until in json.loads(text or "[]")]
-    return [(one, until) for one, until in queue if until > now and (one == observer or not one.is_gone(observer))]
-
-
-def _set_queue(db: Database, session: str, queue: Sequence[tuple[Holder, float]]) -> None:
-    text = json.dumps([[asdict(one), until] for one, until in queue]) if queue else None
-    db.run(sql.SET_QUEUE, {"session": session, "lease_queue": text})
-
-
-def renew(db: Database, lease: Lease, seconds: float, now: float) -> Lease:
-    expires = db.time(now) + seconds
-    values = {"session": lease.session, "lease_token": lease.token, "expires": expires}
-    if db.run(sql.RENEW, values).rowcount == 0:
-        raise LeaseGone(lease.session, lease.token)
-    return Lease(lease.session, lease.token, lease.holder, expires)
-
-
 def release(db: Database, lease: Lease) -> None:
     db.run(sql.RELEASE, {"session": lease.session, "lease_token": lease.token, "topic": topic(lease.session)})
 
@@ -222,7 +174,7 @@ def commit(db: Database, lease: Lease, change: Change) -> None:
     """Asks first and writes then: on a server that is one round trip each."""
     locked = db.run(sql.LOCK, {"session": lease.session})
     same_turns, same_calls = _ask_turn(db, change.turn), _ask_calls(db, lease.session, change.calls)
-    session = _moving(locked, lease.session)
+    session = moving(locked, lease.session)
     if db.again and _is_written(db, lease, change, session):
         return
     if session["lease_token"] != lease.token or session["lease_holder"] is None:
@@ -257,7 +209,7 @@ def _is_written(db: Database, lease: Lease, change: Change, session: Mapping[str
 def record(db: Database, call: CallRecord, prompt: PromptRecord | None) -> None:
     locked = db.run(sql.LOCK, {"session": call.session})
     same = _ask_calls(db, call.session, [call])
-    session = _moving(locked, call.session)
+    session = moving(locked, call.session)
     if prompt is not None:
         _add_prompt(db, call.session, prompt)
     if _add_calls(db, [call], same, session):
@@ -265,7 +217,7 @@ def record(db: Database, call: CallRecord, prompt: PromptRecord | None) -> None:
         db.run(sql.ADD_TOTALS, values | {"session": call.session, "cost": str(session["cost"])})
 
 
-def _moving(locked: Cursor, session: str) -> dict[str, Any]:
+def moving(locked: Cursor, session: str) -> dict[str, Any]:
     """The session's moving parts, which stay locked until the end of the transaction; `cost` as a Decimal."""
     row = locked.fetchone()
     if row is None:

@@ -101,6 +101,14 @@ async def _turn_only(store: Store) -> None:
     await store.commit(await hold(store), change(None, None, turn=turn_record()))
 
 
+async def _last_commit(store: Store) -> None:
+    """It gives the lease back, so another one gets it at once."""
+    await store.create(session_record())
+    for given in (FULL, change("b", "b", turn=turn_record(key="k", state="failed"))):
+        await store.commit(await hold(store), replace(given, release=True))
+    await store.acquire("s", OTHER, seconds=60, now=NOW)
+
+
 async def _delete(store: Store) -> None:
     await store.create(session_record())
     await store.delete("s")
@@ -140,7 +148,7 @@ async def _state(store: Store) -> list[Any]:
 
 
 @pytest.mark.parametrize("fate", ["lose", "deliver and lose"])
-@pytest.mark.parametrize("work", [_commit, _turn_only, _delete, _record, _fork, _leases, _warm])
+@pytest.mark.parametrize("work", [_commit, _last_commit, _turn_only, _delete, _record, _fork, _leases, _warm])
 async def test_a_connection_lost_at_each_commit_of_a_work(
     work: Callable[[Store], Awaitable[None]], fate: Fate, direct: str, new_store: Callable[[], str]
 ) -> None:

@@ -1,0 +1,56 @@
+"""Leases: who may write to a session, and who comes next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from . import statements as sql
+from .errors import LeaseGone, LeaseTaken
+from .records import Holder, Lease
+from .transactions import Database, moving, read_holder, write_holder
+
+
+def acquire(db: Database, session: str, holder: Holder, seconds: float, now: float, queue: float) -> Lease | LeaseTaken:
+    """The lease, or why it is not to be had: given and not raised, so that a place in the queue is kept."""
+    locked = db.run(sql.LOCK, {"session": session})
+    now = db.time(now)
+    row = moving(locked, session)
+    present = read_holder(row["lease_holder"])
+    waiting = _waiting(row["lease_queue"], holder, now)
+    taken = present is not None and present != holder and row["lease_expires"] > now and not present.is_gone(holder)
+    others = [(one, until) for one, until in waiting if one != holder]
+    if taken or (present != holder and waiting and waiting[0][0] != holder):
+        if queue:
+            place = next((n for n, (one, _) in enumerate(waiting) if one == holder), len(others))
+            others.insert(place, (holder, now + queue))
+        if others or row["lease_queue"]:
+            _set_queue(db, session, others)
+        ahead = present if taken and present is not None else waiting[0][0]
+        return LeaseTaken(session, ahead, row["lease_expires"] if taken else waiting[0][1])
+    if row["lease_queue"]:
+        _set_queue(db, session, others)
+    lease = Lease(session, row["lease_token"] + 1, holder, now + seconds)
+    values = {"session": session, "lease_token": lease.token, "lease_expires": lease.expires}
+    db.run(sql.SET_LEASE, values | {"lease_holder": write_holder(holder)})
+    return lease
+
+
+def _waiting(text: str | None, observer: Holder, now: float) -> list[tuple[Holder, float]]:
+    """Who stands in line, first come first: those whose place has not lapsed and whose process is still there."""
+    queue = [(Holder(**one), float(until)) for one, until in json.loads(text or "[]")]
+    return [(one, until) for one, until in queue if until > now and (one == observer or not one.is_gone(observer))]
+
+
+def _set_queue(db: Database, session: str, queue: Sequence[tuple[Holder, float]]) -> None:
+    text = json.dumps([[asdict(one), until] for one, until in queue]) if queue else None
+    db.run(sql.SET_QUEUE, {"session": session, "lease_queue": text})
+
+
+def renew(db: Database, lease: Lease, seconds: float, now: float) -> Lease:
+    expires = db.time(now) + seconds
+    values = {"session": lease.session, "lease_token": lease.token, "expires": expires}
+    if db.run(sql.RENEW, values).rowcount == 0:
+        raise LeaseGone(lease.session, lease.token)
+    return Lease(lease.session, lease.token, lease.holder, expires)
