@@ -46,6 +46,9 @@ class Background:
 
     async def close(self) -> None:
         """Cancels what runs and waits for its end."""
-        for ended, scope in list(self._running.items()):
+        running = list(self._running.items())
+        for _, scope in running:
             scope.cancel()
-            await ended.wait()
+        with anyio.CancelScope(shield=True):  # also where the caller is cancelled: nothing may go on alone
+            for ended, _ in running:
+                await ended.wait()

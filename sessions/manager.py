@@ -119,8 +119,11 @@ class SessionManager:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._background.close()
-        await self._store.close()
+        try:
+            await self._background.close()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._store.close()
 
     async def create(
         self,

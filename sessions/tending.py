@@ -27,6 +27,7 @@ from sessions.errors import ModelError
 from sessions.replies import Call
 from sessions.warming import ask_nothing, obstacle
 from storage import SessionMissing, StorageError
+from storage.records import CallKind
 
 if TYPE_CHECKING:
     from sessions.history import History
@@ -60,7 +61,7 @@ class Tending:
         self._due: list[float] = []
         self._changed = anyio.Event()
         self._in_use_until = -NEVER
-        self._running = False
+        self._running, self._at_work = False, 0
         self._trust: dict[tuple[str, str], Trust] = {}
         self._owners: OrderedDict[str, tuple[float, Gaps]] = OrderedDict()
         self._spent: deque[tuple[float, float]] = deque()
@@ -134,6 +135,7 @@ class Tending:
         if not self._manager.tend:
             return
         now = self._manager.clock.now()
+        rests = now >= self._in_use_until
         if self._looks:
             self._in_use_until = now + IN_USE
         if after is not None:
@@ -141,63 +143,71 @@ class Tending:
         if not self._running and self._next() is not None:
             self._running = True
             self._manager._background.start(self._run)
-        elif after is not None and self._running and self._due[0] == now + after:
+        elif self._running and ((self._looks and rests) or (after is not None and self._due[0] == now + after)):
             self._changed.set()
 
     async def _run(self) -> None:
-        limit = anyio.CapacityLimiter(AT_ONCE)
         try:
             while self._next() is not None:
                 async with anyio.create_task_group() as group:
-                    while (moment := self._next()) is not None:
+                    while (moment := self._next()) is not None or self._at_work:
                         await self._wait(moment)
-                        if self._manager.clock.now() < moment:
-                            continue  # something else falls due before that
+                        if moment is None or self._manager.clock.now() < moment:
+                            continue  # something has ended, or falls due before that
                         for session in await self._claimed():
-                            group.start_soon(self._guarded, session, limit)
+                            self._at_work += 1
+                            group.start_soon(self._guarded, session)
         finally:
-            self._running = False
+            self._running, self._at_work = False, 0
 
     def _next(self) -> float | None:
-        """When to look into the store next (epoch seconds); `None`: not before `wake`."""
+        """When to look into the store next (epoch seconds); `None`: not before `wake` or the end of a request."""
+        if self._at_work >= AT_ONCE:
+            return None
         now = self._manager.clock.now()
         own = self._due[0] if self._due else NEVER
         look = now + LOOK_EVERY if now < self._in_use_until else NEVER
         found = min(own, look)
         return None if found == NEVER else found
 
-    async def _wait(self, moment: float) -> None:
+    async def _wait(self, moment: float | None) -> None:
         self._changed = anyio.Event()
+        seconds = None if moment is None else max(0.0, moment - self._manager.clock.now())
         with suppress(TimeoutError):
-            await within(self._manager.clock, max(0.0, moment - self._manager.clock.now()), self._changed.wait)
+            await within(self._manager.clock, seconds, self._changed.wait)
 
     async def _claimed(self) -> list[str]:
         """The sessions to look after now. What fell due long ago, in a busy loop, is dropped when it is looked at."""
-        manager, now = self._manager, self._manager.clock.now()
+        manager, now, room = self._manager, self._manager.clock.now(), AT_ONCE - self._at_work
         own = bool(self._due) and self._due[0] <= now
         while self._due and self._due[0] <= now:
             heapq.heappop(self._due)
         try:
-            return await manager._store.claim_due(
-                manager._leases.holder, now=now, limit=AT_ONCE, late=0.0 if own else LATE, seconds=CLAIM
+            found = await manager._store.claim_due(
+                manager._leases.holder, now=now, limit=room, late=0.0 if own else LATE, seconds=CLAIM
             )
+            if len(found) == room:
+                heapq.heappush(self._due, now)  # there may be more
+            return found
         except StorageError as error:
             log.warning("idle sessions cannot be looked after now: %s", error)
             return []
 
     # -- what --
 
-    async def _guarded(self, session: str, limit: anyio.CapacityLimiter) -> None:
+    async def _guarded(self, session: str) -> None:
         """One idle session; what goes wrong with it is logged, and harms no other."""
-        async with limit:
-            try:
-                await self._look_after(session)
-            except SessionMissing:
-                return  # deleted meanwhile
-            except (ModelError, StorageError) as error:
-                log.warning("session %s could not be kept warm: %s", session, error)
-            except Exception:
-                log.exception("session %s could not be kept warm", session)
+        try:
+            await self._look_after(session)
+        except SessionMissing:
+            return  # deleted meanwhile
+        except (ModelError, StorageError, TimeoutError) as error:
+            log.warning("session %s could not be kept warm: %s", session, error)
+        except Exception:
+            log.exception("session %s could not be kept warm", session)
+        finally:
+            self._at_work -= 1
+            self._changed.set()
 
     async def _look_after(self, session: str) -> None:
         manager = self._manager
@@ -213,6 +223,8 @@ class Tending:
         manager, now = self._manager, self._manager.clock.now()
         if history.asked is None or not self._tends(history) or await self._is_asking(history):
             return None
+        if history.last is not None and history.last.stop_reason == "pause_turn":
+            return None  # its server tools wait for their results: nothing may follow
         waited = now - history.asked
         await self.meet(history.record.owner)
         prices = prices_for(history.prompt.profile, history.prompt.total)
@@ -266,16 +278,18 @@ class Tending:
 
     def _affords(self, history: History, price: float) -> bool:
         """Whether this hour's limit leaves room for a request; what it costs is then taken from it."""
-        start = self._manager.clock.now() - SECONDS["1h"]
-        for book in (self._spent, self._earned):
-            while book and book[0][0] < start:
-                book.popleft()
+        self._forget_before(self._manager.clock.now() - SECONDS["1h"])
         limit = FREE_PER_HOUR + SHARE_PER_HOUR * sum(amount for _, amount in self._earned)
         if sum(amount for _, amount in self._spent) + price > limit:
             log.info("session %s is not kept warm: this hour's limit for idle requests is reached", history.record.id)
             return False
         self._spent.append((self._manager.clock.now(), price))
         return True
+
+    def _forget_before(self, start: float) -> None:
+        for book in (self._spent, self._earned):
+            while book and book[0][0] < start:
+                book.popleft()
 
     async def _in_a_row(self, history: History) -> int:
         """How many idle periods in a row this owner's newest sessions were kept warm for nothing."""
@@ -290,7 +304,11 @@ class Tending:
         return unreturned(asked, self._manager.clock.now())
 
     async def _send(self, history: History, outlook: Outlook, plan: Plan) -> float | None:
-        call = await ask_nothing(self._manager, history, "park" if "park" in outlook.options else "refresh", plan)
+        """Sends it, at most for as long as what it reads lives: what the SDK sends again later would write it anew."""
+        clock, read = self._manager.clock, history.warmth.find(plan.hit or "")
+        kind: CallKind = "park" if "park" in outlook.options else "refresh"
+        left = 0.0 if read is None else max(0.0, read.until - clock.now())
+        call = await within(clock, left, lambda: ask_nothing(self._manager, history, kind, plan))
         if call.usage.counters and call.usage.cache_read < ENOUGH * plan.expected.cache_read:
             self._doubt(history, alive=False)  # it wrote what it was to read
         return call.started + SECONDS["1h"] - REFRESH_BEFORE - self._manager.clock.now()
@@ -303,7 +321,9 @@ class Tending:
         usage = call.usage
         prices = prices_for(history.prompt.profile, usage.total_input)
         read = prices.read if prices else 0.1
-        self._earned.append((call.started, usage.input + usage.cache_read * read + usage.cache_write * 1.25))
+        if self._tends(history):
+            self._earned.append((call.started, usage.input + usage.cache_read * read + usage.cache_write * 1.25))
+            self._forget_before(call.started - SECONDS["1h"])
         parked = history.parked.get(call.hit or "")
         if parked is None or call.expected is None or not usage.counters or call.status != "ok":
             return

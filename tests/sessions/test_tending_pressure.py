@@ -1,0 +1,90 @@
+"""Idle work under pressure: many at once, requests that hang, managers left in a hurry, unfinished replies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from sessions import Fixed, ModelError, simulator
+from sessions.simulator import Fault, Scripted
+from sessions.tending import AT_ONCE
+from tests.sessions.test_tending import chat, kinds, talk, world
+from tests.sessions.world import World, everywhere
+
+
+@everywhere
+async def test_all_that_fall_due_at_once_are_parked(tmp_path: Path) -> None:
+    for given in ({}, {"url": tmp_path / f"{anyio.current_time()}.db"}):
+        at = world(**given)
+        async with at.manager() as manager:
+            sessions = [await chat(manager) for _ in range(3 * AT_ONCE + 1)]
+            async with anyio.create_task_group() as group:
+                for session in sessions:
+                    group.start_soon(session.send, "hello")
+            await at.clock.advance(272.0)
+            assert [await kinds(one) for one in sessions] == [["turn", "park"]] * len(sessions)
+        at.check()
+
+
+@everywhere
+async def test_a_park_without_an_answer_is_given_up_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = world()
+    async with at.manager() as manager:
+        first, second = await chat(manager), await chat(manager, system=simulator.filler(3000))
+        send, asked = manager._client.send, 0
+
+        async def hang(body: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            if asked == 1:
+                await at.clock.sleep(600.0)  # as the SDK waits by default, before it sends it again
+            return await send(body)
+
+        monkeypatch.setattr(manager._client, "send", hang)
+        await first.send("hello")
+        await at.clock.advance(275.0)
+        await second.send("hello")
+        await at.clock.advance(900.0)
+        assert await kinds(second) == ["turn", "park"]
+        assert [(one.kind, one.status) for one in await first.calls()] == [("turn", "ok"), ("park", "cancelled")]
+        assert at.engine.bill().usage.cache_write_1h < 200, "nothing was written anew"
+    at.check()
+
+
+@everywhere
+async def test_a_manager_that_is_left_by_cancellation_goes_on_with_nothing() -> None:
+    at = world()
+    with anyio.CancelScope() as scope:
+        async with at.manager(recover=True) as manager:
+            await (await chat(manager)).send("hello")
+            scope.cancel()
+            await anyio.lowlevel.checkpoint()
+    assert not manager._background._running
+    await at.clock.advance(900.0)
+    assert len(at.requests) == 1
+
+
+async def test_nothing_follows_a_paused_reply() -> None:
+    """Its server tool has no result yet: the API refuses a message behind it."""
+    at = World(faults={1: Fault.http(529)})
+    search = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "x"}}
+    replies = iter([Scripted([{"type": "text", "text": simulator.filler(300)}, search], stop_reason="pause_turn")])
+    at.engine.script = lambda request: next(replies)
+    async with at.manager() as manager:
+        session = await chat(manager, tools=[{"type": "web_search_20250305", "name": "web_search"}])
+        with pytest.raises(ModelError):
+            await session.send("go")
+        await at.clock.advance(900.0)
+    at.check()
+
+
+async def test_what_is_counted_for_the_limits_is_forgotten_after_an_hour() -> None:
+    for options, most in (({"tend": False}, 0), ({"ttl": Fixed("5m")}, 0), ({}, 2)):
+        at = world()
+        async with at.manager(**options) as manager:
+            await talk(await chat(manager), at, *[3700.0] * 10)
+            assert len(manager._tending._earned) <= most
