@@ -77,17 +77,21 @@ def make_entry(parent: Entry | None, role: Role, content: Sequence[Any], now: fl
     )
 
 
-def read_entry(record: EntryRecord) -> Entry:
-    """The entry of a stored row. Raises `ConfigurationError` naming a row whose content is damaged."""
+def read_content(record: EntryRecord) -> list[dict[str, Any]]:
+    """The blocks of a stored row. Raises `ConfigurationError` naming a row that is damaged."""
     try:
-        content = decode(record.content)
+        return decode(record.content)
     except ValueError as error:
         raise ConfigurationError(f"entry {record.id} is damaged ({error}): restore the database from a copy") from error
+
+
+def read_entry(record: EntryRecord) -> Entry:
+    """The entry of a stored row; see `read_content`."""
     return Entry(
         record.id,
         record.parent,
         record.role,  # type: ignore[arg-type]  # only roles that were checked are ever stored
-        content,
+        read_content(record),
         record.created_at,
         record.stop_reason,
         depth=record.depth,
@@ -146,6 +150,7 @@ class History:
         self._digest: tuple[Settings, str] | None = None
         self._profile_of, self._endpoint = profile_of, endpoint
         self._entries: list[Entry] | None = []
+        self._rows: list[EntryRecord] | None = None
         self._prompt: Prompt | None = None
         self.size = 0
         self._loaded = False
@@ -172,10 +177,21 @@ class History:
     def entries(self) -> list[Entry]:
         """The present chain, staged entries included. If it was dropped, it is read again, in the caller's thread."""
         if self._entries is None:
-            rows = self._store.chain_now(self.record.id, self.head)
-            self._entries, self.size = [read_entry(row) for row in rows], sum(size_of(row.content) for row in rows)
-            self._transcripts.touch(self)
+            self._entries, self._rows = [read_entry(row) for row in self._undecoded()], None
         return self._entries
+
+    def _undecoded(self) -> Sequence[EntryRecord]:
+        if self._rows is None:
+            self._rows = self._store.chain_now(self.record.id, self.head)
+            self.size = sum(size_of(row.content) for row in self._rows)
+            self._transcripts.touch(self)
+        return self._rows
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The present chain as the API takes it, a fresh copy: entries that nobody has asked for are only decoded."""
+        if self._entries is None:
+            return [{"role": row.role, "content": read_content(row)} for row in self._undecoded()]
+        return [entry.message for entry in self._entries]
 
     @property
     def prompt(self) -> Prompt:
@@ -187,7 +203,8 @@ class History:
     @property
     def length(self) -> int:
         """How many entries the chain has, known without reading it."""
-        return self._committed if self._entries is None else len(self._entries)
+        present = self._rows if self._entries is None else self._entries
+        return self._committed if present is None else len(present)
 
     @property
     def is_idle(self) -> bool:
@@ -196,7 +213,7 @@ class History:
 
     def drop(self) -> None:
         """Gives the memory back, as if the session had just been opened; what is asked for later is read again."""
-        self._entries, self.size, self._loaded = None, 0, False
+        self._entries, self._rows, self.size, self._loaded = None, None, 0, False
         self._forget_derived()
         self._forget_calls()
 
@@ -236,23 +253,23 @@ class History:
         self._prompt = None
         self._ids, self._ids_of = set(), 0
 
-    async def refresh(self, lease: Lease | None = None) -> None:
+    async def refresh(self, lease: Lease | None = None, record: SessionRecord | None = None) -> None:
         """Brings the state up to what is stored: reads what is new, or all after somebody rewound or a write failed.
 
         A lease that is the next one after the last that was seen here proves that nobody has written since: tokens
-        count the leases given, and every change of a session needs one. Then nothing is read.
+        count the leases given, and every change of a session needs one. Then nothing is read. `record`: the session's
+        row, if it has just been read.
         """
         token = lease.token if lease is not None else None
         if self._loaded and token is not None and self._token == token - 1:
             self._token = token
         else:
             self._token, self._open = None, None
-            await self._read()
+            await self._read(record or await self._store.load(self.record.id))
             self._token = token
         self._transcripts.touch(self)
 
-    async def _read(self) -> None:
-        record = await self._store.load(self.record.id)
+    async def _read(self, record: SessionRecord) -> None:
         same, known = self._loaded and record.settings == self.record.settings, self.record.head
         if same and known == record.head:
             self._note_record(record)
@@ -294,15 +311,15 @@ class History:
         return self._digest[1]
 
     def _take_over(self, record: SessionRecord, rows: Sequence[EntryRecord], *, whole: bool) -> None:
-        new = [read_entry(row) for row in rows]
+        new = [] if whole else [read_entry(row) for row in rows]
         self._note_record(record)
         if whole:
-            self._entries, self.size = new, 0
+            self._entries, self._rows, self.size = None, list(rows), 0
             self._forget_derived()
         else:
             self._extend(new)
         self.size += sum(size_of(row.content) for row in rows)
-        self._committed, self._loaded = len(self.entries), True
+        self._committed, self._loaded = self.length, True
 
     def _extend(self, new: Sequence[Entry]) -> None:
         self.entries.extend(new)

@@ -279,7 +279,7 @@ class SessionManager:
         history = History(
             self._store, record, self._profile_of, self._client.base_url or "", self._transcripts, self._warmth
         )
-        await history.refresh()
+        await history.refresh(record=record)
         return history
 
     def _profile_of(self, model: str) -> Profile:

@@ -6,7 +6,6 @@ import json
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from copy import deepcopy
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,7 +17,7 @@ from sessions.client import belongs_elsewhere
 from sessions.clock import within
 from sessions.compaction import compact, earlier_chains
 from sessions.core.settings import Settings
-from sessions.core.transcript import Entry, canonical, check_history, lift_marks
+from sessions.core.transcript import Entry, canonical, check_history, copied, lift_marks
 from sessions.core.usage import Usage
 from sessions.errors import (
     ConfigurationError,
@@ -103,7 +102,7 @@ class Session:
     def messages(self) -> list[dict[str, Any]]:
         """The history as the API takes it, without markers; a fresh copy. See `entries`."""
         with storage_errors():
-            return [entry.message for entry in self._history.entries]
+            return self._history.messages()
 
     @property
     def entries(self) -> list[Entry]:
@@ -113,7 +112,7 @@ class Session:
         that its transcript had to make room for others (`transcript_bytes`). `export()` never blocks.
         """
         with storage_errors():
-            return [replace(entry, content=deepcopy(entry.content)) for entry in self._history.entries]
+            return [replace(entry, content=copied(entry.content)) for entry in self._history.entries]
 
     @property
     def _by_caller(self) -> frozenset[str]:

@@ -11,7 +11,7 @@ import platform
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import psutil  # type: ignore[import-untyped]  # ships no types
 
@@ -107,9 +107,11 @@ class SessionRecord:
     gaps: str = "{}"
 
 
-@dataclass(frozen=True, slots=True)
-class EntryRecord:
-    """One message, never changed once written. `content` is the exact JSON text; the root has depth 1."""
+class EntryRecord(NamedTuple):
+    """One message, never changed once written. `content` is the exact JSON text; the root has depth 1.
+
+    A tuple, and no dataclass as the others: a long conversation is read as thousands of them, ten times faster.
+    """
 
     id: str
     parent: str | None

@@ -7,7 +7,6 @@ cost more than the database does.
 from __future__ import annotations
 
 import functools
-from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import (
@@ -158,7 +157,7 @@ def _contains(column: Column[Any], words: ColumnElement[Any]) -> ColumnElement[b
 
 # Entries
 
-_ENTRY = [entries.c[field.name] for field in fields(EntryRecord)]
+_ENTRY = [entries.c[name] for name in EntryRecord._fields]
 _entry = and_(entries.c.tree == _tree, entries.c.id == _text("entry"))
 
 INSERT_ENTRY = _insert(entries)

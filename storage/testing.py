@@ -180,7 +180,7 @@ async def a_session_is_created_whole_or_not_at_all(store: Store) -> None:
     """A head or a parent that nobody wrote raises EntryMissing, and no session is left."""
     await _raises(EntryMissing, store.create(session_record(head="e")))
     await _raises(EntryMissing, store.create(session_record(head="f"), entries_of("e")))
-    orphan = replace(entries_of("e")[0], parent="nobody", depth=2)
+    orphan = entries_of("e")[0]._replace(parent="nobody", depth=2)
     await _raises(EntryMissing, store.create(session_record(head="e"), [orphan]))
     await _raises(SessionMissing, store.load("s"))
     await store.create(session_record(head="f"), entries_of("e", "f"), [call_record(input=3, cost=Decimal("0.1"))])
@@ -240,7 +240,7 @@ async def content_comes_back_byte_for_byte(store: Store) -> None:
         "[]",
         "",
     ]
-    chain = [replace(entry, content=text) for entry, text in zip(entries_of(*"abcde"), texts, strict=True)]
+    chain = [entry._replace(content=text) for entry, text in zip(entries_of(*"abcde"), texts, strict=True)]
     await store.create(session_record(head="e"), chain)
     _equal([entry.content for entry in await store.chain("s", "e")], texts)
     _equal(await store.entry("s", "c"), chain[2])
@@ -281,7 +281,7 @@ async def an_ancestor_is_told_from_a_stranger(store: Store) -> None:
 async def an_entry_is_written_once(store: Store) -> None:
     """An entry that the tree has already is left as it is; another tree has its own."""
     lease = await _grown(store, "a")
-    again = replace(entries_of("a")[0], created_at=0.0)
+    again = entries_of("a")[0]._replace(created_at=0.0)
     await store.commit(lease, change("a", "a", entries=(again,)))
     _equal(await store.entry("s", "a"), entries_of("a")[0])
     await store.create(session_record("other", head="a"), [again])
@@ -509,7 +509,7 @@ async def a_commit_names_only_entries_that_exist(store: Store) -> None:
     """EntryMissing for an unknown head or parent, and nothing is written."""
     lease = await _grown(store, "a")
     await _refused(store, EntryMissing, lease, change("a", "nobody", entries=entries_of("b", after=entries_of("a")[0])))
-    orphan = replace(entries_of("b")[0], parent="nobody", depth=2)
+    orphan = entries_of("b")[0]._replace(parent="nobody", depth=2)
     await _refused(store, EntryMissing, lease, change("a", "b", entries=(orphan,)))
 
 

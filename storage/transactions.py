@@ -75,7 +75,7 @@ _TOTALS = [field.name for field in fields(Totals)]
 _COSTS = ("cost", "miss_cost")
 _SUMMED = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output")
 _COORDINATION = ("lease_token", "lease_expires", "lease_holder", "lease_queue", "tend_at")
-_ENTRY = [field.name for field in fields(EntryRecord)]
+_ENTRY = EntryRecord._fields
 
 
 def _values(record: Any, names: Iterable[str]) -> dict[str, Any]:
@@ -311,7 +311,7 @@ def chain(db: Database, session: str, head: str | None, after: str | None) -> li
         raise EntryMissing(head)
     if len(rows) == sql.LONGEST:
         raise StoreDamaged(f"the entries before {head!r} form a loop: restore a copy of the store")
-    entries = [EntryRecord(*row) for row in rows]
+    entries = list(map(EntryRecord._make, rows))
     entries.sort(key=lambda entry: entry.depth)
     if entries[0].parent != after:
         if after is not None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from sessions.core.cache import THINKING, Block, mark_of, without_marks
 
 Role = Literal["user", "assistant", "system"]
 _ROLES = ("user", "assistant", "system")
+_scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # no stub
 _ID = re.compile(r"[a-zA-Z0-9_-]+")
 MAX_MESSAGES = 100_000
 """Messages per request that the API takes (docstring of the SDK 2.11)."""
@@ -47,7 +47,7 @@ class Entry:
     @property
     def message(self) -> dict[str, Any]:
         """The entry as the API takes it: `{"role", "content"}`, a fresh copy."""
-        return {"role": self.role, "content": deepcopy(self.content)}
+        return {"role": self.role, "content": copied(self.content)}
 
 
 def encode(content: Sequence[Mapping[str, Any]]) -> str:
@@ -61,9 +61,22 @@ def encode(content: Sequence[Mapping[str, Any]]) -> str:
 
 
 def decode(text: str) -> list[dict[str, Any]]:
-    """The blocks of a stored entry."""
-    content: list[dict[str, Any]] = json.loads(text)
-    return content
+    """The blocks of a stored entry. Raises `ValueError` for what is no JSON."""
+    content: list[dict[str, Any]]
+    try:
+        content, end = _scan(text, 0)  # what `json.loads` does, without its search for blanks around the text
+    except StopIteration:
+        content, end = [], -1
+    return content if end == len(text) else json.loads(text)
+
+
+def copied(value: Any) -> Any:
+    """A copy of decoded JSON that shares nothing that can be changed."""
+    if isinstance(value, dict):
+        return {key: copied(one) if isinstance(one, (dict, list)) else one for key, one in value.items()}
+    if isinstance(value, list):
+        return [copied(one) if isinstance(one, (dict, list)) else one for one in value]
+    return value
 
 
 def entry_id(parent: str | None, role: str, text: str) -> str:

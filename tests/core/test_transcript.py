@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from sessions.core.transcript import (
     Malformed,
     canonical,
     check_history,
+    copied,
     decode,
     encode,
     entry_id,
@@ -325,3 +327,29 @@ SETTINGS = [
 def test_settings_that_cannot_be_sent_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(Malformed, match=message):
         make_settings(**{**BASE, **fields})
+
+
+@given(
+    st.text(max_size=20) | st.builds(encode, st.lists(st.dictionaries(st.text(max_size=4), st.integers()), max_size=3))
+)
+def test_decoding_is_what_json_says(stored: str) -> None:
+    try:
+        expected = json.loads(stored)
+    except ValueError:
+        with pytest.raises(ValueError):
+            decode(stored)
+    else:
+        assert decode(stored) == expected
+    if stored.startswith("["):
+        assert decode(f" {stored} ") == decode(stored)
+
+
+@given(st.recursive(st.none() | st.integers() | st.text(), lambda one: st.lists(one) | st.dictionaries(st.text(), one)))
+def test_a_copy_is_equal_and_shares_nothing_that_can_be_changed(value: Any) -> None:
+    def parts(one: Any) -> list[int]:
+        inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        return [id(one)] * isinstance(one, (dict, list)) + [found for part in inner for found in parts(part)]
+
+    made = copied(value)
+    assert made == value
+    assert not set(parts(made)) & set(parts(value))
