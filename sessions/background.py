@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -40,7 +41,8 @@ class Background:
 
             trio.lowlevel.spawn_system_task(run)
         else:
-            task = asyncio.get_running_loop().create_task(run())
+            empty = contextvars.Context()  # as on Trio: no caller's trace or tenant goes along
+            task = asyncio.get_running_loop().create_task(run(), context=empty)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,26 @@ async def test_what_is_counted_for_the_limits_is_forgotten_after_an_hour() -> No
         async with at.manager(**options) as manager:
             await talk(await chat(manager), at, *[3700.0] * 10)
             assert len(manager._tending._earned) <= most
+
+
+WHO: ContextVar[str] = ContextVar("WHO", default="nobody")
+
+
+@everywhere
+async def test_idle_requests_run_in_no_callers_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One task serves all sessions: the trace and tenant of whoever came first are not theirs."""
+    at = world()
+    async with at.manager() as manager:
+        send, seen = manager._client.send, list[str]()
+
+        async def look(body: Any) -> Any:
+            seen.append(WHO.get())
+            return await send(body)
+
+        monkeypatch.setattr(manager._client, "send", look)
+        for name in ("alice", "bob"):
+            WHO.set(name)
+            await (await chat(manager, system=simulator.filler(2883) + name)).send("hello")
+            await at.clock.advance(10.0)
+        await at.clock.advance(400.0)
+        assert seen == ["nobody", "nobody"]
