@@ -172,7 +172,9 @@ class SessionManager:
         call with the same settings uses again. `None` if the prefix is below the model's minimum, known to be warm, or
         cannot be warmed with these settings. Raises `ModelError`, and `ConfigurationError` as `create` does.
         """
-        tools = list(settings.pop("tools", ()))
+        if "id" in settings:
+            raise ConfigurationError("prewarm() names its session itself: leave out id")
+        tools = list(settings.pop("tools", None) or ())
         content = encode([{**settings, "tools": Toolbox(tools).definitions}])
         name = f"prewarm-{blake2b(content.encode(), digest_size=8).hexdigest()}"
         try:

@@ -45,6 +45,8 @@ async def prewarm(manager: SessionManager, history: History) -> Usage | None:
     if (reason := obstacle(history.settings, prompt.profile)) is not None:
         warnings.warn(f"prewarm() does nothing for this session: {reason}", stacklevel=4)
         return None
+    if history.last is not None and history.last.stop_reason == "pause_turn":
+        return None  # its server tools wait for their results: nothing may follow
     if not history.entries and history.settings.context:
         opened = await _opened(manager, history)
         usage = await prewarm(manager, opened)

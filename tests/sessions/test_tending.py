@@ -402,4 +402,6 @@ async def test_what_is_too_short_or_wrong_is_not_warmed() -> None:
         assert await manager.prewarm(model=OPUS, max_tokens=10, system="short") is None
         with pytest.raises(ConfigurationError, match="max_tokens"):
             await manager.prewarm(model=OPUS, max_tokens=-1)
+        with pytest.raises(ConfigurationError, match="leave out id"):
+            await manager.prewarm(model=OPUS, max_tokens=10, id="mine")
     assert not at.requests

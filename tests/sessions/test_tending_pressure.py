@@ -80,6 +80,7 @@ async def test_nothing_follows_a_paused_reply() -> None:
         with pytest.raises(ModelError):
             await session.send("go")
         await at.clock.advance(900.0)
+        assert await session.prewarm() is None
     at.check()
 
 
