@@ -33,8 +33,8 @@ class Event:
 class Asking:
     """The model calls of one turn. `own_marks`: where the user's words carried `cache_control`."""
 
-    def __init__(self, books: Books, stop: Stop) -> None:
-        self._books, self._stop = books, stop
+    def __init__(self, books: Books, stop: Stop, *, branches: bool = False) -> None:
+        self._books, self._stop, self._branches = books, stop, branches
         self._history, self._manager = books.history, books.manager
         self._made = 0
         self.own_marks: tuple[Where, ...] = ()
@@ -111,7 +111,8 @@ class Asking:
 
     async def _go_first_or_wait(self) -> Passage:
         """The way through the gate. Who has to wait there has its words stored before."""
-        minimum = self._history.prompt.profile.minimum_tokens
+        minimum = 1 if self._branches else self._history.prompt.profile.minimum_tokens
+        self._branches = False  # what comes after the first answer is this branch's own
         return await self._manager._gate.enter(self._plan, minimum, lambda: self._books.commit(turn=self._books.row))
 
     async def _asks_to_drop(self, error: ModelError) -> bool:

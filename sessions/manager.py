@@ -85,7 +85,7 @@ class SessionManager:
     ) -> None:
         if max_steps < 1:
             raise ConfigurationError(f"max_steps must be 1 or more, not {max_steps!r}")
-        if not isinstance(ttl, Policy):
+        if isinstance(ttl, type) or not isinstance(ttl, Policy):
             raise ConfigurationError(f"ttl must be a policy such as Fixed('1h') or ExpectedCost(), not {ttl!r}")
         if not warmup_timeout >= 0:
             raise ConfigurationError(f"warmup_timeout must be zero or more seconds, not {warmup_timeout!r}")

@@ -503,7 +503,10 @@ async def _fan_out(branches: Sequence[Session], words: Sequence[Any], limit: int
     async def run(number: int) -> None:
         async with slots:
             try:
-                replies[number] = await branches[number].send(words[number])
+                turn = Turn(branches[number], words[number], Options(branches=True))
+                reply = await Driver(turn, branches[number]._manager.clock, None).reply()
+                assert reply is not None
+                replies[number] = reply
             except Exception as error:
                 errors[number] = error
 

@@ -39,13 +39,15 @@ class Options:
     """How a turn was asked for. `expected_gap`: seconds until the user returns.
 
     `recovering`: another worker's turn is finished, if it is still nobody's; nobody waits for it, so it does not wait
-    for the session, and what may succeed later is left to be recovered again.
+    for the session, and what may succeed later is left to be recovered again. `branches`: others start from the same
+    head at the same time, so that even a short rest of it is written by one of them only.
     """
 
     expected_gap: float | None = None
     key: str | None = None
     in_doubt: InDoubt = "report"
     recovering: bool = False
+    branches: bool = False
 
 
 class Turn:
@@ -64,7 +66,7 @@ class Turn:
         self._stop = Stop()
         self._books = Books(session)
         self._tools = ToolRound(self._books, self._stop, options.in_doubt)
-        self._asking = Asking(self._books, self._stop)
+        self._asking = Asking(self._books, self._stop, branches=options.branches)
 
     # -- driving --
 

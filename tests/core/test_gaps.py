@@ -66,7 +66,7 @@ def test_what_a_caller_knows() -> None:
 
 
 def test_what_recordings_say() -> None:
-    """shared/traces: 72 % of the gaps that end are under 5 minutes, 24 % up to an hour (peers, November 2026)."""
+    """The recordings: 72 % of the gaps that end are under 5 minutes, 24 % up to an hour (peers, November 2026)."""
     user = human()
     assert user.within(300) / user.ever == pytest.approx(0.72, abs=0.03)
     assert (user.within(3600) - user.within(300)) / user.ever == pytest.approx(0.24, abs=0.02)
