@@ -80,6 +80,13 @@ def check_tools(settings: Settings, toolbox: Toolbox) -> None:
 _WAYS_OUT = "give the same tools as on create, or pass rebase=True to store these (the prefix is then billed again)"
 
 
+def check_texts(**given: Any) -> None:
+    """Raises `ConfigurationError` naming the first argument that is neither text nor None."""
+    for name, value in given.items():
+        if not isinstance(value, str | None):
+            raise ConfigurationError(f"{name} must be a str or None, not {value!r:.80}")
+
+
 def metadata_text(metadata: Mapping[str, Any] | None) -> str:
     """The caller's own data as JSON text. Raises `ConfigurationError` for what JSON cannot hold."""
     try:

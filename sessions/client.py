@@ -219,10 +219,13 @@ async def _quietly(work: Callable[[], Awaitable[None]]) -> None:
 
 @contextmanager
 def translated(request_id: str | None = None) -> Iterator[None]:
-    """Whatever the SDK or its HTTP library raises becomes a `ModelError` (much of it is no `APIError`)."""
+    """Whatever the SDK or its HTTP library raises becomes a `ModelError` (much of it is no `APIError`).
+
+    A warning that the user has made an error (`python -W error`) is not the model's failure and stays what it is.
+    """
     try:
         yield
-    except SessionsError:
+    except (SessionsError, Warning):
         raise
     except Exception as error:
         if isinstance(error, TypeError) and "authentication method" in str(error):

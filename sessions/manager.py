@@ -16,7 +16,7 @@ import anyio
 
 from sessions.background import Background
 from sessions.batching import Batching
-from sessions.changes import check_tools, metadata_text
+from sessions.changes import check_texts, check_tools, metadata_text
 from sessions.client import ModelClient
 from sessions.clock import Clock, SystemClock
 from sessions.core.incoming import Incoming
@@ -83,12 +83,11 @@ class SessionManager:
         transcript_bytes: int = TRANSCRIPT_BYTES,
         tools: Iterable[Any] = (),
     ) -> None:
-        if max_steps < 1:
-            raise ConfigurationError(f"max_steps must be 1 or more, not {max_steps!r}")
         if isinstance(ttl, type) or not isinstance(ttl, Policy):
             raise ConfigurationError(f"ttl must be a policy such as Fixed('1h') or ExpectedCost(), not {ttl!r}")
-        if not warmup_timeout >= 0:
-            raise ConfigurationError(f"warmup_timeout must be zero or more seconds, not {warmup_timeout!r}")
+        _check_switches(tend=tend, warmup=warmup, recover=recover, diagnostics=diagnostics)
+        _check_amounts(1, max_steps=max_steps)
+        _check_amounts(0, warmup_timeout=warmup_timeout, busy_timeout=busy_timeout, transcript_bytes=transcript_bytes)
         with storage_errors():
             self._store: Store = open_store(store) if isinstance(store, str) else store
         self._client = ModelClient(client)
@@ -149,6 +148,7 @@ class SessionManager:
         other request field of the SDK, sent as given on every call. Raises `ConfigurationError` saying which setting
         is wrong; then nothing is stored. Warns (`PromptWarning`) of what in the prompt silently breaks its cache.
         """
+        check_texts(owner=owner, title=title, id=id)
         toolbox = Toolbox(tools)
         with given():
             settings = make_settings(
@@ -316,6 +316,18 @@ class SessionManager:
                 f"{profile.minimum_tokens} tokens, no pre-warming); pass SessionManager(profile=…) if you know better",
                 stacklevel=3,
             )
+
+
+def _check_switches(**given: Any) -> None:
+    for name, value in given.items():
+        if not isinstance(value, bool):
+            raise ConfigurationError(f"{name} must be True or False, not {value!r:.80}")
+
+
+def _check_amounts(least: int, **given: Any) -> None:
+    for name, value in given.items():
+        if not isinstance(value, int | float) or not value >= least:
+            raise ConfigurationError(f"{name} must be a number, {least} or more, not {value!r:.80}")
 
 
 def _not_found(id: str) -> str:

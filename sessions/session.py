@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
-from sessions.changes import has_thinking, metadata_text, new_settings, prefix_changes, unbinds_thinking
+from sessions.changes import check_texts, has_thinking, metadata_text, new_settings, prefix_changes, unbinds_thinking
 from sessions.client import belongs_elsewhere
 from sessions.clock import within
 from sessions.compaction import compact, earlier_chains
@@ -184,10 +185,7 @@ class Session:
         self._check_tools()
         with given():
             words = canonical(content)
-        seconds = gap.total_seconds() if isinstance(gap, timedelta) else None if gap is None else float(gap)
-        if seconds is not None and not seconds >= 0:
-            raise ValueError(f"expected_gap must be zero or more seconds, not {gap!r}")
-        return Driver(Turn(self, words, Options(seconds, key)), self._manager.clock, timeout)
+        return Driver(Turn(self, words, Options(_seconds(gap), key)), self._manager.clock, timeout)
 
     def _check_tools(self) -> None:
         missing = sorted(set(self.settings.local_tools) - set(self._toolbox.functions))
@@ -331,6 +329,7 @@ class Session:
         again, unless `rebase=True`. Warns (`PromptWarning`) of what in the new prompt silently breaks its cache.
         """
         title, metadata = changes.pop("title", None), changes.pop("metadata", None)
+        check_texts(title=title)
         metadata = None if metadata is None else metadata_text(metadata)
         toolbox = Toolbox(changes["tools"]) if "tools" in changes else self._toolbox
         async with self._exclusive() as commit:
@@ -484,6 +483,19 @@ class Session:
 
 
 _KEEP: Any = object()
+
+
+def _seconds(gap: Gap) -> float | None:
+    """What the caller knows of the gap, in seconds. Raises `ValueError` for what is no time to come."""
+    if gap is None:
+        return None
+    try:
+        seconds = gap.total_seconds() if isinstance(gap, timedelta) else float(gap)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not seconds >= 0:
+        raise ValueError(f"expected_gap must be zero or more seconds, not {gap!r:.80}")
+    return seconds
 
 
 def _listed(messages: Any) -> list[Any]:

@@ -28,6 +28,10 @@ def storage_errors() -> Iterator[None]:
         raise errors.SchemaOutOfDate(str(error)) from error
     except storage.ServerAway as error:  # nobody's setting is wrong: the same call works when the server is back
         raise errors.SessionsError(str(error)) from error
+    except storage.StoreNotOpen as error:
+        raise errors.ConfigurationError(
+            "this manager is not open: use it and its sessions inside `async with SessionManager(...) as manager:`"
+        ) from error
     except storage.StorageError as error:
         raise errors.ConfigurationError(str(error)) from error
 

@@ -14,6 +14,7 @@ from .errors import (
     SessionMissing,
     StorageError,
     StoreDamaged,
+    StoreNotOpen,
     StoreUnavailable,
     TurnKeyTaken,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "StorageError",
     "Store",
     "StoreDamaged",
+    "StoreNotOpen",
     "StoreUnavailable",
     "Subtotal",
     "ToolCallRecord",

@@ -6,6 +6,7 @@ StorageError
 ├── SchemaTooOld      ├── SchemaTooNew
 ├── StoreDamaged
 └── StoreUnavailable
+    ├── StoreNotOpen
     └── ServerAway
 """
 
@@ -105,6 +106,13 @@ class SchemaTooNew(StorageError):
 
 class StoreUnavailable(StorageError):
     """The path or server cannot be used: the message says which, why, and what to do."""
+
+
+class StoreNotOpen(StoreUnavailable):
+    """The store was used before it was opened, or after it was closed: await open() first."""
+
+    def __init__(self, store: str) -> None:
+        super().__init__(f"{store} is not open: await open() first")
 
 
 class ServerAway(StoreUnavailable):

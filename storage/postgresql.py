@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from . import migrations, threads
 from .connections import Connections
-from .errors import SchemaTooNew, SchemaTooOld, ServerAway, StorageError, StoreUnavailable
+from .errors import SchemaTooNew, SchemaTooOld, ServerAway, StorageError, StoreNotOpen, StoreUnavailable
 from .listening import Listener, ListeningWatch
 from .records import Statistics
 from .statements import TELL, Statement
@@ -161,7 +161,7 @@ class PostgreSQL:
 
     def _check_open(self) -> None:
         if not self._open:
-            raise StoreUnavailable(f"{self._name} is not open: await open() first")
+            raise StoreNotOpen(self._name)
         if self._process != os.getpid():  # pragma: no cover - true in a forked child, where a test goes too
             raise StoreUnavailable(
                 f"{self._name} was opened before this process was forked: open a store of its own here"

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from . import migrations, threads
-from .errors import SchemaTooNew, StorageError, StoreDamaged, StoreUnavailable
+from .errors import SchemaTooNew, StorageError, StoreDamaged, StoreNotOpen, StoreUnavailable
 from .group import GroupCommit
 from .records import Statistics
 from .statements import DIALECTS, Statement
@@ -117,7 +117,7 @@ class SQLite:
 
     def _live(self) -> GroupCommit:
         if self._writer is None:
-            raise StoreUnavailable(f"{self._name} is not open: await open() first")
+            raise StoreNotOpen(self._name)
         if self._process != os.getpid():  # pragma: no cover - true in a forked child, where a test goes too
             raise StoreUnavailable(
                 f"{self._name} was opened before this process was forked: open a store of its own here"

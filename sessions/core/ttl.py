@@ -7,7 +7,7 @@ takes one of the options open now. Time counts from the start of one request to 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from sessions.core.cache import SECONDS
 from sessions.core.gaps import NEVER, Forecast
@@ -98,7 +98,7 @@ class Policy(Protocol):
     """Chooses a lifetime, and what to do for an idle conversation."""
 
     def choose(self, outlook: Outlook) -> Option:
-        """One of `outlook.options`; anything else counts as the first of them ("5m", or "lapse" when idle)."""
+        """One of `outlook.options`; an option that is not open now counts as the first ("5m", or "lapse" when idle)."""
         ...
 
 
@@ -131,6 +131,13 @@ class ExpectedCost:
 
 
 def chosen(policy: Policy, outlook: Outlook) -> Option:
-    """What the policy chooses, or the first option where its answer is none of those that are open."""
+    """What the policy chooses, or the first option where its answer is one that is not open now.
+
+    Raises `ValueError` where the answer is no option at all.
+    """
     answer = policy.choose(outlook)
+    if answer not in get_args(Option):
+        raise ValueError(
+            f"{type(policy).__name__}.choose returned {answer!r:.80}: it must return one of {outlook.options}"
+        )
     return answer if answer in outlook.options else outlook.options[0]

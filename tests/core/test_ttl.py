@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -55,13 +56,23 @@ def test_a_fixed_policy_lets_idle_prefixes_lapse() -> None:
         assert chosen(Fixed(ttl), outlook(known(900), options=PARK, waited=270.0)) == "lapse"  # type: ignore[arg-type]
 
 
-def test_an_answer_that_is_no_option_is_the_least_to_do() -> None:
+def test_an_option_that_is_not_open_is_the_least_to_do() -> None:
     class Always:
         def choose(self, outlook: Outlook) -> Any:
             return "1h"
 
     assert chosen(Always(), outlook(known(900))) == "1h"
     assert chosen(Always(), outlook(known(900), options=PARK, waited=270.0)) == "lapse"
+
+
+@pytest.mark.parametrize("answer", [None, "1hr", 3600, ["1h"]])
+def test_what_is_no_option_at_all_names_the_policy(answer: Any) -> None:
+    class Rubbish:
+        def choose(self, outlook: Outlook) -> Any:
+            return answer
+
+    with pytest.raises(ValueError, match=f"Rubbish.choose returned {re.escape(repr(answer))}: .*'5m', '1h'"):
+        chosen(Rubbish(), outlook(known(900)))
 
 
 @pytest.mark.parametrize("read", [0.1, 0.05, 0.025])

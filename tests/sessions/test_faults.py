@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import anyio
 import pytest
 
-from sessions import ModelError, tool
+from sessions import ModelError, Outlook, tool
 from sessions.simulator import Fault, Request, Scripted
 from tests.sessions.world import World, answers, buckets, call, create, everywhere, words
 
@@ -282,4 +283,34 @@ async def test_a_stop_reason_nobody_knows_ends_the_turn() -> None:
         session = await create(manager)
         reply = await session.send("talk")
         assert (reply.text, reply.stop_reason) == ("so be it", "bored")
+        await _goes_on(session, world)
+
+
+async def test_a_warning_that_is_an_error_is_not_the_models_failure() -> None:
+    """The SDK warns of some models before it sends anything; `python -W error` raises that."""
+    world = World()
+    async with world.manager() as manager:
+        session = await create(manager, model="claude-sonnet-4-5")
+        with pytest.raises(DeprecationWarning, match="claude-sonnet-4-5"):
+            await session.send("go")
+        assert [call.status for call in await session.calls()] == ["error"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            await _goes_on(session, world)
+
+
+@pytest.mark.parametrize("step", [0, 1])
+async def test_a_policy_that_returns_rubbish_is_named_and_the_session_goes_on(step: int) -> None:
+    chosen = ["5m"] * step + ["1 hour"]
+
+    class Moody:
+        def choose(self, outlook: Outlook) -> Any:
+            return chosen.pop(0) if chosen else "5m"
+
+    world = World(talkative)
+    async with world.manager(ttl=Moody()) as manager:
+        session = await create(manager, tools=[look])
+        with pytest.raises(ValueError, match=r"Moody\.choose returned '1 hour': it must return one of"):
+            await session.send("go")
+        assert len(world.requests) == step
         await _goes_on(session, world)

@@ -181,6 +181,9 @@ _BAD: list[tuple[dict[str, Any], str]] = [
     ({"metadata": "text"}, "metadata"),
     ({"compact": "always"}, "compact"),
     ({"system": "lone surrogate \ud800"}, "JSON"),
+    ({"owner": 5}, "owner must be a str or None, not 5"),
+    ({"title": ["Trip"]}, "title must be a str or None"),
+    ({"id": 5}, "id must be a str or None, not 5"),
 ]
 
 
@@ -275,12 +278,35 @@ async def test_without_a_key_the_first_call_names_both_ways_out(monkeypatch: pyt
 
 @pytest.mark.parametrize(
     "given",
-    [{"max_steps": 0}, {"ttl": "1h"}, {"client": object()}, {"client": "sk-key"}],
+    [
+        {"max_steps": 0},
+        {"max_steps": "5"},
+        {"ttl": "1h"},
+        {"client": object()},
+        {"client": "sk-key"},
+        {"tend": "x"},
+        {"warmup": 1},
+        {"warmup_timeout": "x"},
+        {"busy_timeout": None},
+    ],
     ids=lambda one: str(one)[:30],
 )
 def test_wrong_arguments_of_the_manager_are_named(given: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigurationError, match=f"^{next(iter(given))} must be"):
         SessionManager("sqlite://", **given)
+
+
+async def test_a_manager_that_is_not_open_says_how_to_use_it() -> None:
+    manager = World().manager()
+    said = r"`async with SessionManager\(\.\.\.\) as manager:`"
+    for use in (lambda: create(manager), lambda: manager.open("one"), manager.list, lambda: manager.costs("day")):
+        with pytest.raises(ConfigurationError, match=said):
+            await use()
+    async with manager:
+        session = await create(manager)
+    for use in (lambda: session.send("Hello"), session.resume, session.fork, session.calls):
+        with pytest.raises(ConfigurationError, match=said):
+            await use()
 
 
 def test_a_synchronous_client_is_refused() -> None:
