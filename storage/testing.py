@@ -670,7 +670,7 @@ async def a_session_that_is_due_is_claimed_once(store: Store) -> None:
 @_rule
 async def a_claim_is_given_to_one_of_many(store: Store) -> None:
     """However many ask at the same time, and with more due than one may take."""
-    for number in range(12):
+    for number in range(20):
         await store.create(session_record(f"s{number}"))
         await store.tend(f"s{number}", -1.0, now=NOW)
     claimed: list[str] = []
@@ -683,7 +683,7 @@ async def a_claim_is_given_to_one_of_many(store: Store) -> None:
             group.start_soon(claim, str(number))
     while more := await _due(store, limit=3):
         claimed.extend(more)
-    _equal(sorted(claimed), sorted(f"s{number}" for number in range(12)))
+    _equal(sorted(claimed), sorted(f"s{number}" for number in range(20)))
 
 
 @_rule

@@ -117,6 +117,29 @@ def test_any_interleaving_gives_the_same_reply(data: st.DataObject) -> None:
     assert mixed.unfinished_call == expected.unfinished_call == "look"
 
 
+def test_a_message_that_came_whole_is_the_one_that_came_in_pieces() -> None:
+    """Its blocks are finished and its calls whole: nothing of it is taken for cut."""
+    usage = {"input_tokens": 3, "cache_read_input_tokens": 10, "output_tokens": 9}
+    pieces = fed(
+        start(**usage), begin(0, type="text", text=""), say(0, "Hello"), close(0),
+        tool(1), put(1, '{"a": 1}'), close(1), *finish("tool_use"),
+    )  # fmt: skip
+    whole = Incoming()
+    whole.take({**start(**usage)["message"], "content": pieces.content, "stop_reason": "tool_use"})
+    assert (whole.started, whole.ended, whole.closed) == (True, True, {0, 1})
+    for name in ("reply", "stop_reason", "usage", "prompt_tokens", "message_id", "unfinished_call"):
+        assert getattr(whole, name) == getattr(pieces, name), name
+    assert whole.unfinished_call is None
+    assert whole.partial() == pieces.partial() == [{"type": "text", "text": "Hello"}]
+
+
+def test_a_message_without_content_that_came_whole_has_nothing_to_send_back() -> None:
+    whole = Incoming()
+    whole.take({"id": "msg_1", "role": "assistant", "content": [], "usage": {"input_tokens": 3, "output_tokens": 0}})
+    assert (whole.ended, whole.reply, whole.stop_reason) == (True, [], None)
+    assert whole.usage == Usage(3, counters=False)
+
+
 USAGES = [
     pytest.param(
         {"input_tokens": 5, "cache_creation_input_tokens": 30, "cache_read_input_tokens": 100, "output_tokens": 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from sessions.core.cache import Chain, Where, chain, without_marks
 from sessions.core.plan import Warmth, make_plan
 from sessions.core.profiles import Profile, profile_for
-from sessions.core.prompt import Prompt, estimate
+from sessions.core.prompt import Prompt, estimate, kept_text, text_digest
+from sessions.core.settings import Settings
 from tests.core.strategies import (
     assistant,
     call,
@@ -215,6 +217,19 @@ def test_sizes_of_another_model_are_not_ours() -> None:
     prompt = Prompt(settings_of(BODY), profile_of())
     prompt.extend(entries_of([user("a"), assistant("b")], model="claude-opus-5", prompt_tokens=5, output_tokens=5))
     assert not prompt.is_measured
+
+
+def test_calls_made_with_equal_settings_name_them_equally() -> None:
+    """The text is kept once and read back; what the operator says next is sent once, and no part of it."""
+    asked = settings_of(BODY)
+    one, told, other = (
+        Prompt(given, profile_of())
+        for given in (asked, replace(asked, instructions=("Be kind.",)), settings_of({**BODY, "system": "t"}))
+    )
+    assert Settings.from_json(told.settings_text) == asked
+    assert one.settings_digest == told.settings_digest != other.settings_digest
+    assert re.fullmatch("[0-9a-f]{32}", one.settings_digest)
+    assert one.settings_digest == text_digest(kept_text(asked))
 
 
 def test_the_block_at_a_place() -> None:

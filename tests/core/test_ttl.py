@@ -101,6 +101,25 @@ def test_a_refresh_reads_the_hour_for_another() -> None:
     assert ExpectedCost().choose(replace(idle, read=0.025)) == "refresh"
 
 
+def test_where_a_prefix_keeps_its_first_lifetime_all_returns_to_come_are_counted() -> None:
+    """Parks were seen to die, so an hour behind 5 minutes dies too: what is chosen now is paid for at every return."""
+    seldom_late = outlook(step(0.7, 1.0, 1.0), prefix=1_000, new=1_000)
+    assert ExpectedCost().choose(seldom_late) == "5m", "it pays for the next return alone"
+    assert ExpectedCost().choose(replace(seldom_late, lasting=False)) == "1h", (
+        "three of ten returns are late, each time"
+    )
+
+
+@pytest.mark.parametrize(("gap", "ttl"), GAPS)
+def test_a_known_gap_chooses_the_lifetime_for_good(gap: float, ttl: str) -> None:
+    assert ExpectedCost().choose(outlook(known(gap), lasting=False)) == ttl
+
+
+def test_who_never_returns_is_charged_for_the_write_alone() -> None:
+    gone = outlook(known(NEVER), lasting=False)
+    assert (gone.cost("5m"), gone.cost("1h")) == (1_250, 2_000)
+
+
 chances = st.floats(0, 1)
 reads = st.sampled_from([0.1, 0.05, 0.025])
 sizes = st.integers(0, 10**6)
@@ -186,3 +205,4 @@ def test_a_return_that_paid_ends_the_count() -> None:
                    for at, kind in ((number * 9000.0, "turn"), (number * 9000.0 + 270, "park"))])  # fmt: skip
     assert unreturned(gone, 40_000) == 3
     assert unreturned([*gone, *asked(("c", 19_000, "turn"))], 40_000) == 0
+    assert unreturned([*gone, *asked(("c", 18_300, "turn"))], 40_000) == 0, "while the short entry still lived, too"

@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from storage import LeaseTaken, SchemaTooNew, SchemaTooOld, Store, StoreUnavailable, open_store, transactions
+from storage import (
+    LeaseTaken,
+    SchemaTooNew,
+    SchemaTooOld,
+    Store,
+    StoreDamaged,
+    StoreUnavailable,
+    open_store,
+    transactions,
+)
 from storage.tables import REVISION
 from storage.testing import ME, OTHER, change, entries_of, hold, session_record
 from tests.storage.relay import Relay
@@ -61,6 +70,30 @@ async def test_a_schema_dropped_under_a_store(url: str, store: Store) -> None:
     execute(url, "DROP TABLE sessions")
     with pytest.raises(SchemaTooOld):
         await store.load("s")
+
+
+async def test_a_server_that_takes_no_writes_is_read_and_says_who_should_act(url: str, store: Store) -> None:
+    """A standby, or a primary that its operator has closed for a move."""
+    await store.create(session_record())
+    name = make_url(url).database
+    execute(url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    closed = open_store(url)
+    await closed.open()
+    assert (await closed.load("s")).id == "s"
+    for work in (closed.create(session_record("other")), closed.delete("s")):
+        with pytest.raises(StoreUnavailable, match="is read-only: name the primary server"):
+            await work
+    await closed.close()
+    again = f"ALTER DATABASE {name} RESET default_transaction_read_only"
+    execute(url, "SET default_transaction_read_only = off", again)
+    assert [one.id for one in await store.list()] == ["s"]
+
+
+async def test_ancestors_in_a_circle_are_said(url: str, store: Store) -> None:
+    await store.create(session_record(head="c"), entries_of("a", "b", "c"))
+    execute(url, "UPDATE entries SET parent = 'c' WHERE id = 'b'")
+    with pytest.raises(StoreDamaged, match="the entries before 'c' form a loop: restore a copy"):
+        await store.chain("s", "c")
 
 
 async def test_leases_go_by_the_time_of_the_server(store: Store) -> None:

@@ -50,6 +50,11 @@ async def test_memory_is_private_to_its_store(url: str) -> None:
     await other.close()
 
 
+def test_only_a_file_is_shared_with_other_processes(url: str) -> None:
+    assert open_store(url).is_shared
+    assert not open_store("sqlite://").is_shared
+
+
 @pytest.mark.parametrize(
     "url", ["", "chat.db", "sqlite:/x", "sqlite://host/x.db", "sqlite:///x.db?mode=ro", "mysql://h/d"]
 )
@@ -198,6 +203,15 @@ async def test_a_missing_ancestor_is_said(path: Path, url: str, store: Store) ->
         raw.execute("DELETE FROM entries WHERE id = 'a'")
     raw.close()
     with pytest.raises(StoreDamaged, match=r"entry 'a', before 'c', is gone"):
+        await store.chain("s", "c")
+
+
+async def test_ancestors_in_a_circle_are_said(path: Path, url: str, store: Store) -> None:
+    await store.create(session_record(head="c"), entries_of("a", "b", "c"))
+    with sqlite3.connect(path) as raw:
+        raw.execute("UPDATE entries SET parent = 'c' WHERE id = 'b'")
+    raw.close()
+    with pytest.raises(StoreDamaged, match="the entries before 'c' form a loop: restore a copy"):
         await store.chain("s", "c")
 
 

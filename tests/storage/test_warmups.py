@@ -63,3 +63,14 @@ async def test_a_caller_that_asyncio_cancels_leads_nothing(url: str) -> None:
         assert mine.state == "leading"
         await store.led("p", mine.token, ttl=None, alive=0.0, now=1.0)
     await store.close()
+
+
+async def test_a_caller_cancelled_while_another_leads_takes_nothing_from_it(store: Store) -> None:
+    leading = await store.lead("p", ME, seconds=60, now=1.0)
+    task = asyncio.create_task(store.lead("p", OTHER, seconds=60, now=1.0))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    seen = await store.lead("p", OTHER, seconds=60, now=1.0)
+    assert (seen.state, seen.token, seen.holder) == ("taken", leading.token, ME)
