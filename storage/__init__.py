@@ -68,12 +68,13 @@ __all__ = [
 ]
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, *, reading: bool = False) -> Store:
     """The store that a URL names, not opened yet; nothing is touched.
 
     `sqlite:///path` (relative), `sqlite:////path` (absolute), `sqlite://` (memory, private to the object), or
-    `postgresql://user@host/database`. Anything else raises `StoreUnavailable`.
+    `postgresql://user@host/database`. Anything else raises `StoreUnavailable`. `reading`: it will only be read, so an
+    SQLite file that may not be written can be opened too.
     """
     from .sql import SQLStore  # SQLAlchemy takes a while to import: only those who open a store wait for it
 
-    return SQLStore(url)
+    return SQLStore(url, reading)

@@ -34,14 +34,17 @@ class Dialect(Protocol):
     def watch(self, name: str) -> Watch: ...
 
 
-def dialect(url: str) -> Dialect:
-    """The dialect of a URL; nothing is touched. A URL of another form raises `StoreUnavailable`."""
+def dialect(url: str, reading: bool = False) -> Dialect:
+    """The dialect of a URL; nothing is touched. A URL of another form raises `StoreUnavailable`.
+
+    `reading`: it is only to be read, which is enough for an SQLite file that may not be written.
+    """
     try:
         parsed = make_url(url)
     except ArgumentError:
         raise StoreUnavailable(f"{url!r} is no store URL: give {FORMS}") from None
     if parsed.drivername == "sqlite" and not (parsed.host or parsed.query):
-        return SQLite(parsed.database)
+        return SQLite(parsed.database, reading)
     if parsed.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
         try:
             from .postgresql import PostgreSQL

@@ -33,8 +33,8 @@ T = TypeVar("T")
 class SQLStore:
     """A `Store` on SQLite or PostgreSQL; the methods are described there."""
 
-    def __init__(self, url: str) -> None:
-        self._dialect = dialect(url)
+    def __init__(self, url: str, reading: bool = False) -> None:
+        self._dialect = dialect(url, reading)
 
     async def open(self) -> None:
         await run(self._dialect.open)
@@ -61,9 +61,15 @@ class SQLStore:
         return await self._read(transactions.load, session)
 
     async def list(
-        self, *, owner: str | None = None, limit: int = 50, before: str | None = None, search: str | None = None
+        self,
+        *,
+        owner: str | None = None,
+        limit: int = 50,
+        before: str | None = None,
+        search: str | None = None,
+        prefix: str | None = None,
     ) -> Sessions:
-        return await self._read(transactions.listing, owner, limit, before, search)
+        return await self._read(transactions.listing, owner, limit, before, search, prefix)
 
     async def chain(self, session: str, head: str | None, *, after: str | None = None) -> Entries:
         return await self._read(transactions.chain, session, head, after)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from . import migrations, threads
-from .errors import SchemaTooNew, StorageError, StoreDamaged, StoreNotOpen, StoreUnavailable
+from .errors import SchemaTooNew, SchemaTooOld, StorageError, StoreDamaged, StoreNotOpen, StoreUnavailable
 from .group import GroupCommit
 from .records import Statistics
 from .statements import DIALECTS, Statement
@@ -56,11 +56,15 @@ class SQLiteDatabase:
 
 
 class SQLite:
-    """A file, or memory (`path` None), where reads take their turn among the writes."""
+    """A file, or memory (`path` None), where reads take their turn among the writes.
 
-    def __init__(self, path: str | None) -> None:
+    `reading`: a file that may not be written is opened all the same, and its writes are refused.
+    """
+
+    def __init__(self, path: str | None, reading: bool = False) -> None:
         self._path = None if path in {None, "", ":memory:"} else Path(str(path)).absolute()
         self._name = "the SQLite store in memory" if self._path is None else str(self._path)
+        self._reading, self._read_only = reading, False
         self._writer: GroupCommit | None = None
         self._idle: deque[sqlite3.Connection] = deque()
         self._opening = threading.Lock()
@@ -72,6 +76,7 @@ class SQLite:
                 return
             with self._translation():
                 self._check_path()
+                self._read_only = self._reading and not self._may_write()
                 raw = self._connect()
                 try:
                     self._prepare(raw)
@@ -91,6 +96,7 @@ class SQLite:
 
     def upgrade(self) -> str:
         was_open = self._writer is not None
+        self._check_health()
         self.open()
         if not was_open:
             self.close()
@@ -139,8 +145,8 @@ class SQLite:
                     self._idle.append(raw)
 
     def _connect(self) -> sqlite3.Connection:
-        place = ":memory:" if self._path is None else self._path
-        raw = sqlite3.connect(place, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        place, uri = (self._unchanged(), True) if self._read_only else (self._path or ":memory:", False)
+        raw = sqlite3.connect(place, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False, uri=uri)
         raw.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own knows ASCII only
         raw.create_aggregate("decimal_sum", 1, DecimalSum)  # type: ignore[arg-type]  # typeshed: finalize gives an int
         raw.execute("PRAGMA synchronous = FULL")
@@ -155,6 +161,34 @@ class SQLite:
         if not self._path.parent.is_dir():
             raise StoreUnavailable(f"the directory {self._path.parent} does not exist: create it, or name another one")
 
+    def _may_write(self) -> bool:
+        """Whether the file may be written, and its directory, where the log stands beside it."""
+        if self._path is None:
+            return True
+        effective = os.access in os.supports_effective_ids
+        return all(os.access(path, os.W_OK, effective_ids=effective) for path in (self._path, self._path.parent))
+
+    def _unchanged(self) -> str:
+        """The URI that opens the file without a trace.
+
+        While others have it open there is a log, which is read with their locks; without one nobody writes now.
+        """
+        assert self._path is not None
+        log = self._path.with_name(f"{self._path.name}-wal")
+        return f"{self._path.as_uri()}?{'mode=ro' if log.exists() else 'immutable=1'}"
+
+    def _check_health(self) -> None:
+        """Looks at every page before anything is changed. Raises `StoreDamaged`; nothing is ever repaired."""
+        with self._translation():
+            if self._path is None or not self._path.is_file():
+                return
+            with contextlib.closing(sqlite3.connect(self._unchanged(), uri=True)) as raw:
+                (found,) = raw.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise StoreDamaged(
+                f"{self._name} is damaged ({' '.join(found.split())}): restore a copy, or name another file"
+            )
+
     def _prepare(self, raw: sqlite3.Connection) -> None:
         """Creates the schema in an empty database, or brings ours up to date; any other is left alone."""
         if self._is_empty(raw):
@@ -164,7 +198,10 @@ class SQLite:
         revision = _revision(raw)
         if revision > REVISION:
             raise SchemaTooNew(self._name, revision)
-        _check_writable(raw)
+        if not self._read_only:
+            _check_writable(raw)
+        elif revision < REVISION:
+            raise SchemaTooOld(self._name, revision)
         if revision < REVISION:
             migrations.upgrade("sqlite://", creator=self._connect)
 
@@ -201,7 +238,7 @@ class SQLite:
 
 
 _REMEDIES = {
-    sqlite3.SQLITE_CANTOPEN: "check the path and your rights to its directory",
+    sqlite3.SQLITE_CANTOPEN: "check the path and your rights to the file and its directory",
     sqlite3.SQLITE_PERM: "check your rights to the file and its directory",
     sqlite3.SQLITE_READONLY: "the file or its directory cannot be written; change their rights, or name another file",
     sqlite3.SQLITE_FULL: "the disk is full; free some space and try again",

@@ -133,11 +133,14 @@ RELEASE = Statement(  # telling is not for nothing (it puts commits in a row): o
 
 
 @functools.cache
-def listing(*, owner: bool, before: bool, search: bool) -> Statement:
+def listing(*, owner: bool, before: bool, search: bool, prefix: bool) -> Statement:
     """Sessions, newest updated first, with the filters that are asked for."""
     query = select(sessions).order_by(sessions.c.updated_at.desc(), sessions.c.id.desc()).limit(_limit())
     if owner:
         query = query.where(sessions.c.owner == _text("owner"))
+    if prefix:
+        begins = _text("prefix")
+        query = query.where(func.substr(sessions.c.id, 1, func.length(begins)) == begins)
     if before:
         moment = _bound(sessions.c.updated_at, "before_time")
         same = and_(sessions.c.updated_at == moment, sessions.c.id < _text("before"))

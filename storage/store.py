@@ -75,13 +75,19 @@ class Store(Protocol):
         """The session as it stands. Raises `SessionMissing`."""
 
     async def list(
-        self, *, owner: str | None = None, limit: int = 50, before: str | None = None, search: str | None = None
+        self,
+        *,
+        owner: str | None = None,
+        limit: int = 50,
+        before: str | None = None,
+        search: str | None = None,
+        prefix: str | None = None,
     ) -> Sessions:
         """At most `limit` sessions, newest updated first.
 
         `owner` keeps those of one owner. `before` is the id of the last session of the page before (`SessionMissing`
         if it is gone). `search` keeps those with these words, in any letter case, in title, id, metadata, or the
-        content of any entry of their tree.
+        content of any entry of their tree. `prefix` keeps those whose id begins with it.
         """
 
     async def chain(self, session: str, head: str | None, *, after: str | None = None) -> Entries:

@@ -227,6 +227,23 @@ async def sessions_are_found_by_their_words(store: Store) -> None:
         _equal(await ids(words), [])
 
 
+@_rule
+async def sessions_are_found_by_the_beginning_of_their_id(store: Store) -> None:
+    """prefix takes every character literally, in its own letter case."""
+    for number, id in enumerate(("ab1", "ab2", "AB3", "a%b", "é_1")):
+        await store.create(session_record(id, owner="me" if id == "ab2" else None, updated_at=float(number)))
+
+    async def ids(prefix: str, **filters: Any) -> list[str]:
+        return [session.id for session in await store.list(prefix=prefix, **filters)]
+
+    _equal(await ids("ab"), ["ab2", "ab1"])
+    _equal(await ids("ab", limit=1), ["ab2"])
+    _equal(await ids("ab", owner="me"), ["ab2"])
+    _equal(await ids("ab1"), ["ab1"])
+    _equal([await ids("a%"), await ids("é_")], [["a%b"], ["é_1"]])
+    _equal(await ids("b") + await ids("é%") + await ids("ab11"), [])
+
+
 # Entries
 
 

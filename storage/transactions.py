@@ -139,7 +139,9 @@ def load(db: Database, session: str) -> SessionRecord:
     return _session(row)
 
 
-def listing(db: Database, owner: str | None, limit: int, before: str | None, search: str | None) -> list[SessionRecord]:
+def listing(
+    db: Database, owner: str | None, limit: int, before: str | None, search: str | None, prefix: str | None
+) -> list[SessionRecord]:
     values: dict[str, Any] = {"limit": limit}
     if owner is not None:
         values["owner"] = owner
@@ -148,7 +150,11 @@ def listing(db: Database, owner: str | None, limit: int, before: str | None, sea
     if search is not None:
         words = search.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         values["words"] = f"%{words}%"
-    query = sql.listing(owner=owner is not None, before=before is not None, search=search is not None)
+    if prefix is not None:
+        values["prefix"] = prefix
+    query = sql.listing(
+        owner=owner is not None, before=before is not None, search=search is not None, prefix=prefix is not None
+    )
     return [_session(row) for row in db.run(query, values).fetchall()]
 
 

@@ -11,11 +11,12 @@ import os
 import sqlite3
 import tempfile
 import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from storage import SchemaTooNew, Store, StoreDamaged, StoreUnavailable, open_store
+from storage import SchemaTooNew, SchemaTooOld, Store, StoreDamaged, StoreUnavailable, open_store
 from storage.sqlite import APPLICATION, SQLite, SQLiteDatabase, _write_ahead
 from storage.tables import REVISION
 from storage.testing import NOW, OTHER, change, entries_of, hold, session_record
@@ -87,20 +88,95 @@ async def test_a_directory_without_write_access() -> None:
     await refused("sqlite:////proc/self/chat.db", StoreUnavailable, "check the path and your rights")
 
 
-@pytest.mark.skipif(
+as_nobody = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become a user without rights"
 )
-async def test_a_file_that_may_only_be_read() -> None:
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[None]:
+    """Does what is inside as a user without rights."""
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+async def others() -> AsyncIterator[Path]:
+    """A database with one session, in a directory that everybody can reach."""
     with tempfile.TemporaryDirectory() as directory:
-        os.chmod(directory, 0o777)  # noqa: PTH101
-        url = f"sqlite:///{directory}/chat.db"
-        await open_store(url).upgrade()
-        os.chmod(f"{directory}/chat.db", 0o444)  # noqa: PTH101
-        os.seteuid(65534)
-        try:
-            await refused(url, StoreUnavailable, "cannot be written; change their rights")
-        finally:
-            os.seteuid(0)
+        path = Path(directory) / "chat ö%.db"
+        path.parent.chmod(0o777)
+        await write(path, "s")
+        yield path
+
+
+async def write(path: Path, session: str) -> None:
+    store = open_store(f"sqlite:///{path}")
+    await store.open()
+    await store.create(session_record(session))
+    await store.close()
+
+
+@as_nobody
+async def test_a_file_that_may_only_be_read(others: Path) -> None:
+    others.chmod(0o444)
+    with nobody():
+        await refused(f"sqlite:///{others}", StoreUnavailable, "cannot be written; change their rights")
+
+
+@as_nobody
+@pytest.mark.parametrize("rights", [(0o444, 0o777), (0o666, 0o555), (0o444, 0o555)])
+@pytest.mark.parametrize("live", [False, True])
+async def test_who_only_reads_may_be_forbidden_to_write(others: Path, rights: tuple[int, int], live: bool) -> None:
+    writer = open_store(f"sqlite:///{others}")
+    if live:
+        await writer.open()
+        await writer.create(session_record("t"))
+    others.chmod(rights[0])
+    others.parent.chmod(rights[1])
+    before = {path: path.read_bytes() for path in others.parent.iterdir() if path.suffix != ".db-shm"}
+    store = open_store(f"sqlite:///{others}", reading=True)
+    with nobody():
+        await store.open()
+        assert len(await store.list()) == 1 + live
+        with pytest.raises(StoreUnavailable, match="cannot be written; change their rights"):
+            await store.create(session_record("new"))
+        await store.close()
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(list(others.parent.iterdir())) == len(before) + live
+    await writer.close()
+
+
+@as_nobody
+async def test_a_file_without_any_rights(others: Path) -> None:
+    others.chmod(0)
+    for reading in (False, True):
+        store = open_store(f"sqlite:///{others}", reading=reading)
+        with nobody(), pytest.raises(StoreUnavailable, match="your rights to the file and its directory"):
+            await store.open()
+
+
+@as_nobody
+async def test_an_older_schema_that_may_only_be_read(others: Path) -> None:
+    with contextlib.closing(sqlite3.connect(others)) as raw:
+        raw.execute("UPDATE warmline_version SET version_num = '0000'")
+        raw.commit()
+    others.chmod(0o444)
+    store = open_store(f"sqlite:///{others}", reading=True)
+    with nobody(), pytest.raises(SchemaTooOld, match=r"0000.*warmline db upgrade"):
+        await store.open()
+
+
+async def test_who_only_reads_and_may_write_is_no_different(url: str) -> None:
+    for one in (url, "sqlite://"):
+        store = open_store(one, reading=True)
+        await open_store(one).upgrade()
+        await store.open()
+        await store.create(session_record())
+        await store.close()
 
 
 def test_the_log_is_turned_on_when_others_let_go(path: Path) -> None:
@@ -177,7 +253,9 @@ async def test_a_database_of_a_newer_version(path: Path, url: str) -> None:
     assert path.read_bytes() == content
 
 
-async def test_a_damaged_page_is_said(path: Path, url: str) -> None:
+@pytest.fixture
+async def damaged(path: Path, url: str) -> Path:
+    """A database with one page overwritten."""
     store = open_store(url)
     await store.open()
     await store.create(session_record(head="e199"), entries_of(*(f"e{i}" for i in range(200))))
@@ -189,6 +267,24 @@ async def test_a_damaged_page_is_said(path: Path, url: str) -> None:
     raw.close()
     content[(page - 1) * size : page * size] = b"\xff" * size
     path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("log", [False, True])
+async def test_a_damaged_file_is_not_upgraded(damaged: Path, url: str, log: bool) -> None:
+    with contextlib.closing(sqlite3.connect(damaged)) as other:
+        if log:  # somebody has it open, and has written into the log
+            other.execute("PRAGMA user_version = 7")
+            other.commit()
+        before = damaged.read_bytes()
+        with pytest.raises(StoreDamaged, match=r"is damaged .*: restore a copy"):
+            await open_store(url).upgrade()
+        assert damaged.read_bytes() == before
+        assert len(list(damaged.parent.iterdir())) == (3 if log else 1)
+
+
+async def test_a_damaged_page_is_said(damaged: Path, url: str) -> None:
+    store = open_store(url)
     await store.open()
     with pytest.raises(StoreDamaged, match="restore a copy"):
         await store.chain("s", "e199")
