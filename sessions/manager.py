@@ -21,7 +21,7 @@ from sessions.client import ModelClient
 from sessions.clock import Clock, SystemClock
 from sessions.core.incoming import Incoming
 from sessions.core.plan import Warmth
-from sessions.core.profiles import Profile, profile_for
+from sessions.core.profiles import Profile, nearest_models, profile_for
 from sessions.core.settings import Settings, make_settings
 from sessions.core.transcript import encode
 from sessions.core.ttl import ExpectedCost, Policy
@@ -311,9 +311,12 @@ class SessionManager:
         profile = self._profile_of(settings.model)
         if not profile.known and settings.model not in self._warned:
             self._warned.add(settings.model)
+            near = nearest_models(settings.model)
+            hint = f" (did you mean {' or '.join(near)}?)" if near else ""
             warnings.warn(
-                f"nothing is known about the model {settings.model!r}: cautious assumptions are used (minimum prefix "
-                f"{profile.minimum_tokens} tokens, no pre-warming); pass SessionManager(profile=…) if you know better",
+                f"nothing is known about the model {settings.model!r}{hint}: its name is sent as it is, with cautious "
+                f"assumptions (minimum prefix {profile.minimum_tokens} tokens, no pre-warming); "
+                "pass SessionManager(profile=…) if you know better",
                 stacklevel=3,
             )
 

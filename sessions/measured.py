@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from errno import EISDIR
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +78,27 @@ class Measured:
 
     def write(self, path: Path) -> None:
         """Writes the file whole or not at all. Raises `ConfigurationError` where it cannot be written."""
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with _written(path) as beside:
             beside.write_text(self.to_json(), encoding="utf-8")
             beside.replace(path)
-        except OSError as error:
-            raise ConfigurationError(f"the profile cannot be written to {path}: {error.strerror or error}") from error
+
+
+def check_place(path: Path) -> None:
+    """Raises `ConfigurationError` where `Measured.write` cannot write now: that is told before money is spent."""
+    with _written(path) as beside:
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+        beside.touch()
+        beside.unlink()
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """The file beside it that takes its place when it is whole."""
+    try:
+        yield path.with_name(f".{path.name}.{os.getpid()}")
+    except OSError as error:
+        raise ConfigurationError(f"the profile cannot be written to {path}: {error.strerror or error}") from error
 
 
 def read_profile(path: str | os.PathLike[str]) -> Measured:

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from sessions.cli import branches, chat, costs, database, demo, history, load, probe, records, replay, serve, why
-from sessions.cli.terminal import CODES_IN_WORDS, errors, report
+from sessions.cli.terminal import CODES_IN_WORDS, WHOLE, console, errors, report
 from sessions.errors import SessionsError
 
 app = typer.Typer(
@@ -40,6 +40,9 @@ app.add_typer(database.app, name="db")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and ends the process with its exit code."""
     warnings.showwarning = _warn
+    for one in (console, errors):
+        if not one.is_terminal:
+            one.width = WHOLE
     try:
         app(args=None if arguments is None else list(arguments), prog_name="warmline")
     except SessionsError as error:

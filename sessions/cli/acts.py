@@ -124,7 +124,7 @@ def _table(rows: Mapping[str, tuple[Sequence[Usage], Decimal | None]]) -> Render
         share = f"{price / whole:.0%}" if price is not None and whole else ""
         style = "bold green" if name == "warmline" else ""
         table.add_row(name, *tokens, "unknown" if price is None else f"{price:.5f}", share, style=style)
-    return Padding(table, (0, 0, 0, 2))
+    return Padding(table, (0, 0, 0, 2), expand=False)
 
 
 async def _compare(base_url: str, ledger: Usage) -> None:

@@ -11,14 +11,16 @@ import typer
 from sessions import Conflict, Session, SessionManager
 from sessions.cli.terminal import (
     STORE,
+    EntryNotFound,
     JsonOption,
     OwnerOption,
     SessionArgument,
     StoreOption,
     console,
-    existing,
     print_json,
+    session_named,
 )
+from sessions.errors import ConfigurationError
 
 T = TypeVar("T")
 
@@ -34,11 +36,8 @@ def fork(
     as_json: JsonOption = False,
 ) -> None:
     """Make a branch: a second session with the same history, up to an entry. `show --ids` tells the entries."""
-
-    async def work(found: Session) -> Session:
-        return await found.fork(None if at is None else entry_named(found, at))
-
-    made = anyio.run(_with_session, store, session, owner, work)
+    session = session_named(store, session, owner)
+    made = anyio.run(_with_session, store, session, owner, at, Session.fork)
     if as_json:
         print_json({"id": made.id, "head": made.head, "forked_from": session})
     else:
@@ -54,13 +53,14 @@ def rewind(
     as_json: JsonOption = False,
 ) -> None:
     """Go back to an earlier entry. What lay behind it stays stored: `fork --at` reaches it."""
+    session = session_named(store, session, owner)
 
-    async def work(found: Session) -> tuple[str | None, Session]:
+    async def work(found: Session, to: str | None) -> tuple[str | None, Session]:
         before = found.head
-        await found.rewind(None if entry == START else entry_named(found, entry))
+        await found.rewind(to)
         return before, found
 
-    before, found = anyio.run(_with_session, store, session, owner, work)
+    before, found = anyio.run(_with_session, store, session, owner, None if entry == START else entry, work)
     if as_json:
         print_json({"id": found.id, "head": found.head, "previous_head": before})
         return
@@ -72,14 +72,24 @@ def rewind(
 def entry_named(session: Session, name: str) -> str:
     """The entry's whole id: the name itself, or the one on the present chain that begins with it.
 
-    Raises `Conflict` if several do.
+    Raises `ConfigurationError` if several do.
     """
     found = [entry.id for entry in session.entries if entry.id.startswith(name)]
     if len(found) > 1:
-        raise Conflict(f"{len(found)} entries of this session begin with {name!r}: give more of the id")
+        raise ConfigurationError(f"{len(found)} entries of this session begin with {name!r}: give more of the id")
     return found[0] if found else name
 
 
-async def _with_session(store: str, session: str, owner: str | None, work: Callable[[Session], Awaitable[T]]) -> T:
-    async with SessionManager(existing(store)) as manager:
-        return await work(await manager.open(session, owner=owner))
+async def _with_session(
+    store: str, session: str, owner: str | None, entry: str | None, work: Callable[[Session, str | None], Awaitable[T]]
+) -> T:
+    """Does that with the session and the entry. Raises `EntryNotFound` where it has no such entry."""
+    async with SessionManager(store) as manager:
+        found = await manager.open(session, owner=owner)
+        try:
+            return await work(found, entry and entry_named(found, entry))
+        except Conflict as error:
+            raise EntryNotFound(
+                f"there is no entry {entry!r} on the chain of session {session}: "
+                f"`warmline show {session} --ids` lists them"
+            ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Annotated, Any
@@ -17,9 +17,22 @@ from rich.status import Status
 from sessions import Conflict, Entry, Reply, ReplyStream, Session, SessionManager
 from sessions.cli.branches import entry_named
 from sessions.cli.costs import print_cost
-from sessions.cli.terminal import MODEL, STORE, ModelOption, OwnerOption, StoreOption, claude, console, dollars, report
+from sessions.cli.terminal import (
+    MODEL,
+    STORE,
+    ModelOption,
+    OwnerOption,
+    StoreOption,
+    claude,
+    console,
+    dollars,
+    report,
+    session_named,
+)
 from sessions.cli.transcript import below, has_words
+from sessions.core.settings import make_settings
 from sessions.errors import SessionsError
+from sessions.translate import given
 
 HELP = """\
 /fork [ENTRY]    go on in a branch that starts here, or at an entry of this session
@@ -32,7 +45,7 @@ Ctrl-C           stop an answer and keep what there is of it"""
 
 
 def chat(
-    session: Annotated[str | None, typer.Argument(help="A session to go on with; a new one without it.")] = None,
+    session: Annotated[str | None, typer.Argument(help="The session to go on with; a new one without it.")] = None,
     store: StoreOption = STORE,
     model: ModelOption = MODEL,
     system: Annotated[str | None, typer.Option("--system", help="The system prompt of a new session.")] = None,
@@ -40,26 +53,34 @@ def chat(
     owner: OwnerOption = None,
 ) -> None:
     """Talk with Claude; the conversation is kept and can be resumed by its id."""
+    session = session and session_named(store, session, owner)
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(claude()) as client,
         portal.wrap_async_context_manager(SessionManager(store, client=client)) as manager,
     ):
-
-        async def begin() -> Session:
-            if session is not None:
-                return await manager.open(session, owner=owner)
-            return await manager.create(model=model, max_tokens=max_tokens, system=system, owner=owner)
-
-        Chat(portal, portal.call(begin)).run()
+        found = None
+        if session is not None:
+            found = portal.call(partial(manager.open, session, owner=owner))
+            console.print(f"Session [bold]{found.id}[/] with {found.settings.model}. /help tells the commands.")
+        else:
+            with given():  # what is wrong is said before the first message
+                manager._check(make_settings(model=model, max_tokens=max_tokens, system=system))
+            console.print(f"A new session with {escape(model)}. /help tells the commands.")
+        create = partial(manager.create, model=model, max_tokens=max_tokens, system=system, owner=owner)
+        Chat(portal, create, found).run()
 
 
 class Chat:
-    """The terminal's side of one conversation; `session` changes when the user forks."""
+    """The terminal's side of one conversation; `session` changes when the user forks.
 
-    def __init__(self, portal: BlockingPortal, session: Session) -> None:
-        self._portal = portal
-        self.session = session
+    A new one is created with its first message: who leaves before that leaves nothing behind.
+    """
+
+    def __init__(
+        self, portal: BlockingPortal, create: Callable[[], Awaitable[Session]], session: Session | None
+    ) -> None:
+        self._portal, self._create, self._session = portal, create, session
         self._commands: dict[str, Callable[[str], None]] = {
             "/fork": self._fork,
             "/rewind": self._rewind,
@@ -68,21 +89,29 @@ class Chat:
             "/help": self._help,
         }
 
+    @property
+    def session(self) -> Session:
+        """The conversation. Raises `Conflict` while there is none."""
+        if self._session is None:
+            raise Conflict("nothing has been said yet in this conversation")
+        return self._session
+
     def run(self) -> None:
         """Asks and answers until the user leaves."""
         with contextlib.suppress(ImportError):  # line editing, where the platform has it
             import readline  # noqa: F401
-        console.print(
-            f"Session [bold]{self.session.id}[/] with {self.session.settings.model}. /help tells the commands."
-        )
-        self._do(self._finish_interrupted)
+        if self._session is not None:
+            self._do(self._finish_interrupted)
         while (line := self._ask()) is not None:
             command, _, rest = line.partition(" ")
             if command.startswith("/"):
                 self._do(partial(self._commands.get(command, self._unknown), rest.strip()))
             else:
+                if self._session is None:
+                    self._session = self._portal.call(self._create)
                 self._do(partial(self._turn, line))
-        console.print(f"[dim]Go on with: warmline chat {self.session.id}[/]")
+        if self._session is not None:
+            console.print(f"[dim]Go on with: warmline chat {self._session.id}[/]")
 
     def _do(self, action: Callable[[], None]) -> None:
         """What goes wrong is told; the conversation goes on."""
@@ -139,7 +168,7 @@ class Chat:
             self._below(reply)
 
     def _fork(self, at: str) -> None:
-        self.session = self._portal.call(self.session.fork, entry_named(self.session, at) if at else None)
+        self._session = self._portal.call(self.session.fork, entry_named(self.session, at) if at else None)
         console.print(f"A branch: session [bold]{self.session.id}[/].")
 
     def _rewind(self, to: str) -> None:

@@ -19,10 +19,12 @@ from sessions.cli.terminal import (
     StoreOption,
     console,
     dollars,
-    existing,
     figures,
     plain_table,
     print_json,
+    print_table,
+    reading,
+    session_named,
 )
 
 
@@ -36,7 +38,7 @@ class By(StrEnum):
 
 
 def cost(
-    session: Annotated[str | None, typer.Argument(help="A session's id; all sessions without it.")] = None,
+    session: Annotated[str | None, typer.Argument(help="A session's id, or its beginning; all without it.")] = None,
     by: Annotated[By | None, typer.Option("--by", help="A row for each of these.", show_default=False)] = None,
     store: StoreOption = STORE,
     owner: OwnerOption = None,
@@ -47,8 +49,10 @@ def cost(
         _cost_of_all(store, owner, as_json)
         return
 
+    session = session and session_named(store, session, owner)
+
     async def run() -> dict[str | None, Cost]:
-        async with SessionManager(existing(store)) as manager:
+        async with SessionManager(reading(store)) as manager:
             return await manager.costs(by.value if by else "kind", session=session, owner=owner)
 
     found = anyio.run(run)
@@ -64,7 +68,7 @@ def cost(
 
 def _cost_of_all(store: str, owner: str | None, as_json: bool) -> None:
     async def run() -> tuple[list[SessionInfo], Cost]:
-        async with SessionManager(existing(store)) as manager:
+        async with SessionManager(reading(store)) as manager:
             return await _all(manager, owner), sum((await manager.costs("kind", owner=owner)).values(), start=Cost())
 
     found, whole = anyio.run(run)
@@ -109,9 +113,7 @@ def _print_groups(by: By, found: dict[str | None, Cost]) -> None:
     rows = list(found.items())
     if by is not By.DAY:
         rows.sort(key=lambda row: row[1].total, reverse=True)
-    table = plain_table(
-        str(by), ">calls", ">read", ">written", ">uncached", ">hit rate", ">USD", ">misses", ">lost USD"
-    )
+    table = plain_table(str(by), ">calls", ">read", ">written", ">uncached", ">hit", ">USD", ">misses", ">lost USD")
     for key, one in [*rows, ("in all", sum(found.values(), start=Cost()))]:
         usage, loss = one.usage, one.loss
         table.add_row(
@@ -119,7 +121,7 @@ def _print_groups(by: By, found: dict[str | None, Cost]) -> None:
             f"{usage.input:,}", f"{usage.hit_rate:.0%}", dollars(one.total), f"{loss.calls:,}", dollars(loss.cost),
             style="bold" if key == "in all" else None,
         )  # fmt: skip
-    console.print(table)
+    print_table(table)
 
 
 def _print_losses(found: Cost) -> None:

@@ -20,8 +20,9 @@ from sessions.cli.terminal import (
     bar,
     console,
     dollars,
-    existing,
     print_json,
+    reading,
+    session_named,
 )
 from sessions.cli.transcript import aside, below, lines, turns
 
@@ -35,9 +36,10 @@ def list_sessions(
     as_json: JsonOption = False,
 ) -> None:
     """List the sessions, newest first, with what each has cost."""
+    before = before and session_named(store, before, owner)
 
     async def run() -> Sequence[SessionInfo]:
-        async with SessionManager(existing(store)) as manager:
+        async with SessionManager(reading(store)) as manager:
             return await manager.list(owner=owner, search=search, limit=limit, before=before)
 
     found = anyio.run(run)
@@ -57,9 +59,10 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show a conversation as text, with what each turn read from the cache, wrote to it, and sent uncached."""
+    session = session_named(store, session, owner)
 
     async def run() -> tuple[Session, list[Call]]:
-        async with SessionManager(existing(store)) as manager:
+        async with SessionManager(reading(store)) as manager:
             found = await manager.open(session, owner=owner)
             return found, await found.calls()
 

@@ -20,7 +20,7 @@ from sessions.cli.terminal import MODEL, Code, JsonOption, ModelOption, console,
 from sessions.core.prices import prices_for
 from sessions.core.profiles import MODELS, profile_for
 from sessions.errors import ConfigurationError
-from sessions.measured import SIMULATOR
+from sessions.measured import SIMULATOR, check_place
 from sessions.probe import Ask, Probe, Result, Rule, Seen, Watcher
 from sessions.probe.simulated import Estimate, estimate, simulated_probe
 
@@ -52,6 +52,7 @@ def probe(
     The endpoint is the simulator, unless --live or --base-url says otherwise; then the price is told first. Some
     sixty small requests, seven minutes, one with --quick. Ctrl-C keeps what has been found.
     """
+    check_place(out or Path("warmline.profile.json"))
     other = other_model or (None if base_url else _sibling(model))
     with errors.status("[dim]beginning[/]") as status:
         watcher = _watcher(status, as_json)
@@ -170,15 +171,25 @@ def _usage(seen: Seen) -> str:
 
 
 def _finish(made: Probe, path: Path, as_json: bool) -> None:
-    """Writes the profile and says where, with the totals."""
+    """Prints the totals, and writes the profile; what was paid for is printed where it cannot be written."""
     measured = made.measured()
-    measured.write(path)
     if as_json:
         typer.echo(measured.to_json(), nl=False)
-        return
+    else:
+        console.print(_totals(made), soft_wrap=True)
+    try:
+        measured.write(path)
+    except ConfigurationError:
+        if not as_json:
+            typer.echo(measured.to_json(), nl=False)
+        raise
+    if not as_json:
+        console.print(f"Written to [bold]{escape(str(path))}[/]: SessionManager(profile={str(path)!r})", soft_wrap=True)
+
+
+def _totals(made: Probe) -> str:
     verdicts = [result.finding.verdict if result.finding else "skipped" for result in made.results]
     told = ", ".join(f"{verdicts.count(one)} {word}" for one, word in _WORDS.items() if one in verdicts)
     price = "at an unknown price" if made.spent is None else f"for ${made.spent:.4f}"
-    simulated = " (simulated: nothing was charged)" if measured.endpoint == SIMULATOR else ""
-    console.print(f"\n{told}. {made.requests} requests {price}{simulated}.", soft_wrap=True)
-    console.print(f"Written to [bold]{escape(str(path))}[/]: SessionManager(profile={str(path)!r})", soft_wrap=True)
+    simulated = " (simulated: nothing was charged)" if made.measured().endpoint == SIMULATOR else ""
+    return f"\n{told}. {made.requests} requests {price}{simulated}."

@@ -20,20 +20,22 @@ from sessions.cli.terminal import (
     StoreOption,
     console,
     errors,
-    existing,
     print_json,
+    reading,
+    session_named,
 )
 from sessions.errors import ConfigurationError
 from sessions.history import Damage, first_damage
 from sessions.translate import storage_errors
-from storage import EntryMissing, StoreDamaged, open_store
+from storage import EntryMissing, Store, StoreDamaged
 
 
 def verify(
     session: SessionArgument, store: StoreOption = STORE, owner: OwnerOption = None, as_json: JsonOption = False
 ) -> None:
     """Re-hash a conversation; exit code 1, and the first damaged entry, if it is not as it was written."""
-    count, damage = anyio.run(_verified, existing(store), session, owner)
+    session = session_named(store, session, owner)
+    count, damage = anyio.run(_verified, reading(store), session, owner)
     if as_json:
         print_json({"id": session, "entries": count, "damage": damage})
     elif damage is None:
@@ -44,9 +46,8 @@ def verify(
         raise typer.Exit(Code.FAILED)
 
 
-async def _verified(url: str, session: str, owner: str | None) -> tuple[int, Damage | None]:
+async def _verified(store: Store, session: str, owner: str | None) -> tuple[int, Damage | None]:
     """How many entries there are and what is wrong; reads rows only, for a damaged session may not open."""
-    store = open_store(url)
     with storage_errors():
         await store.open()
         try:
@@ -69,9 +70,10 @@ def export(
     owner: OwnerOption = None,
 ) -> None:
     """Print the history as plain Messages JSON, which `append` and `replay` take."""
+    session = session_named(store, session, owner)
 
     async def run() -> list[dict[str, object]]:
-        async with SessionManager(existing(store)) as manager:
+        async with SessionManager(reading(store)) as manager:
             return await (await manager.open(session, owner=owner)).export()
 
     messages = anyio.run(run)

@@ -8,6 +8,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Annotated
 
+import anyio
 import typer
 from anthropic import AsyncAnthropic
 from pydantic_core import to_json
@@ -33,12 +34,25 @@ from sessions.errors import (
     SessionsError,
     ToolsChanged,
 )
+from sessions.translate import storage_errors
+from storage import SessionMissing, Store, open_store
 
 MODEL = "claude-sonnet-5-5"
 STORE = "sqlite:///sessions.db"
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
+
+
+WHOLE = 1_000_000
+"""Columns of a console that is no terminal: what goes into a file or a pipe is neither wrapped nor cut."""
+NAMES = 9
+"""Columns that the names in a table have at least: enough of an id to find the session by."""
+CANDIDATES = 5
+
+
+class EntryNotFound(Conflict):
+    """The session has no such entry. `warmline show ID --ids` lists them."""
 
 
 class Code(IntEnum):
@@ -58,6 +72,7 @@ CODES: Mapping[type[SessionsError], Code] = {
     SchemaOutOfDate: Code.USAGE,
     ToolsChanged: Code.USAGE,
     SessionNotFound: Code.NOT_FOUND,
+    EntryNotFound: Code.NOT_FOUND,
     Conflict: Code.REFUSED,
     InDoubtToolCalls: Code.REFUSED,
     LeaseLost: Code.REFUSED,
@@ -74,7 +89,7 @@ StoreOption = Annotated[
 ]
 ModelOption = Annotated[str, typer.Option("--model", envvar="WARMLINE_MODEL", help="The model to talk to.")]
 OwnerOption = Annotated[str | None, typer.Option("--owner", help="Only sessions of this owner.")]
-SessionArgument = Annotated[str, typer.Argument(help="The session's id.")]
+SessionArgument = Annotated[str, typer.Argument(help="The session's id, or the beginning of it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of text for a person.")]
 
 
@@ -115,14 +130,48 @@ def existing(store: str) -> str:
     """
     try:
         url = make_url(store)
-    except ArgumentError:
-        return store  # the manager's own error says which forms there are
-    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
+        absent = url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists()
+    except (ArgumentError, OSError):
+        return store  # the store's own error says which forms there are, or what is wrong with the path
+    if absent:
         raise ConfigurationError(
             f"there is no database at {url.database}: name another with --store or WARMLINE_STORE, "
             "or start one with `warmline chat`"
         )
     return store
+
+
+def reading(store: str) -> Store:
+    """The store of a command that only reads, not opened yet: a file that may not be written will do.
+
+    Raises `ConfigurationError`.
+    """
+    with storage_errors():
+        return open_store(existing(store), reading=True)
+
+
+def session_named(store: str, name: str, owner: str | None = None) -> str:
+    """The whole id of a session: the name itself, or the one that begins with it; else the name as it is.
+
+    Raises `ConfigurationError` if several begin with it.
+    """
+
+    async def ids() -> list[str]:
+        opened = reading(store)
+        with storage_errors():
+            await opened.open()
+            try:
+                return [(await opened.load(name)).id]
+            except SessionMissing:
+                return [one.id for one in await opened.list(prefix=name, owner=owner, limit=CANDIDATES + 1)]
+            finally:
+                await opened.close()
+
+    found = anyio.run(ids) if name else []
+    if len(found) > 1:
+        shown = ", ".join(found[:CANDIDATES]) + (", …" if len(found) > CANDIDATES else "")
+        raise ConfigurationError(f"several sessions begin with {name!r}: {shown}; give more of the id")
+    return found[0] if found else name
 
 
 def dollars(price: Decimal | None) -> str:
@@ -136,6 +185,24 @@ def plain_table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", no_wrap=True)
     return table
+
+
+def print_table(table: Table) -> None:
+    """Prints a table with every figure whole: where the console is too narrow, the names in the first column are cut.
+
+    They keep `NAMES` columns; if that is not enough, the terminal wraps the lines.
+    """
+    if _width(table) > console.width:
+        names = table.columns[0]
+        names.max_width, table.padding = NAMES, (0, 1, 0, 0)
+        least = _width(table)
+        names.max_width += max(0, console.width - least)
+        table.width = max(least, console.width)
+    console.print(table, crop=False)
+
+
+def _width(table: Table) -> int:
+    return console.measure(table, options=console.options.update(width=WHOLE)).maximum
 
 
 BAR = 18

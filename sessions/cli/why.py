@@ -20,13 +20,14 @@ from sessions.cli.terminal import (
     StoreOption,
     console,
     dollars,
-    existing,
     print_json,
+    reading,
+    session_named,
 )
 from sessions.cli.transcript import aside, below
 from sessions.errors import ConfigurationError
 from sessions.translate import storage_errors
-from storage import open_store
+from storage import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ def why(
     """Tell which calls of a session lost cached tokens, and why: what differs, what it cost, what to change."""
     if turn is not None and call is not None:
         raise ConfigurationError("give --turn or --call, not both")
-    found = _chosen(anyio.run(_read, existing(store), session, owner), turn, call)
+    session = session_named(store, session, owner)
+    found = _chosen(anyio.run(_read, reading(store), session, owner), turn, call)
     if as_json:
         print_json(_document(session, found))
         return
@@ -60,9 +62,8 @@ def why(
             console.print(line, soft_wrap=True)
 
 
-async def _read(url: str, session: str, owner: str | None) -> list[Numbered]:
+async def _read(store: Store, session: str, owner: str | None) -> list[Numbered]:
     """The session's ledger with the numbers of its turns; reads rows only, no conversation."""
-    store = open_store(url)
     with storage_errors():
         await store.open()
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -158,6 +159,11 @@ def unknown_model(model: str) -> Profile:
         known=False,
         source="assumed: no facts are known about this model",
     )
+
+
+def nearest_models(model: str) -> list[str]:
+    """The known models whose names are most like this one, at most three."""
+    return get_close_matches(bare_name(model), MODELS)
 
 
 _PLATFORM: dict[str, object] = {"collapses_tools": False, "diagnostics": False}

@@ -81,9 +81,10 @@ def test_a_rewind_loses_nothing(warmline: Run, stored: Path) -> None:
     [
         (("fork", "nope"), 3),
         (("fork", "one", "--owner", "bob"), 3),
-        (("fork", "one", "--at", "zzz"), 4),
-        (("rewind", "one", "zzz"), 4),
-        (("rewind", "one", ""), 4),
+        (("fork", "one", "--at", "zzz"), 3),
+        (("fork", "one", "--at", ""), 3),
+        (("rewind", "one", "zzz"), 3),
+        (("rewind", "one", ""), 3),
         (("rewind", "one"), 2),
         (("verify", "nope"), 3),
         (("verify", "one", "--owner", "bob"), 3),
@@ -101,6 +102,29 @@ def test_what_cannot_be_done_changes_nothing(
     assert "Traceback" not in ran.err
     assert entry_ids(warmline) == before
     assert len(json.loads(warmline("list", "--json").out)) == 2
+
+
+@pytest.mark.parametrize("arguments", [("fork", "on", "--at", "zzz"), ("rewind", "on", "f" * 32)])
+def test_a_wrong_entry_is_told_where_the_right_ones_stand(
+    warmline: Run, stored: Path, arguments: tuple[str, ...]
+) -> None:
+    ran = warmline(*arguments)
+    assert ran.err.startswith("EntryNotFound: there is no entry ")
+    assert "`warmline show one --ids` lists them" in ran.err
+
+
+def test_an_entry_that_several_begin_with_is_asked_for_again(warmline: Run, tmp_path: Path) -> None:
+    async def long() -> list[str]:
+        async with simulated_manager(f"sqlite:///{tmp_path / 'sessions.db'}") as manager:
+            session = await manager.create(id="long", model="claude-sonnet-5-5", max_tokens=500)
+            await session.append([{"role": role, "content": "x"} for role in ("user", "assistant") * 20])
+            return [entry.id for entry in session.entries]
+
+    digits = [id[0] for id in anyio.run(long)]
+    twice = next(digit for digit in digits if digits.count(digit) > 1)  # 40 ids, 16 digits
+    ran = warmline("rewind", "long", twice)
+    assert ran.code == 2
+    assert f"entries of this session begin with '{twice}': give more of the id" in ran.err
 
 
 def test_verify_tells_that_all_is_as_it_was_written(warmline: Run, stored: Path) -> None:

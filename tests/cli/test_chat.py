@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
 
 import anyio
+import pytest
 
 from sessions.testing import simulated_manager
 from tests.cli.conftest import Run
@@ -59,6 +61,35 @@ def test_an_entry_to_go_back_to_may_be_named_by_its_beginning(process: Run) -> N
     assert ran.code == 0, ran.err
     assert "Your name is Ada." in ran.out
     assert "Conflict: " in ran.err
+
+
+@pytest.mark.parametrize("typed", ["", "/cost\n/fork\n/rewind\n/regenerate\n/help\n"])
+def test_who_leaves_without_a_word_leaves_no_session(
+    warmline: Run, monkeypatch: pytest.MonkeyPatch, typed: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    ran = warmline("chat")
+    assert ran.code == 0, ran.err
+    assert "A new session with claude-sonnet-5-5." in ran.out
+    assert "Go on with" not in ran.out
+    assert ran.err.count("Conflict: nothing has been said yet") == (4 if typed else 0)
+    assert warmline("list").out == "No sessions.\n"
+
+
+@pytest.mark.filterwarnings("default:nothing is known")
+def test_an_unknown_model_is_told_before_the_first_word(warmline: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n"))
+    ran = warmline("chat", "--model", "claude-sonet-5-5")
+    said = "nothing is known about the model 'claude-sonet-5-5' (did you mean claude-sonnet-5-5 or "
+    assert ran.err.startswith(said)
+    assert ran.err.count("nothing is known") == 1
+    assert "ModelError: the API answered 404" in ran.err
+
+
+def test_wrong_settings_are_told_before_the_first_word(warmline: Run) -> None:
+    ran = warmline("chat", "--system", " ")
+    assert ran.code == 2
+    assert "ConfigurationError: system" in ran.err
 
 
 async def pinned(path: Path) -> None:

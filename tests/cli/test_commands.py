@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import gzip
 import json
+import os
+import re
+import sqlite3
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
 import pytest
 
 from sessions import tool
+from sessions.cli import terminal
 from sessions.testing import simulated_manager
-from tests.cli.conftest import Run
+from tests.cli.conftest import Ran, Run
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -169,3 +181,189 @@ def test_help_tells_the_exit_codes(warmline: Run) -> None:
     ran = warmline("--help")
     assert ran.code == 0
     assert "Exit codes: 0 done, 1 the run failed" in " ".join(ran.out.split())
+
+
+# -- a session by the beginning of its id --
+
+
+async def alike(path: Path) -> None:
+    async with simulated_manager(f"sqlite:///{path}") as manager:
+        for id in ("abc", *(f"abc-{n}" for n in range(7)), "other"):
+            session = await manager.create(id=id, model="claude-sonnet-5-5", max_tokens=500, owner=id[0])
+            await session.append([{"role": "user", "content": id}, {"role": "assistant", "content": "Yes."}])
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> None:
+    anyio.run(alike, tmp_path / "sessions.db")
+
+
+def named(warmline: Run, *arguments: str) -> str:
+    ran = warmline(*arguments, "--json")
+    assert ran.code == 0, ran.err
+    found: str = json.loads(ran.out)["id"]
+    return found
+
+
+def test_a_session_may_be_named_by_its_beginning(warmline: Run, many: None) -> None:
+    assert named(warmline, "show", "o") == "other"
+    assert named(warmline, "show", "abc-3") == "abc-3"
+    assert named(warmline, "show", "abc") == "abc", "an exact id wins"
+    assert named(warmline, "verify", "oth") == named(warmline, "why", "oth") == "other"
+    assert "other" in warmline("export", "oth").out
+    assert "0 calls" in warmline("cost", "oth").out
+    assert [one["session"] for one in json.loads(warmline("cost", "oth", "--by", "session", "--json").out)] == []
+    assert json.loads(warmline("fork", "oth", "--json").out)["forked_from"] == "other"
+    assert json.loads(warmline("list", "--before", "oth", "--owner", "o", "--json").out) == []
+    assert named(warmline, "rewind", "oth", "start") == "other"
+
+
+def test_of_several_sessions_some_are_told(warmline: Run, many: None) -> None:
+    for command in (("show", "abc-"), ("rewind", "abc-", "start"), ("chat", "abc-")):
+        ran = warmline(*command)
+        assert ran.code == 2
+        assert ran.err == (
+            "ConfigurationError: several sessions begin with 'abc-': abc-6, abc-5, abc-4, abc-3, abc-2, …; "
+            "give more of the id\n"
+        )
+
+
+@pytest.mark.parametrize("name", ["nope", "ther", "a%c", ""])
+def test_where_nothing_begins_so_it_is_not_found(warmline: Run, many: None, name: str) -> None:
+    ran = warmline("show", name)
+    assert ran.code == 3
+    assert ran.err.startswith(f"SessionNotFound: there is no session '{name}'")
+    assert warmline("show", "oth", "--owner", "a").code == 3, "the sessions of others are not looked at"
+
+
+# -- wide tables --
+
+
+def at_a_terminal(columns: int, folder: Path, *arguments: str) -> list[str]:
+    """What a terminal of that many columns is sent, line by line, without colours."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")}
+    command = [sys.executable, "-W", "error", "-m", "sessions", *arguments]
+    ran = subprocess.run(command, cwd=folder, env={**environment, "TERM": "xterm"}, stdout=theirs, check=True)
+    os.close(theirs)
+    assert ran.returncode == 0
+    shown = b""
+    with contextlib.suppress(OSError), open(ours, "rb", 0) as terminal:  # noqa: PTH123  # a descriptor
+        while part := terminal.read(65536):
+            shown += part
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
+
+
+async def dear(path: Path) -> list[str]:
+    """Two sessions with ids of their own making and large figures; gives the ids."""
+    async with simulated_manager(f"sqlite:///{path}") as manager:
+        made = [await manager.create(model="claude-sonnet-5-5", max_tokens=500) for _ in range(2)]
+        for session in made:
+            await session.send("Hello")
+    raw = sqlite3.connect(path)
+    raw.execute("UPDATE calls SET cache_read = 12345678, input = 1234567, cost = '1234.56789'")
+    raw.commit()
+    raw.close()
+    return [session.id for session in made]
+
+
+FIGURES = ["1", "12,345,678", "0", "1,234,567", "91%", "$1234.56789", "0", "$0.00000"]
+
+
+def test_a_terminal_of_80_columns_shows_every_figure(tmp_path: Path) -> None:
+    ids = anyio.run(dear, tmp_path / "sessions.db")
+    shown = at_a_terminal(80, tmp_path, "cost", "--by", "session")
+    rows = [line.split() for line in shown]
+    assert [row[1:] for row in rows[1:3]] == [FIGURES, FIGURES]
+    assert sorted(row[0][-1] for row in rows[1:3]) == ["…", "…"]
+    assert {row[0][:-1] for row in rows[1:3]} == {id[:12] for id in ids}
+    assert max(map(len, shown)) == 80
+
+
+@pytest.mark.parametrize(("columns", "name"), [(30, "abcdefgh…"), (90, "abcdefghijk…"), (106, "abcdefghijklmnopqrst")])
+def test_what_is_cut_is_the_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int, name: str
+) -> None:
+    monkeypatch.setattr(terminal.console, "width", columns)
+    table = terminal.plain_table("name", *(f">{n:<8}" for n in range(len(FIGURES))))
+    table.add_row("abcdefghijklmnopqrst", *FIGURES)
+    terminal.print_table(table)
+    assert capsys.readouterr().out.splitlines()[1].split() == [name, *FIGURES]
+
+
+def test_what_goes_into_a_pipe_is_not_cut_and_not_wrapped(
+    warmline: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    ids = anyio.run(dear, tmp_path / "sessions.db")
+    out = warmline("cost", "--by", "session").out
+    assert all(f"\n{id} " in out for id in ids)
+    assert "…" not in out
+    assert len(out.splitlines()) == 4
+
+
+# -- files that may not be written, or not even read, and damaged ones --
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Path]:
+    """The database in a folder that everybody can reach."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o777)
+        path = Path(directory) / "chat.db"
+        anyio.run(conversation, path)
+        yield path
+        path.parent.chmod(0o700)
+
+
+def as_nobody(warmline: Run, *arguments: str) -> Ran:
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("only root can become a user without rights")
+    os.seteuid(65534)
+    try:
+        return warmline(*arguments)
+    finally:
+        os.seteuid(0)
+
+
+READING = [("list",), ("show", "one"), ("verify", "on"), ("cost",), ("cost", "one", "--by", "day"), ("why", "one"),
+           ("export", "one")]  # fmt: skip
+
+
+@pytest.mark.parametrize("rights", [(0o444, 0o777), (0o444, 0o555)])
+def test_what_may_only_be_read_is_read(warmline: Run, kept: Path, rights: tuple[int, int]) -> None:
+    store = ("--store", f"sqlite:///{kept}")
+    expected = [warmline(*command, *store) for command in READING]
+    kept.chmod(rights[0])
+    kept.parent.chmod(rights[1])
+    assert [as_nobody(warmline, *command, *store) for command in READING] == expected
+    assert all(ran.code == 0 for ran in expected)
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+    refused = as_nobody(warmline, "fork", "one", *store)
+    assert refused.code == 2
+    assert "cannot be written; change their rights" in refused.err
+
+
+@pytest.mark.parametrize("rights", [(0, 0o777), (0o666, 0)])
+def test_what_may_not_be_read_is_one_clear_line(warmline: Run, kept: Path, rights: tuple[int, int]) -> None:
+    kept.chmod(rights[0])
+    kept.parent.chmod(rights[1])
+    for command in (*READING, ("chat",), ("db", "upgrade")):
+        ran = as_nobody(warmline, *command, "--store", f"sqlite:///{kept}")
+        assert ran.code == 2
+        assert ran.err.startswith(f"ConfigurationError: {kept} cannot be ")
+        assert "check the path" in ran.err
+        assert ran.err.count("\n") == 1
+
+
+def test_a_damaged_database_is_not_upgraded(warmline: Run, stored: str, tmp_path: Path) -> None:
+    path = tmp_path / "sessions.db"
+    content = bytearray(path.read_bytes())
+    content[3 * 4096 : 5 * 4096] = b"\xff" * 2 * 4096
+    path.write_bytes(content)
+    ran = warmline("db", "upgrade")
+    assert ran.code == 2
+    assert ran.err.startswith(f"ConfigurationError: {path} is damaged ")
+    assert path.read_bytes() == content
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]

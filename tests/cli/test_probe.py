@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from sessions import profile_for
@@ -84,6 +85,36 @@ def test_nothing_is_spent_without_a_yes(warmline: Run, served: str, tmp_path: Pa
     assert asked.returncode == 2
     assert "Go on? [y/N]" in asked.stderr
     assert not (tmp_path / f"{MODEL}.profile.json").exists()
+
+
+@pytest.mark.parametrize(("out", "said"), [("absent/p.json", "No such file"), ("folder", "Is a directory")])
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_sent(
+    warmline: Run, served: str, tmp_path: Path, out: str, said: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    ran = warmline("probe", "--base-url", served, "--quick", "--yes", "--out", out)
+    assert ran.code == 2
+    assert f"ConfigurationError: the profile cannot be written to {out}: {said}" in ran.err
+    assert httpx2.get(f"{served}/_simulator/bill").json()["charged"] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "there.json"]
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_what_was_paid_for_is_printed_where_it_cannot_be_written(served: str, tmp_path: Path, form: list[str]) -> None:
+    (tmp_path / "folder").mkdir()
+    command = [sys.executable, "-W", "error", "-m", "sessions", "probe", "--base-url", served, "--yes", "--quick"]
+    command += ["--out", "folder/p.json", *form]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path) as asked:
+        assert asked.stderr is not None
+        assert "it stops at" in next(asked.stderr)
+        (tmp_path / "folder").rmdir()  # the place was right when it was looked at
+        out, error = asked.communicate(timeout=120)
+    assert asked.returncode == 2
+    assert "ConfigurationError: the profile cannot be written to folder/p.json" in error
+    text, brace, profile = out.partition("{\n")
+    assert ("requests for $" in text) is (form == [])
+    assert json.loads(brace + profile)["profile"]["lookback"] == 10
 
 
 def test_the_real_api_needs_a_key(warmline: Run) -> None:

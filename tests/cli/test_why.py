@@ -130,7 +130,7 @@ def test_every_way_to_group_adds_up_to_the_same(warmline: Run, stored: Path) -> 
 
 def test_cost_for_a_person(warmline: Run, stored: Path) -> None:
     said = flat(warmline("cost", "--by", "owner").out)
-    assert "owner calls read written uncached hit rate USD misses lost USD" in said
+    assert "owner calls read written uncached hit USD misses lost USD" in said
     assert "nobody 2 " in said
     assert "in all 7 " in said
     assert "evicted 1 " in said
