@@ -176,7 +176,7 @@ def _finish(made: Probe, path: Path, as_json: bool) -> None:
     if as_json:
         typer.echo(measured.to_json(), nl=False)
     else:
-        console.print(_totals(made), soft_wrap=True)
+        console.print(_totals(made, measured.endpoint), soft_wrap=True)
     try:
         measured.write(path)
     except ConfigurationError:
@@ -187,9 +187,9 @@ def _finish(made: Probe, path: Path, as_json: bool) -> None:
         console.print(f"Written to [bold]{escape(str(path))}[/]: SessionManager(profile={str(path)!r})", soft_wrap=True)
 
 
-def _totals(made: Probe) -> str:
+def _totals(made: Probe, endpoint: str) -> str:
     verdicts = [result.finding.verdict if result.finding else "skipped" for result in made.results]
     told = ", ".join(f"{verdicts.count(one)} {word}" for one, word in _WORDS.items() if one in verdicts)
     price = "at an unknown price" if made.spent is None else f"for ${made.spent:.4f}"
-    simulated = " (simulated: nothing was charged)" if made.measured().endpoint == SIMULATOR else ""
+    simulated = " (simulated: nothing was charged)" if endpoint == SIMULATOR else ""
     return f"\n{told}. {made.requests} requests {price}{simulated}."

@@ -20,7 +20,7 @@ def test_a_conversation_is_kept_and_resumed_by_its_id(process: Run) -> None:
     assert "No ANTHROPIC_API_KEY is set: a simulated Claude answers." in first.out
     session = re.search(r"Go on with: warmline chat (\w+)", first.out)
     assert session
-    second = process("chat", session[1], typed="What is my name?\n/quit\n")
+    second = process("chat", session[1][:9], typed="What is my name?\n/quit\n")
     assert second.code == 0, second.err
     assert "Your name is Ada." in second.out
 
