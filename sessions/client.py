@@ -197,9 +197,16 @@ async def _close(events: Any) -> None:
     source = events.__dict__.get("_iter_events")
     with anyio.CancelScope(shield=True):
         await _quietly(events.close)
+        if source is not None and _is_read(source()) and _is_read(events.__dict__.get("_iterator")):
+            return
         await _quietly(partial(_unwind, events))
         if source is not None:
             await _quietly(partial(_unwind, source()))
+
+
+def _is_read(generator: Any) -> bool:
+    """Whether a generator has come to its end: nothing is left to unwind, which takes longer than all the rest."""
+    return getattr(generator, "ag_frame", generator) is None and generator is not None
 
 
 async def _unwind(left: AsyncIterator[Any]) -> None:

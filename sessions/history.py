@@ -148,6 +148,7 @@ class History:
         self._forget_calls()
         self._saved_settings: str | None = None
         self._digest: tuple[Settings, str] | None = None
+        self._gaps: tuple[str, Gaps] | None = None
         self._profile_of, self._endpoint = profile_of, endpoint
         self._entries: list[Entry] | None = []
         self._rows: list[EntryRecord] | None = None
@@ -171,7 +172,9 @@ class History:
     @property
     def gaps(self) -> Gaps:
         """The past gaps between the user's turns."""
-        return Gaps.read(self.record.gaps)
+        if self._gaps is None or self._gaps[0] is not self.record.gaps:
+            self._gaps = self.record.gaps, Gaps.read(self.record.gaps)
+        return self._gaps[1]
 
     @property
     def entries(self) -> list[Entry]:

@@ -6,6 +6,7 @@ row names the page's month. A fact that could not be settled is set to the value
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -235,6 +236,7 @@ def endpoint_name(endpoint: str | None) -> str:
     return "compatible"
 
 
+@functools.lru_cache(256)
 def bare_name(model: str) -> str:
     """The first-party name inside a platform's id: `us.anthropic.claude-opus-4-5-20251101-v1:0`, `claude-opus-4.5`."""
     match = re.search(r"claude-[a-z0-9.-]+", model.lower().replace("@", "-"))

@@ -163,4 +163,5 @@ def run() -> None:
         (given.output / "speed.json").write_text(json.dumps(content, indent=1))
 
 
-run()
+if __name__ == "__main__":
+    run()
