@@ -186,7 +186,7 @@ class History:
     def _undecoded(self) -> Sequence[EntryRecord]:
         if self._rows is None:
             self._rows = self._store.chain_now(self.record.id, self.head)
-            self.size = sum(size_of(row.content) for row in self._rows)
+            self.size = size_of([row.content for row in self._rows])
             self._transcripts.touch(self)
         return self._rows
 
@@ -321,7 +321,7 @@ class History:
             self._forget_derived()
         else:
             self._extend(new)
-        self.size += sum(size_of(row.content) for row in rows)
+        self.size += size_of([row.content for row in rows])
         self._committed, self._loaded = self.length, True
 
     def _extend(self, new: Sequence[Entry]) -> None:
@@ -367,7 +367,7 @@ class History:
         if not self.entries and new and _is_summary(new[0]):
             self._forget_derived()  # the prompt was made without the beta that a summary needs
         self._extend(new)
-        self.size += sum(size_of(one.record.content) for one in written)
+        self.size += size_of([one.record.content for one in written])
 
     def committed(self, change: Change) -> None:
         """The commit went through: the chain now ends at its head, and the session's row is as it says."""

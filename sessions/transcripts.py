@@ -7,7 +7,7 @@ tools and the cache points believed alive. Settings that are equal word for word
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 from weakref import WeakValueDictionary, ref
@@ -20,9 +20,9 @@ _PER_MESSAGE = 2500
 """Bytes that a message takes beside its text: its entry, place, point and digests (measured with tracemalloc)."""
 
 
-def size_of(text: str) -> int:
-    """About how many bytes a message takes in memory, given its stored text: decoded, and encoded to be sent again."""
-    return _PER_MESSAGE + 2 * len(text)
+def size_of(texts: Collection[str]) -> int:
+    """About how many bytes messages take in memory, given their stored texts: decoded, and encoded to be sent again."""
+    return _PER_MESSAGE * len(texts) + 2 * sum(map(len, texts))
 
 
 class Droppable(Protocol):

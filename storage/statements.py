@@ -39,8 +39,6 @@ from .watching import CHANNEL
 
 DIALECTS = {"sqlite": sqlite.dialect(paramstyle="named"), "postgresql": postgresql.psycopg.dialect()}  # type: ignore[no-untyped-call]
 NO_LIMIT = 2**31 - 1
-LONGEST = 150_000
-"""Entries after which a chain is taken for a loop, which only damage can make; a request holds 100,000 at most."""
 
 
 class Statement:
@@ -168,28 +166,28 @@ ENTRY = Statement(select(*_ENTRY).where(_entry))
 HAS_ENTRY = Statement(select(entries.c.depth).where(entries.c.tree == _text("tree"), entries.c.id == _text("entry")))
 
 
-def _walk(columns: list[Any], floor: ColumnElement[Any]) -> Any:
-    """The chain from `head` towards the root, down to the depth `floor`; each step is one look-up in the key."""
-    start = (select(entries.c.tree, *columns).where(entries.c.tree == _tree, entries.c.id == _text("head"))).cte(
-        "walk", recursive=True
-    )
-    older = entries.alias("older")
-    return start.union_all(
-        select(older.c.tree, *(older.c[column.name] for column in columns)).join(
-            start, and_(older.c.tree == start.c.tree, older.c.id == start.c.parent, start.c.depth > floor)
-        )
-    )
+def _walk(floor: ColumnElement[Any]) -> Any:
+    """The chain from `head` towards the root, down to the depth `floor`; each step is one look-up in the key.
+
+    Each step is a step up, so that it ends even where damage has made a loop.
+    """
+    step = ("number", "id", "parent", "depth")
+    first = select(*(entries.c[name] for name in step)).where(entries.c.tree == _tree, entries.c.id == _text("head"))
+    walk, older = first.cte("walk", recursive=True), entries.alias("older")
+    up = and_(older.c.depth < walk.c.depth, walk.c.depth > floor)
+    on = and_(older.c.tree == _tree, older.c.id == walk.c.parent, up)
+    return walk.union_all(select(*(older.c[name] for name in step)).join(walk, on))
 
 
 def _chain(floor: ColumnElement[Any]) -> Statement:
-    walk = _walk(_ENTRY, floor)
-    return Statement(select(*(walk.c[column.name] for column in _ENTRY)).limit(literal_column(str(LONGEST))))
+    walk = _walk(floor)  # without the contents, which would be copied at each step
+    return Statement(select(*_ENTRY).join_from(walk, entries, entries.c.number == walk.c.number))
 
 
 _depth_of = select(entries.c.depth).where(_entry).scalar_subquery()
 CHAIN = _chain(literal_column("1"))
 CHAIN_AFTER = _chain(func.coalesce(_depth_of + literal_column("1"), literal_column(str(NO_LIMIT))))
-_ids = _walk([entries.c.id, entries.c.parent, entries.c.depth], func.coalesce(_depth_of, literal_column(str(NO_LIMIT))))
+_ids = _walk(func.coalesce(_depth_of, literal_column(str(NO_LIMIT))))
 HAS_ANCESTOR = Statement(select(_ids.c.id).where(_ids.c.id == _text("entry")))
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from decimal import Decimal
+from functools import partial
+from operator import attrgetter
 from typing import Any, Protocol
 
 from . import statements as sql
@@ -34,6 +36,9 @@ from .tables import calls, sessions, tool_calls, turns
 from .watching import topic
 
 Row = tuple[Any, ...]
+
+_depth = attrgetter("depth")
+_record: Callable[[Row], EntryRecord] = partial(tuple.__new__, EntryRecord)  # `_make` is a loop of Python calls
 
 
 class Cursor(Protocol):
@@ -315,14 +320,15 @@ def chain(db: Database, session: str, head: str | None, after: str | None) -> li
     if not rows:
         load(db, session)
         raise EntryMissing(head)
-    if len(rows) == sql.LONGEST:
-        raise StoreDamaged(f"the entries before {head!r} form a loop: restore a copy of the store")
-    entries = list(map(EntryRecord._make, rows))
-    entries.sort(key=lambda entry: entry.depth)
+    entries = list(map(_record, rows))
+    entries.sort(key=_depth)
     if entries[0].parent != after:
         if after is not None:
             raise HeadMoved(after, head)
-        raise StoreDamaged(f"entry {entries[0].parent!r}, before {head!r}, is gone: restore a copy of the store")
+        next_up = str(entries[0].parent)
+        if entry(db, session, next_up) is not None:
+            raise StoreDamaged(f"the entries before {head!r} form a loop: restore a copy of the store")
+        raise StoreDamaged(f"entry {next_up!r}, before {head!r}, is gone: restore a copy of the store")
     return entries
 
 

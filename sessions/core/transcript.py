@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal
+
+from pydantic_core import from_json
 
 from sessions.core.cache import THINKING, Block, mark_of, without_marks
 
 Role = Literal["user", "assistant", "system"]
 _ROLES = ("user", "assistant", "system")
-_scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # no stub
 _ID = re.compile(r"[a-zA-Z0-9_-]+")
 MAX_MESSAGES = 100_000
 """Messages per request that the API takes (docstring of the SDK 2.11)."""
@@ -64,10 +65,10 @@ def decode(text: str) -> list[dict[str, Any]]:
     """The blocks of a stored entry. Raises `ValueError` for what is no JSON."""
     content: list[dict[str, Any]]
     try:
-        content, end = _scan(text, 0)  # what `json.loads` does, without its search for blanks around the text
-    except StopIteration:
-        content, end = [], -1
-    return content if end == len(text) else json.loads(text)
+        content = from_json(text)
+    except ValueError:  # it takes 200 levels, and no half of a surrogate pair
+        content = json.loads(text)
+    return content
 
 
 def copied(value: Any) -> Any:

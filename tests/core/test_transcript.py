@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from anthropic.types import TextBlock
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sessions.core import cache, transcript
@@ -345,6 +345,9 @@ def test_settings_that_cannot_be_sent_are_refused(fields: dict[str, Any], messag
 @given(
     st.text(max_size=20) | st.builds(encode, st.lists(st.dictionaries(st.text(max_size=4), st.integers()), max_size=3))
 )
+@example("[" * 300 + "]" * 300)
+@example('["\\ud800"]')
+@example("[1e400,-0.0,1E5,123456789012345678901234567890,2.2250738585072011e-308]")
 def test_decoding_is_what_json_says(stored: str) -> None:
     try:
         expected = json.loads(stored)
@@ -352,7 +355,7 @@ def test_decoding_is_what_json_says(stored: str) -> None:
         with pytest.raises(ValueError):
             decode(stored)
     else:
-        assert decode(stored) == decode(f" {stored} ") == expected
+        assert repr(decode(stored)) == repr(decode(f" {stored} ")) == repr(expected)
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda one: st.lists(one) | st.dictionaries(st.text(), one)))

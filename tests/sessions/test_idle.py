@@ -214,5 +214,5 @@ def test_equal_settings_are_kept_once_while_anybody_has_them() -> None:
 
 
 def test_a_size_grows_with_the_text() -> None:
-    assert size_of("") > 0
-    assert size_of("x" * 1000) == size_of("") + 2000
+    assert size_of([""]) > 0
+    assert size_of(["x" * 1000, ""]) == 2 * size_of([""]) + 2000
