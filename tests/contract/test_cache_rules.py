@@ -282,7 +282,9 @@ INVALIDATES: list[tuple[dict[str, Any], set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "kept"), INVALIDATES, ids=str)
+@pytest.mark.parametrize(
+    ("change", "kept"), INVALIDATES, ids=lambda one: str(sorted(one) if isinstance(one, set) else one)
+)
 def test_what_a_change_invalidates(api, block, change: dict[str, Any], kept: set[str]) -> None:
     """September 2026, What invalidates the cache (`effort`'s default, stated, is no change)."""
     mark = {"cache_control": {"type": "ephemeral"}}
