@@ -27,7 +27,7 @@ test: $(VENV)/.installed-dev ## lint, types, layers, tests with coverage
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	rm -f .coverage .coverage.*
-	$(BIN)/pytest --cov --cov-report= --durations=15
+	$(BIN)/pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal --cov --cov-report= --durations=15
 	$(BIN)/coverage report
 	$(BIN)/coverage report --include='sessions/core/*,storage/*' --fail-under=99
 

@@ -1,10 +1,41 @@
 """What all tests may ask for."""
 
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.servers import empty_store, new_database, new_place, new_store, one_store, pooler, server
 
 __all__ = ["empty_store", "new_database", "new_place", "new_store", "one_store", "pooler", "server"]
+
+ENOUGH = 2 << 30
+"""Bytes free where the tests' files go; all of them together take a tenth of it."""
+
+
+def pytest_configure() -> None:
+    """Files in memory, where there is room: no test turns the machine off, and thousands wait for their disk."""
+    memory = Path("/dev/shm")
+    if memory.is_dir() and shutil.disk_usage(memory).free > ENOUGH:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For long calculations, which measuring coverage makes twice as long: neither the test nor its processes do."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+    here, threads = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)  # type: ignore[arg-type]
+    yield
+    sys.settrace(here)
+    threading.settrace(threads)  # type: ignore[arg-type]
+
 
 # How long an example takes says how busy the machine is, and nothing about the code.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

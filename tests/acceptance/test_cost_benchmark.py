@@ -150,7 +150,9 @@ def test_every_scenario_is_played_with_every_policy() -> None:
 
 
 @pytest.mark.skipif("WARMLINE_DATA" not in os.environ, reason="the recordings lie outside the repository")
-def test_two_recordings_from_the_file_to_the_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_two_recordings_from_the_file_to_the_tables(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, unmeasured: None
+) -> None:
     whole = {name for names in sample(None).values() for name in names}
     assert len(whole) == 272
     few = {"ue816e1": sorted(whole)[-4:-2], "ub798ac": sorted(whole)[-2:-1]}

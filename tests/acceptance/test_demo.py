@@ -17,7 +17,7 @@ def test_the_demo_shows_a_crash_a_resume_and_the_bill(tmp_path: Path) -> None:
         env={**environment, "COLUMNS": "120"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr + ran.stdout

@@ -160,7 +160,7 @@ def run(seed: int, turns: int, tend: bool = False) -> Found:
     return anyio.run(days, seed, turns, tend)
 
 
-def test_ten_thousand_healthy_turns() -> None:
+def test_ten_thousand_healthy_turns(unmeasured: None) -> None:
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:  # a minute and a half of one core
         halves = [pool.submit(run, seed, TURNS // 2) for seed in (4, 5)]
         results = [half.result() for half in halves]
@@ -170,7 +170,7 @@ def test_ten_thousand_healthy_turns() -> None:
         assert found.reads[True] > found.reads[False] > 0
 
 
-def test_parks_and_refreshes_miss_nothing() -> None:
+def test_parks_and_refreshes_miss_nothing(unmeasured: None) -> None:
     found = run(6, 300, tend=True)
     assert found.misses == []
     assert found.kinds["park"] > 0

@@ -59,7 +59,7 @@ async def test_samples_replay_whole(path: Path) -> None:
     assert totals.cost < totals.uncached_cost
 
 
-async def test_sizes_are_the_recorded_ones() -> None:
+async def test_sizes_are_the_recorded_ones(unmeasured: None) -> None:
     totals = sum((one.totals for one in await play_all(DATA / "traces.jsonl.gz")), start=Totals())
     assert totals.sent == pytest.approx(totals.recorded, rel=1e-3)
 
@@ -196,7 +196,7 @@ async def test_nothing_to_replay_is_said() -> None:
 
 @needs_full_data
 @pytest.mark.parametrize("name", ["interrupts_and_compactions", "one_hour_cache"])
-async def test_both_transcripts_replay_whole(name: str) -> None:
+async def test_both_transcripts_replay_whole(name: str, unmeasured: None) -> None:
     (played,) = await play_all(FULL / "transcripts" / f"{name}.jsonl.gz")
     totals = holds(played)
     assert totals.checked > 0.9 * totals.requests
@@ -206,7 +206,7 @@ async def test_both_transcripts_replay_whole(name: str) -> None:
 
 
 @needs_full_data
-async def test_fifty_traces_replay_whole() -> None:
+async def test_fifty_traces_replay_whole(unmeasured: None) -> None:
     """Every third recording from the median size down (the file is sorted, the largest first)."""
     recorded = recordings(read(FULL / "traces" / "agent_sessions.jsonl.gz", strict=True).conversations)[122::3]
     assert len(recorded) == 50

@@ -57,7 +57,7 @@ def process(tmp_path: Path) -> Run:
             input=typed,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
         return Ran(ended.returncode, ended.stdout, ended.stderr)

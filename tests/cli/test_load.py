@@ -19,7 +19,7 @@ QUICK = ("--first-event", "0.05", "--per-output-token", "0.0001", "--words", "20
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*WARMLINE, "load", *arguments], env=BARE, capture_output=True, text=True, timeout=120)
+    return subprocess.run([*WARMLINE, "load", *arguments], env=BARE, capture_output=True, text=True, timeout=300)
 
 
 async def test_measures_turns_and_leaves_the_database_as_it_was(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ async def test_measures_turns_and_leaves_the_database_as_it_was(tmp_path: Path) 
 def test_a_new_file_is_measured_and_removed(tmp_path: Path) -> None:
     done = subprocess.run(
         [*WARMLINE, "load", "--workers", "1", "--conversations", "2", "--turns", "2", *QUICK],
-        env={**BARE, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, timeout=120,
+        env={**BARE, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "4 of 4 turns" in done.stdout

@@ -63,7 +63,7 @@ class Machine(RuleBasedStateMachine):
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Runs one step to its end."""
-        return self.runner.run(asyncio.wait_for(work, 20))
+        return self.runner.run(asyncio.wait_for(work, 60))
 
     async def _set_up(self) -> None:
         self.processes = [await self._process(), await self._process()]

@@ -36,7 +36,7 @@ EACH = 10
 """Turns of a conversation."""
 AT_ONCE = 40
 """Conversations that go on at the same time."""
-SLACK = 5.0
+SLACK = 10.0
 """Seconds that a busy machine may take for what takes none."""
 
 Pairs = list[tuple[Exchange, Exchange]]

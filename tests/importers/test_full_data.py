@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
         ("traces/agent_sessions.jsonl.gz", 358, 19_179),
     ],
 )
-def test_every_recording_is_read_and_sendable(file: str, conversations: int, steps: int) -> None:
+def test_every_recording_is_read_and_sendable(file: str, conversations: int, steps: int, unmeasured: None) -> None:
     imported = read(FULL / file, strict=True)
     assert len(imported.conversations) == conversations
     assert sum(len(one.steps) for one in imported.conversations) == steps

@@ -18,7 +18,7 @@ PROGRAM = Path(__file__).parent / "traced.py"
 @functools.cache
 def exported(configured: str, backend: str = "asyncio") -> dict[str, Any]:
     command = [sys.executable, "-W", "error", str(PROGRAM), configured, backend]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
     found: dict[str, Any] = json.loads(ran.stdout)
     return found
