@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -28,13 +29,14 @@ Run = Callable[..., Ran]
 
 @pytest.fixture
 def warmline(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """The command line in this process, in an empty folder, without a key."""
+    """The command line in this process, in an empty folder, without a key; `typed` is its standard input."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith(("ANTHROPIC_", "WARMLINE_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "120")
 
-    def run(*arguments: str) -> Ran:
+    def run(*arguments: str, typed: str = "") -> Ran:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
         with pytest.raises(SystemExit) as ended:
             main(arguments)
         shown = capsys.readouterr()
@@ -46,7 +48,7 @@ def warmline(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def process(tmp_path: Path) -> Run:
-    """The same in a process of its own; `typed` goes to its standard input."""
+    """The same in a process of its own, which takes seconds to start."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("ANTHROPIC_", "WARMLINE_"))}
 
     def run(*arguments: str, typed: str = "") -> Ran:

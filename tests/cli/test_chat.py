@@ -1,4 +1,4 @@
-"""`warmline chat` as a person uses it, typed line by line into a process of its own."""
+"""`warmline chat` as a person uses it, typed line by line."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def test_a_conversation_is_kept_and_resumed_by_its_id(process: Run) -> None:
     assert "Your name is Ada." in second.out
 
 
-def test_commands_of_the_chat(process: Run) -> None:
-    ran = process("chat", typed="My name is Ada.\n/fork\nWhat is my name?\n/cost\n/help\n/nonsense\n/fork nowhere\n")
+def test_commands_of_the_chat(warmline: Run) -> None:
+    ran = warmline("chat", typed="My name is Ada.\n/fork\nWhat is my name?\n/cost\n/help\n/nonsense\n/fork nowhere\n")
     assert ran.code == 0, ran.err
     assert "A branch: session" in ran.out
     assert "Your name is Ada." in ran.out
     assert "1 calls: read" in ran.out
     assert "There is no such command." in ran.out
     assert "Conflict: " in ran.err
-    assert len(process("list", "--json").out.split('"id"')) == 3
+    assert len(warmline("list", "--json").out.split('"id"')) == 3
 
 
-def test_a_turn_is_taken_back_and_an_answer_asked_again(process: Run) -> None:
+def test_a_turn_is_taken_back_and_an_answer_asked_again(warmline: Run) -> None:
     asked = "My name is Ada.\nMy name is Bob.\n/rewind\nWhat is my name?\n/regenerate\n"
-    ran = process("chat", typed=asked + "/rewind\n" * 3 + "/regenerate\n")
+    ran = warmline("chat", typed=asked + "/rewind\n" * 3 + "/regenerate\n")
     assert ran.code == 0, ran.err
     assert ran.out.count("Your name is Ada.") == 2
     assert "Your name is Bob." not in ran.out
@@ -47,17 +47,17 @@ def test_a_turn_is_taken_back_and_an_answer_asked_again(process: Run) -> None:
     assert ran.err.count("Conflict: nothing has been said yet") == 2
     session = re.search(r"Go on with: warmline chat (\w+)", ran.out)
     assert session
-    shown = json.loads(process("show", session[1], "--json").out)
+    shown = json.loads(warmline("show", session[1], "--json").out)
     assert shown["entries"] == []
     assert len(shown["calls"]) == 4
 
 
-def test_an_entry_to_go_back_to_may_be_named_by_its_beginning(process: Run) -> None:
-    first = process("chat", typed="My name is Ada.\nMy name is Bob.\n")
+def test_an_entry_to_go_back_to_may_be_named_by_its_beginning(warmline: Run) -> None:
+    first = warmline("chat", typed="My name is Ada.\nMy name is Bob.\n")
     session = re.search(r"Go on with: warmline chat (\w+)", first.out)
     assert session
-    ids = [entry["id"] for entry in json.loads(process("show", session[1], "--json").out)["entries"]]
-    ran = process("chat", session[1], typed=f"/rewind {ids[1][:12]}\nWhat is my name?\n/rewind zzz\n")
+    ids = [entry["id"] for entry in json.loads(warmline("show", session[1], "--json").out)["entries"]]
+    ran = warmline("chat", session[1], typed=f"/rewind {ids[1][:12]}\nWhat is my name?\n/rewind zzz\n")
     assert ran.code == 0, ran.err
     assert "Your name is Ada." in ran.out
     assert "Conflict: " in ran.err
@@ -99,10 +99,10 @@ async def pinned(path: Path) -> None:
         await session.send("My name is Ada.")
 
 
-def test_a_first_message_asked_again_keeps_its_pinned_context_once(process: Run, tmp_path: Path) -> None:
+def test_a_first_message_asked_again_keeps_its_pinned_context_once(warmline: Run, tmp_path: Path) -> None:
     anyio.run(pinned, tmp_path / "sessions.db")
-    ran = process("chat", "one", typed="/regenerate\n")
+    ran = warmline("chat", "one", typed="/regenerate\n")
     assert ran.code == 0, ran.err
-    entries = json.loads(process("show", "one", "--json").out)["entries"]
+    entries = json.loads(warmline("show", "one", "--json").out)["entries"]
     assert [entry["role"] for entry in entries] == ["user", "assistant"]
     assert [block["text"] for block in entries[0]["content"]] == ["A document.", "My name is Ada."]
