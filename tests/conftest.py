@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,7 +20,11 @@ ENOUGH = 2 << 30
 
 
 def pytest_configure() -> None:
-    """Files in memory, where there is room: no test turns the machine off, and thousands wait for their disk."""
+    """Files in memory, where there is room: no test turns the machine off, and thousands wait for their disk.
+
+    Ctrl-C is heard by what the tests start, also where a shell has put them into the background.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     memory = Path("/dev/shm")
     if memory.is_dir() and shutil.disk_usage(memory).free > ENOUGH:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
