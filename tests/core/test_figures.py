@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sessions.core.prices import Prices, cost, multiplier, prices_for
-from sessions.core.profiles import ENDPOINTS, MODELS, bare_name, endpoint_name, profile_for
+from sessions.core.profiles import ENDPOINTS, MODELS, bare_name, endpoint_name, nearest_models, profile_for
 from sessions.core.usage import Usage
 
 counts = st.integers(0, 10**7)
@@ -205,6 +205,12 @@ def test_an_unknown_model_is_taken_cautiously() -> None:
     assert (found.minimum_tokens, found.collapses_tools, found.prewarms, found.ttls) == (4096, False, False, ("5m",))
     assert profile_for("qwen", "vllm").known
     assert not profile_for("qwen", "bedrock").known
+
+
+def test_a_misspelt_name_is_near_the_one_that_was_meant() -> None:
+    assert nearest_models("claude-sonet-5-5")[0] == "claude-sonnet-5-5"
+    assert nearest_models("us.anthropic.claude-opus-5-v1:0")[0] == "claude-opus-5", "whatever a platform calls it"
+    assert nearest_models("llama") == []
 
 
 def test_endpoints_change_what_they_change() -> None:
