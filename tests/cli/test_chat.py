@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from pathlib import Path
@@ -64,11 +63,8 @@ def test_an_entry_to_go_back_to_may_be_named_by_its_beginning(warmline: Run) -> 
 
 
 @pytest.mark.parametrize("typed", ["", "/cost\n/fork\n/rewind\n/regenerate\n/help\n"])
-def test_who_leaves_without_a_word_leaves_no_session(
-    warmline: Run, monkeypatch: pytest.MonkeyPatch, typed: str
-) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
-    ran = warmline("chat")
+def test_who_leaves_without_a_word_leaves_no_session(warmline: Run, typed: str) -> None:
+    ran = warmline("chat", typed=typed)
     assert ran.code == 0, ran.err
     assert "A new session with claude-sonnet-5-5." in ran.out
     assert "Go on with" not in ran.out
@@ -77,9 +73,8 @@ def test_who_leaves_without_a_word_leaves_no_session(
 
 
 @pytest.mark.filterwarnings("default:nothing is known")
-def test_an_unknown_model_is_told_before_the_first_word(warmline: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n"))
-    ran = warmline("chat", "--model", "claude-sonet-5-5")
+def test_an_unknown_model_is_told_before_the_first_word(warmline: Run) -> None:
+    ran = warmline("chat", "--model", "claude-sonet-5-5", typed="Hello\n")
     said = "nothing is known about the model 'claude-sonet-5-5' (did you mean claude-sonnet-5-5 or "
     assert ran.err.startswith(said)
     assert ran.err.count("nothing is known") == 1
