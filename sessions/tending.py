@@ -41,6 +41,8 @@ IN_USE = 300.0
 """Seconds after its last turn for which a worker keeps looking."""
 AT_ONCE = 32
 """Idle requests under way at the same time."""
+ASK_AGAIN = 5.0
+"""Seconds until a store that could not be asked what is due is asked again."""
 CLAIM = 60.0
 """Seconds after which a claimed session is offered to other workers again."""
 FREE_PER_HOUR = 4_000_000.0
@@ -191,6 +193,8 @@ class Tending:
             return found
         except StorageError as error:
             log.warning("idle sessions cannot be looked after now: %s", error)
+            if own:
+                heapq.heappush(self._due, now + ASK_AGAIN)
             return []
 
     # -- what --

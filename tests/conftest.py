@@ -1,22 +1,17 @@
 """What all tests may ask for."""
 
 import os
-import shutil
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.servers import empty_store, new_database, new_place, new_store, one_store, pooler, server
+from tests.servers import empty_store, memory, new_database, new_place, new_store, one_store, pooler, server, template
 
-__all__ = ["empty_store", "new_database", "new_place", "new_store", "one_store", "pooler", "server"]
-
-ENOUGH = 2 << 30
-"""Bytes free where the tests' files go; all of them together take a tenth of it."""
+__all__ = ["empty_store", "new_database", "new_place", "new_store", "one_store", "pooler", "server", "template"]
 
 
 def pytest_configure() -> None:
@@ -25,9 +20,8 @@ def pytest_configure() -> None:
     Ctrl-C is heard by what the tests start, also where a shell has put them into the background.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    memory = Path("/dev/shm")
-    if memory.is_dir() and shutil.disk_usage(memory).free > ENOUGH:
-        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
+    if (folder := memory()) is not None:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))
 
 
 @pytest.fixture

@@ -25,7 +25,16 @@ from sessions.leases import SECONDS
 from storage import open_store
 from storage.tables import metadata
 
-_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # a hundred databases come and go
+ENOUGH = 2 << 30
+"""Bytes free in memory where files of the tests may go; the servers of two test processes take half of it."""
+
+
+def memory() -> Path | None:
+    """A folder in memory, where there is one with room: no test turns the machine off, and all wait for its disk."""
+    folder = Path("/dev/shm")
+    return folder if folder.is_dir() and shutil.disk_usage(folder).free > ENOUGH else None
+
+
 POOL = """
 [databases]
 * = host={host} port=5432 user=postgres
@@ -81,7 +90,7 @@ def own_server() -> Iterator[tuple[str, Callable[..., None]]]:
     Not below pytest's own directory, which the next run of pytest closes to the user that the server runs as.
     """
     with (
-        tempfile.TemporaryDirectory(prefix="pg", dir=_MEMORY, ignore_cleanup_errors=True) as home,
+        tempfile.TemporaryDirectory(prefix="pg", dir=memory(), ignore_cleanup_errors=True) as home,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("XDG_RUNTIME_DIR", os.environ.get("XDG_RUNTIME_DIR", home))
@@ -111,24 +120,45 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def new_database(server: str) -> Callable[[], str]:
+def template(server: str) -> str:
+    """The name of a database that has the schema and nothing else."""
+    url = make_database(server)
+    asyncio.run(open_store(url).upgrade())
+    return str(make_url(url).database)
+
+
+@pytest.fixture
+def new_database(server: str) -> Iterator[Callable[[], str]]:
     """Makes empty databases and gives their URLs."""
-    return lambda: make_database(server)
+    with _databases(server) as make:
+        yield make
 
 
-@pytest.fixture(scope="session")
-def new_store(server: str) -> Callable[[], str]:
+@pytest.fixture
+def new_store(server: str, template: str) -> Iterator[Callable[[], str]]:
     """Makes databases that have the schema, as copies of one, and gives their URLs."""
-    first = make_database(server)
-    asyncio.run(open_store(first).upgrade())
-    template = make_url(first).database
-    return lambda: make_database(server, f"TEMPLATE {template}")
+    with _databases(server, f"TEMPLATE {template}") as make:
+        yield make
+
+
+@contextmanager
+def _databases(server: str, how: str = "") -> Iterator[Callable[[], str]]:
+    """Databases that are gone after the test: hundreds of them would fill a small disk."""
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(make_database(server, how))
+        return made[-1]
+
+    yield make
+    for url in made:
+        _run(server, f"DROP DATABASE IF EXISTS {make_url(url).database} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
-def one_store(new_store: Callable[[], str]) -> str:
+def one_store(server: str, template: str) -> str:
     """The URL of the one database that `empty_store` empties."""
-    return new_store()
+    return make_database(server, f"TEMPLATE {template}")
 
 
 @pytest.fixture
@@ -171,9 +201,13 @@ _numbers = itertools.count()
 
 
 def make_database(server: str, how: str = "") -> str:
+    name = f"test{next(_numbers)}"
+    _run(server, f"CREATE DATABASE {name} {how}")
+    return server.format(database=name)
+
+
+def _run(server: str, words: str) -> None:
     import psycopg
 
-    name = f"test{next(_numbers)}"
     with psycopg.connect(server.format(database="postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} {how}")
-    return server.format(database=name)
+        connection.execute(words)

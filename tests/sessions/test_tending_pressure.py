@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from sessions import Fixed, ModelError, simulator
+from sessions import Fixed, ModelError, Option, Outlook, simulator
 from sessions.simulator import Fault, Scripted
 from sessions.tending import AT_ONCE
+from storage import sqlite
 from tests.sessions.test_tending import chat, kinds, talk, world
 from tests.sessions.world import World, everywhere
 
@@ -29,6 +32,33 @@ async def test_all_that_fall_due_at_once_are_parked(tmp_path: Path) -> None:
             await at.clock.advance(272.0)
             assert [await kinds(one) for one in sessions] == [["turn", "park"]] * len(sessions)
         at.check()
+
+
+class Keeps:
+    """Keeps every prefix for ever."""
+
+    def choose(self, outlook: Outlook) -> Option:
+        return "refresh" if "refresh" in outlook.options else "1h"
+
+
+@everywhere
+async def test_a_store_that_cannot_say_what_is_due_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.1)  # real seconds that it waits for another process
+    path = tmp_path / f"{anyio.current_time()}.db"
+    at = world(url=path)
+    async with at.manager(ttl=Keeps()) as manager:
+        session = await chat(manager)
+        await session.send("hello")
+        await at.clock.advance(3000.0)  # nobody looks any longer: what falls due next is all that is known
+        with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+            raw.execute("BEGIN IMMEDIATE")
+            await at.clock.advance(542.0)
+        assert await kinds(session) == ["turn"]
+        await at.clock.advance(10.0)
+        assert await kinds(session) == ["turn", "refresh"]
+    at.check()
 
 
 @everywhere
