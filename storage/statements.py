@@ -39,6 +39,8 @@ from .watching import CHANNEL
 
 DIALECTS = {"sqlite": sqlite.dialect(paramstyle="named"), "postgresql": postgresql.psycopg.dialect()}  # type: ignore[no-untyped-call]
 NO_LIMIT = 2**31 - 1
+LONGEST = 150_000
+"""Entries after which a chain is taken for a loop, which only damage can make; a request holds 100,000 at most."""
 
 
 class Statement:
@@ -169,14 +171,16 @@ HAS_ENTRY = Statement(select(entries.c.depth).where(entries.c.tree == _text("tre
 def _walk(floor: ColumnElement[Any]) -> Any:
     """The chain from `head` towards the root, down to the depth `floor`; each step is one look-up in the key.
 
-    Each step is a step up, so that it ends even where damage has made a loop.
+    The steps are counted, since damage can make a loop.
     """
-    step = ("number", "id", "parent", "depth")
-    first = select(*(entries.c[name] for name in step)).where(entries.c.tree == _tree, entries.c.id == _text("head"))
-    walk, older = first.cte("walk", recursive=True), entries.alias("older")
-    up = and_(older.c.depth < walk.c.depth, walk.c.depth > floor)
-    on = and_(older.c.tree == _tree, older.c.id == walk.c.parent, up)
-    return walk.union_all(select(*(older.c[name] for name in step)).join(walk, on))
+    names = ("number", "id", "parent", "depth")
+    one: ColumnElement[int] = literal_column("1")
+    start = select(*(entries.c[name] for name in names), one.label("step"))
+    walk = start.where(entries.c.tree == _tree, entries.c.id == _text("head")).cte("walk", recursive=True)
+    older = entries.alias("older")
+    ends = and_(walk.c.depth > floor, walk.c.step < literal_column(str(LONGEST)))
+    both = older.join(walk, and_(older.c.tree == _tree, older.c.id == walk.c.parent, ends))
+    return walk.union_all(select(*(older.c[name] for name in names), walk.c.step + one).select_from(both))
 
 
 def _chain(floor: ColumnElement[Any]) -> Statement:

