@@ -206,7 +206,7 @@ async def _close(events: Any) -> None:
 
 def _is_read(generator: Any) -> bool:
     """Whether a generator has come to its end: nothing is left to unwind, which takes longer than all the rest."""
-    return getattr(generator, "ag_frame", generator) is None and generator is not None
+    return getattr(generator, "ag_frame", ...) is None
 
 
 async def _unwind(left: AsyncIterator[Any]) -> None:

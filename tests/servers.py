@@ -105,7 +105,8 @@ def own_server() -> Iterator[tuple[str, Callable[..., None]]]:
             where = ("-w", "-D", str(started.pgdata), "-l", str(started.log))
             pgexec("pg_ctl", (*where, *words), bin_path=started.bin_path, user=started.system_user)
 
-        started.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf()")  # no test turns the machine off
+        # No test turns the machine off; and a log that may grow to a gigabyte would fill a small memory.
+        started.psql("ALTER SYSTEM SET fsync = off; ALTER SYSTEM SET max_wal_size = '128MB'; SELECT pg_reload_conf()")
         control.bin_path = started.bin_path  # type: ignore[attr-defined]
         try:
             yield started.get_uri().replace("/postgres?", "/{database}?"), control
