@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncGenerator, Collection
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from sessions.core.transcript import Entry, is_empty_reply, tool_calls
 from sessions.errors import ModelError, StepLimitReached
 from sessions.flight import Flight
 from sessions.gate import Passage
+from sessions.ids import new_id
 from sessions.replies import Call, Reply, Step
 from sessions.stopping import Stop
 from sessions.telemetry import inside, start_call
@@ -51,7 +51,7 @@ class Asking:
         if prompt.profile.diagnostics and manager.diagnostics:
             body["diagnostics"] = {"previous_message_id": self._previous_message()}
         head = history.last.id if history.last else None
-        return Flight(uuid.uuid4().hex, body, plan, self._books.now(), head, prompt.total, waited=passage.waited)
+        return Flight(new_id(), body, plan, self._books.now(), head, prompt.total, waited=passage.waited)
 
     def _previous_message(self) -> str | None:
         for entry in reversed(self._history.entries):

@@ -11,10 +11,14 @@ T = TypeVar("T")
 
 
 class Stop:
-    """`pressed` once the user has stopped the turn; `scope` is what runs and is interrupted then."""
+    """`pressed` once the user has stopped the turn; `scope` is what runs and is interrupted then.
+
+    `is_offered`: somebody can press it, as a stream's reader can. Where nobody can, a wait needs no scope: one for each
+    event of a long reply would be a good part of what it costs.
+    """
 
     def __init__(self) -> None:
-        self.pressed = False
+        self.is_offered = self.pressed = False
         self.scope: anyio.CancelScope | None = None
 
     def press(self) -> None:
@@ -25,6 +29,8 @@ class Stop:
 
     async def unless(self, work: Callable[[], Awaitable[T]]) -> T | None:
         """The result, or `None` when the user pressed stop before it or while it was waited for."""
+        if not self.is_offered:
+            return await work()
         result: T | None = None
         if not self.pressed:
             with anyio.CancelScope() as self.scope:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from sessions.core.steps import Finished, RunTools, SubmitResults, ToolRecord, c
 from sessions.core.transcript import Entry, encode, lift_marks, tool_calls
 from sessions.core.ttl import PARK_AFTER
 from sessions.errors import ConfigurationError, ModelError
+from sessions.ids import new_id
 from sessions.replies import Call, Reply, Step
 from sessions.stopping import Stop
 from sessions.telemetry import inside, start_turn
@@ -129,6 +129,10 @@ class Turn:
             self._books.row = replace(self._books.row, call=call)
             await self._books.commit(turn=self._books.row, settings=self._history.settings.to_json())
             return self._books.row
+
+    def offer_stop(self) -> None:
+        """The turn may be stopped while it runs; to be called before it begins."""
+        self._stop.is_offered = True
 
     def stop(self) -> None:
         """The user pressed stop: what runs is interrupted at its next await and closed truthfully."""
@@ -241,7 +245,7 @@ class Turn:
         if known is not None:
             return replace(known, state="running", ended=None, error=None, call=None, token=token)
         return TurnRecord(
-            uuid.uuid4().hex,
+            new_id(),
             self._session.id,
             self._history.record.totals.turns + 1,
             "running",
