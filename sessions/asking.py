@@ -31,10 +31,13 @@ class Event:
 
 
 class Asking:
-    """The model calls of one turn. `own_marks`: where the user's words carried `cache_control`."""
+    """The model calls of one turn. `own_marks`: where the user's words carried `cache_control`.
 
-    def __init__(self, books: Books, stop: Stop, *, branches: bool = False) -> None:
-        self._books, self._stop, self._branches = books, stop, branches
+    `streams`: somebody reads the events. `branches` as in `Options`.
+    """
+
+    def __init__(self, books: Books, stop: Stop, *, streams: bool, branches: bool) -> None:
+        self._books, self._stop, self._streams, self._branches = books, stop, streams, branches
         self._history, self._manager = books.history, books.manager
         self._made = 0
         self.own_marks: tuple[Where, ...] = ()
@@ -75,15 +78,16 @@ class Asking:
         if passage is None:
             return  # stopped while it waited: the turn's loop closes it
         try:
-            async with passage, aclosing(self._send(passage)) as events:
-                async for event in events:
-                    yield Event(event)
+            async with passage:
+                flight, incoming = await self._write_down(passage)
+                async with aclosing(self._listen(flight, incoming, passage)) as events:
+                    async for event in events:
+                        if self._streams:
+                            yield Event(event)
         except ModelError as error:
             if not await self._asks_to_drop(error):
                 raise
             return
-        incoming = self._books.incoming
-        assert incoming is not None
         if self._stop.pressed and not incoming.ended:
             await self._keep_partial(incoming)
             yield self._books.reply(CANCELLED)
@@ -96,18 +100,15 @@ class Asking:
         assert entry is not None
         yield Step("reply", list(entry.content), entry, entry.stop_reason, call)
 
-    async def _send(self, passage: Passage) -> AsyncGenerator[Any]:
-        """The request's events; what is sent is stored before, as the call in flight."""
+    async def _write_down(self, passage: Passage) -> tuple[Flight, Incoming]:
+        """The request, stored as the call in flight before it is sent, and what its reply will be collected in."""
         flight = self._books.flight = self._take_off(passage)
+        incoming = self._books.incoming = Incoming()
         self._books.row = replace(self._books.row, call=flight.stored)
         await self._books.commit(turn=self._books.row)
-        incoming = self._books.incoming = Incoming()
         flight.started = self._books.now()
         flight.span = start_call("turn", self._books.session.id, flight.body, flight.started, self._books.span)
-        with self._manager._air.flying(flight):
-            async with aclosing(self._listen(flight, incoming, passage)) as events:
-                async for event in events:
-                    yield event
+        return flight, incoming
 
     async def _go_first_or_wait(self) -> Passage:
         """The way through the gate. Who has to wait there has its words stored before."""
@@ -134,6 +135,7 @@ class Asking:
     async def _listen(self, flight: Flight, incoming: Incoming, passage: Passage) -> AsyncGenerator[Any]:
         """The stream's events. A stop interrupts the wait for the next one; the first opens the gate for others."""
         async with AsyncExitStack() as stack:
+            stack.enter_context(self._manager._air.flying(flight))
             stream = self._manager._client.stream(flight.body, incoming)
 
             async def begin() -> Any:

@@ -152,7 +152,7 @@ class Session:
         timeout: float | None = None,
     ) -> ReplyStream:
         """As `send`, as a stream: `async with session.stream(…) as stream: async for text in stream.text_stream: …`"""
-        return ReplyStream(self._driver(content, expected_gap, idempotency_key, timeout))
+        return ReplyStream(self._driver(content, expected_gap, idempotency_key, timeout, streams=True))
 
     async def run(
         self,
@@ -181,11 +181,13 @@ class Session:
         self._check_tools()
         return await Driver(Turn(self, None, Options(in_doubt=in_doubt)), self._manager.clock, None).reply()
 
-    def _driver(self, content: Any, gap: Gap, key: str | None, timeout: float | None) -> Driver:
+    def _driver(
+        self, content: Any, gap: Gap, key: str | None, timeout: float | None, *, streams: bool = False
+    ) -> Driver:
         self._check_tools()
         with given():
             words = canonical(content)
-        return Driver(Turn(self, words, Options(_seconds(gap), key)), self._manager.clock, timeout)
+        return Driver(Turn(self, words, Options(_seconds(gap), key, streams=streams)), self._manager.clock, timeout)
 
     def _check_tools(self) -> None:
         missing = sorted(set(self.settings.local_tools) - set(self._toolbox.functions))

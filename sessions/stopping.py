@@ -17,8 +17,8 @@ class Stop:
     event of a long reply would be a good part of what it costs.
     """
 
-    def __init__(self) -> None:
-        self.is_offered = self.pressed = False
+    def __init__(self, *, is_offered: bool) -> None:
+        self.is_offered, self.pressed = is_offered, False
         self.scope: anyio.CancelScope | None = None
 
     def press(self) -> None:

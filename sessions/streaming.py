@@ -64,7 +64,6 @@ class ReplyStream:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        driver.turn.offer_stop()
         self._reply: Reply | None = None
         self._seen = False
         self._ended = False

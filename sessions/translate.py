@@ -3,37 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
 
 import storage
 from sessions import errors
 from sessions.core.transcript import Malformed
 
 
-@contextmanager
-def storage_errors() -> Iterator[None]:
+class _StorageErrors:
+    """A scope without a state of its own: one serves all."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, storage.StorageError):
+            raise _ours(error) from error
+
+
+_STORAGE_ERRORS = _StorageErrors()
+
+
+def storage_errors() -> AbstractContextManager[None]:
     """Whatever the store raises comes out as one of `sessions.errors`, with the store's own error as its cause."""
-    try:
-        yield
-    except storage.SessionMissing as error:
-        raise errors.SessionNotFound(str(error)) from error
-    except storage.LeaseTaken as error:
-        holder = f"{error.holder.host.partition('/')[0]}, process {error.holder.pid}"
-        raise errors.SessionBusy(f"the session is held by {holder}: try again later", holder=holder) from error
-    except (storage.LeaseGone, storage.HeadMoved) as error:
-        raise errors.LeaseLost(f"{error} Open the session again and call resume().") from error
-    except storage.EntryMissing as error:
-        raise errors.Conflict(str(error)) from error
-    except (storage.SchemaTooOld, storage.SchemaTooNew) as error:
-        raise errors.SchemaOutOfDate(str(error)) from error
-    except storage.ServerAway as error:  # nobody's setting is wrong: the same call works when the server is back
-        raise errors.SessionsError(str(error)) from error
-    except storage.StoreNotOpen as error:
-        raise errors.ConfigurationError(
-            "this manager is not open: use it and its sessions inside `async with SessionManager(...) as manager:`"
-        ) from error
-    except storage.StorageError as error:
-        raise errors.ConfigurationError(str(error)) from error
+    return _STORAGE_ERRORS
+
+
+def _ours(error: storage.StorageError) -> errors.SessionsError:
+    match error:
+        case storage.SessionMissing():
+            return errors.SessionNotFound(str(error))
+        case storage.LeaseTaken():
+            holder = f"{error.holder.host.partition('/')[0]}, process {error.holder.pid}"
+            return errors.SessionBusy(f"the session is held by {holder}: try again later", holder=holder)
+        case storage.LeaseGone() | storage.HeadMoved():
+            return errors.LeaseLost(f"{error} Open the session again and call resume().")
+        case storage.EntryMissing():
+            return errors.Conflict(str(error))
+        case storage.SchemaTooOld() | storage.SchemaTooNew():
+            return errors.SchemaOutOfDate(str(error))
+        case storage.ServerAway():  # nobody's setting is wrong: the same call works when the server is back
+            return errors.SessionsError(str(error))
+        case storage.StoreNotOpen():
+            return errors.ConfigurationError(
+                "this manager is not open: use it and its sessions inside `async with SessionManager(...) as manager:`"
+            )
+    return errors.ConfigurationError(str(error))
 
 
 @contextmanager

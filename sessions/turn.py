@@ -40,7 +40,8 @@ class Options:
 
     `recovering`: another worker's turn is finished, if it is still nobody's; nobody waits for it, so it does not wait
     for the session, and what may succeed later is left to be recovered again. `branches`: others start from the same
-    head at the same time, so that even a short rest of it is written by one of them only.
+    head at the same time, so that even a short rest of it is written by one of them only. `streams`: somebody reads the
+    events, and may press stop.
     """
 
     expected_gap: float | None = None
@@ -48,6 +49,7 @@ class Options:
     in_doubt: InDoubt = "report"
     recovering: bool = False
     branches: bool = False
+    streams: bool = False
 
 
 class Turn:
@@ -63,10 +65,10 @@ class Turn:
             self._content, self._marked = lift_marks(content)
         self._options = options
         self._stored: Reply | None = None
-        self._stop = Stop()
+        self._stop = Stop(is_offered=options.streams)
         self._books = Books(session)
         self._tools = ToolRound(self._books, self._stop, options.in_doubt)
-        self._asking = Asking(self._books, self._stop, branches=options.branches)
+        self._asking = Asking(self._books, self._stop, streams=options.streams, branches=options.branches)
 
     # -- driving --
 
@@ -129,10 +131,6 @@ class Turn:
             self._books.row = replace(self._books.row, call=call)
             await self._books.commit(turn=self._books.row, settings=self._history.settings.to_json())
             return self._books.row
-
-    def offer_stop(self) -> None:
-        """The turn may be stopped while it runs; to be called before it begins."""
-        self._stop.is_offered = True
 
     def stop(self) -> None:
         """The user pressed stop: what runs is interrupted at its next await and closed truthfully."""
