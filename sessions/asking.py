@@ -13,10 +13,11 @@ from sessions.core.cache import Where
 from sessions.core.incoming import Incoming
 from sessions.core.plan import Plan, make_plan, render
 from sessions.core.steps import Finished, next_step
-from sessions.core.transcript import Entry, is_empty_reply, tool_calls
+from sessions.core.transcript import is_empty_reply, tool_calls
 from sessions.errors import ModelError, StepLimitReached
 from sessions.flight import Flight
 from sessions.gate import Passage
+from sessions.history import Written
 from sessions.ids import new_id
 from sessions.replies import Call, Reply, Step
 from sessions.stopping import Stop
@@ -39,7 +40,7 @@ class Asking:
     def __init__(self, books: Books, stop: Stop, *, streams: bool, branches: bool) -> None:
         self._books, self._stop, self._streams, self._branches = books, stop, streams, branches
         self._history, self._manager = books.history, books.manager
-        self._made = 0
+        self._calls = 0
         self.own_marks: tuple[Where, ...] = ()
 
     def _plan(self) -> Plan:
@@ -63,12 +64,12 @@ class Asking:
         return None
 
     async def once(self) -> AsyncGenerator[Event | Step | Reply]:
-        if self._made >= self._manager.max_steps:
+        if self._calls >= self._manager.max_steps:
             raise StepLimitReached(
-                f"the turn has made {self._made} model calls (max_steps); all results are stored: "
+                f"the turn has made {self._calls} model calls (max_steps); all results are stored: "
                 "resume() or send() goes on"
             )
-        self._made += 1
+        self._calls += 1
         instructions = self._history.settings.instructions
         if instructions and (last := self._history.last) is not None and last.role != "assistant":
             self._books.stage_instructions(instructions)
@@ -124,7 +125,7 @@ class Asking:
         history = self._history
         if history.settings.foreign or not belongs_elsewhere(error):
             return False
-        self._made -= 1  # the request that is healed is no step of the turn
+        self._calls -= 1  # the request that is healed is no step of the turn
         record = self._books.record("error", error=str(error))
         settings = replace(history.settings, foreign=True)
         self._books.row = replace(self._books.row, call=None)
@@ -176,18 +177,17 @@ class Asking:
         return f"the model's call of tool {name!r} came without a readable input object; resume() asks again"
 
     async def _append(self, incoming: Incoming, content: list[dict[str, Any]], reason: str) -> Call:
-        record = self._books.record("ok")
-        written = self._stage_reply(incoming, content, reason, record.id, output_tokens=incoming.usage.output)
-        record = replace(record, entry=written.id)
-        self._books.calls[-1] = Call.of(record)
-        self._books.row = replace(self._books.row, reply=written.id, call=None, stop_reason=reason)
-        if isinstance(next_step(self._history.entries, {}, by_caller=self._books.session._by_caller), Finished):
-            self._books.row = replace(self._books.row, state="finished", ended=self._books.now())
-        is_over = self._books.row.state == "finished"
-        after = self._manager._tending.due(self._history, self._books.calls[-1])
-        await self._books.commit(turn=self._books.row, calls=(record,), tend_after=after, release=is_over)
+        books = self._books
+        written = self._made(incoming, content, reason, output_tokens=incoming.usage.output)
+        record = books.record("ok", reply=written.entry.id)
+        books.add(written)
+        step = next_step(self._history.entries, {}, by_caller=books.session._by_caller)
+        over: dict[str, Any] = {"state": "finished", "ended": books.now()} if isinstance(step, Finished) else {}
+        books.row = replace(books.row, reply=record.entry, call=None, stop_reason=reason, **over)
+        after = self._manager._tending.due(self._history, books.calls[-1])
+        await books.commit(turn=books.row, calls=(record,), tend_after=after, release=bool(over))
         self._manager._tending.wake(after)
-        return self._books.calls[-1]
+        return books.calls[-1]
 
     async def _refused(self, incoming: Incoming, content: list[dict[str, Any]], reason: str) -> tuple[Call, Reply]:
         """A refusal or an empty answer is never appended, and the turn's words leave the chain (they stay readable)."""
@@ -201,27 +201,28 @@ class Asking:
 
     async def _keep_partial(self, incoming: Incoming) -> None:
         """The user pressed stop: finished blocks and the text so far are the reply; thinking alone is not kept."""
-        record = self._books.record("cancelled", error="stopped by the user")
         content = incoming.partial()
-        if not is_empty_reply(content):
-            written = self._stage_reply(incoming, content, CANCELLED, record.id)
-            record = replace(record, entry=written.id)
-            self._books.row = replace(self._books.row, reply=written.id)
+        written = None if is_empty_reply(content) else self._made(incoming, content, CANCELLED)
+        reply = written.entry.id if written is not None else None
+        record = self._books.record("cancelled", reply=reply, error="stopped by the user")
+        if written is not None:
+            self._books.add(written)
+            self._books.row = replace(self._books.row, reply=reply)
         await self._books.end("cancelled", CANCELLED, (record,))
 
-    def _stage_reply(
-        self, incoming: Incoming, content: list[dict[str, Any]], reason: str, call: str, **facts: Any
-    ) -> Entry:
-        return self._books.stage(
+    def _made(self, incoming: Incoming, content: list[dict[str, Any]], reason: str, **facts: Any) -> Written:
+        """The entry of a reply whose call is still under way."""
+        assert self._books.flight is not None
+        return self._books.made(
             "assistant",
             content,
             stop_reason=reason,
             prompt_tokens=incoming.prompt_tokens or None,
             model=self._history.settings.model,
             message_id=incoming.message_id,
-            call=call,
+            call=self._books.flight.id,
             **facts,
-        ).entry
+        )
 
 
 def _unique_ids(content: list[dict[str, Any]], earlier: Collection[str]) -> list[dict[str, Any]]:

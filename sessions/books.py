@@ -58,7 +58,14 @@ class Books:
 
     def stage(self, role: Role, content: Sequence[Any], **facts: Any) -> Written:
         """An entry behind the last one, for the next commit; `facts` are fields of `Entry`."""
-        written = make_entry(self.history.last, role, content, self.now(), **facts)
+        return self.add(self.made(role, content, **facts))
+
+    def made(self, role: Role, content: Sequence[Any], **facts: Any) -> Written:
+        """What `stage` would add; `add` does."""
+        return make_entry(self.history.last, role, content, self.now(), **facts)
+
+    def add(self, written: Written) -> Written:
+        """Stages what was made."""
         self.history.stage([written])
         self._pending.append(written)
         return written
@@ -155,29 +162,34 @@ class Books:
         profile, batch = self.history.prompt.profile, record.kind == "batch"
         return cost(Call.of(record).usage, profile, settings.params, batch=batch)
 
-    def record(self, status: Any, *, error: str | None = None) -> CallRecord:
-        """The ledger row of the call under way, which ends here; what it shows about the cache is learnt."""
-        assert self.flight is not None
+    def record(self, status: Any, *, reply: str | None = None, error: str | None = None) -> CallRecord:
+        """The ledger row of the call under way, which ends here; what it shows about the cache is learnt.
+
+        `reply`: the entry that it made, which is no part of the history yet.
+        """
+        flight = self.flight
+        assert flight is not None
         incoming, prompt = self.incoming or Incoming(), self.history.prompt
-        batched = self.flight.kind == "batch"  # when it was processed, and so what was alive then, is not known
-        miss = None if batched else judge(self.history, self.flight, incoming, turn=self.row.id)
-        record = self.flight.record(
+        batched = flight.kind == "batch"  # when it was processed, and so what was alive then, is not known
+        miss = None if batched else judge(self.history, flight, incoming, turn=self.row.id)
+        record = flight.record(
             self.session.id,
-            self.flight.kind,
+            flight.kind,
             status,
             incoming,
             prompt,
             ended=self.now(),
             turn=self.row.id,
+            reply=reply,
             error=error,
             miss=miss,
         )
-        call = Call.of(record)
-        end_call(self.flight.span, call)
+        call = Call.of(record, flight.plan)
+        end_call(flight.span, call)
         self.flight = None
         self.calls.append(call)
         self.manager._tending.saw(self.history, call)
-        self.history.learn(call)
+        self.history.learn(call if reply is None else replace(call, entry=flight.asked_from))
         return record
 
     def end_spans(self) -> None:

@@ -66,12 +66,11 @@ class Flight:
     @property
     def facts(self) -> dict[str, Any]:
         """What is written down of a call in flight."""
-        expected, model = json.loads(self.expected), self.body["model"]
         return {
             "id": self.id,
-            "model": model,
+            "model": self.body["model"],
             "started": self.planned,
-            "expected": expected,
+            "expected": self._expected,
             "points": self.points,
             "waited": self.waited,
         }
@@ -87,25 +86,23 @@ class Flight:
         return text_of([[mark.slot, mark.point, mark.ttl, mark.tokens] for mark in self.plan.marks])
 
     @property
-    def expected(self) -> str:
-        """The usage that the plan expects, as it is stored."""
+    def _expected(self) -> dict[str, Any]:
+        """The usage that the plan expects."""
         usage = self.plan.expected
-        return text_of(
-            {
-                "input": usage.input,
-                "read": usage.cache_read,
-                "write_5m": usage.cache_write_5m,
-                "write_1h": usage.cache_write_1h,
-                "counters": usage.counters,
-                "hit": self.plan.hit,
-            }
-        )
+        return {
+            "input": usage.input,
+            "read": usage.cache_read,
+            "write_5m": usage.cache_write_5m,
+            "write_1h": usage.cache_write_1h,
+            "counters": usage.counters,
+            "hit": self.plan.hit,
+        }
 
     def record(
         self, session: str, kind: Any, status: Any, incoming: Incoming, prompt: Prompt, *, ended: float,
-        turn: str | None = None, error: str | None = None, miss: Miss | None = None,
+        turn: str | None = None, reply: str | None = None, error: str | None = None, miss: Miss | None = None,
     ) -> CallRecord:  # fmt: skip
-        """The call's row of the ledger, with what has arrived of its reply so far."""
+        """The call's row of the ledger, with what has arrived of its reply so far. `reply`: its entry, where kept."""
         usage, settings = incoming.usage, prompt.settings
         return CallRecord(
             self.id,
@@ -115,7 +112,7 @@ class Flight:
             self.started or self.planned,
             status,
             turn,
-            self.asked_from,
+            reply or self.asked_from,
             self.first_event,
             ended,
             incoming.request_id,
@@ -126,7 +123,7 @@ class Flight:
             usage.cache_write_1h,
             usage.output,
             usage.counters and incoming.started,
-            self.expected,
+            text_of(self._expected),
             cost(usage, prompt.profile, settings.params, batch=kind == "batch"),
             self.points,
             self.waited,

@@ -371,10 +371,12 @@ class History:
 
     def committed(self, change: Change) -> None:
         """The commit went through: the chain now ends at its head, and the session's row is as it says."""
-        given = {name: text for name in _KEPT if (text := getattr(change, name)) is not None}
-        self.record = replace(self.record, head=change.head, updated_at=change.updated_at, **given)
-        if change.turn is not None:
-            self._note_turn(change.turn)
+        new: dict[str, Any] = {name: text for name in _KEPT if (text := getattr(change, name)) is not None}
+        if (turn := change.turn) is not None:
+            self._note_turn(turn)
+            if turn.sequence > self.record.totals.turns:
+                new["totals"] = replace(self.record.totals, turns=turn.sequence)
+        self.record = replace(self.record, head=change.head, updated_at=change.updated_at, **new)
         if change.prompts:
             self._saved_settings = change.prompts[-1].digest
         if change.head == (self.entries[-1].id if self.entries else None):
@@ -393,9 +395,6 @@ class History:
         self._forget_derived()
 
     def _note_turn(self, turn: TurnRecord) -> None:
-        totals = self.record.totals
-        if turn.sequence > totals.turns:
-            self.record = replace(self.record, totals=replace(totals, turns=turn.sequence))
         if self._open is None:
             return
         others = [one for one in self._open if one.id != turn.id]
@@ -419,9 +418,11 @@ class History:
         self._ids_of = len(self.entries)
         return self._ids
 
-    def note(self, gaps: Gaps) -> None:
-        """Takes over gaps that the next commit writes."""
-        self.record = replace(self.record, gaps=gaps.text)
+    def note(self, gaps: Gaps) -> str:
+        """Takes over gaps that the next commit writes; gives their stored form."""
+        text = gaps.text
+        self._gaps, self.record = (text, gaps), replace(self.record, gaps=text)
+        return text
 
     def drop_last(self) -> None:
         """The last entry leaves the chain with the next commit."""

@@ -6,17 +6,21 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from anthropic.types import Message
 
 from sessions.core.diagnosis import Miss
+from sessions.core.plan import Plan
 from sessions.core.transcript import Entry
 from sessions.core.usage import Usage
 from storage.records import CallRecord, Subtotal
 
 if TYPE_CHECKING:
     from sessions.session import Session
+
+
+Points: TypeAlias = tuple[tuple[str, str, str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Call:
     request_id: str | None = None
     response_id: str | None = None
     stop_reason: str | None = None
-    points: tuple[tuple[str, str, str, int], ...] = ()
+    points: Points = ()
     hit: str | None = None
     waited: float = 0.0
     miss: Miss | None = None
@@ -51,9 +55,9 @@ class Call:
     settings: str | None = None
 
     @classmethod
-    def of(cls, record: CallRecord) -> Call:
-        """Reads a row of the ledger."""
-        expected = json.loads(record.expected) if record.expected else None
+    def of(cls, record: CallRecord, plan: Plan | None = None) -> Call:
+        """Reads a row of the ledger. `plan`: that of a call which has just ended, so that its text is not read back."""
+        expected, hit, points = _planned(record) if plan is None else (plan.expected, plan.hit, _marked(plan))
         return cls(
             record.id,
             record.kind,
@@ -68,7 +72,7 @@ class Call:
                 record.output,
                 record.counters,
             ),
-            usage_of(expected) if expected else None,
+            expected,
             record.cost,
             record.turn,
             record.entry,
@@ -77,13 +81,24 @@ class Call:
             record.request_id,
             record.response_id,
             record.stop_reason,
-            tuple((one[0], one[1], one[2], one[3]) for one in json.loads(record.points)),
-            expected.get("hit") if expected else None,
+            points,
+            hit,
             record.waited,
             Miss.from_json(record.miss) if record.miss else None,
             record.error,
             record.prompt,
         )
+
+
+def _planned(record: CallRecord) -> tuple[Usage | None, str | None, Points]:
+    """What a row says of the call's plan: the usage that was expected, the point to read, the points marked."""
+    stored = json.loads(record.expected) if record.expected else None
+    points = tuple((one[0], one[1], one[2], one[3]) for one in json.loads(record.points))
+    return (usage_of(stored), stored.get("hit"), points) if stored else (None, None, points)
+
+
+def _marked(plan: Plan) -> Points:
+    return tuple((mark.slot, mark.point, mark.ttl, mark.tokens) for mark in plan.marks)
 
 
 def usage_of(stored: Mapping[str, Any]) -> Usage:

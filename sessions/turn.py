@@ -201,8 +201,7 @@ class Turn:
         gaps = replace(self._history.gaps, told=self._options.expected_gap)
         if self._history.asked is not None:
             gaps = gaps.plus(self._idle())
-        self._history.note(gaps)
-        self._books.gaps = gaps.text
+        self._books.gaps = self._history.note(gaps)
 
     async def _make_room(self) -> None:
         """Compacts before new words exceed the window, where the session was created with compact="auto"."""

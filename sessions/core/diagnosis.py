@@ -106,7 +106,7 @@ class Trail:
             return
         if not usage.cache_write:
             known = next((one.ttl for one in reversed(self.calls) if one.deepest == call.deepest), call.ttl)
-            call = replace(call, ttl=known)
+            call = call if known == call.ttl else replace(call, ttl=known)
         self.calls.append(call)
 
     def before(self, prompt: Prompt, started: float, is_on_chain: Callable[[str | None], bool]) -> Past | None:

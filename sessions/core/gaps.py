@@ -120,7 +120,7 @@ class Gaps:
     def plus(self, gap: float) -> Self:
         """With one more gap, in seconds (`NEVER`: the user did not come back)."""
         place = bisect_left(EDGES, gap)
-        return replace(self, counts=tuple(count + (at == place) for at, count in enumerate(self.counts)))
+        return replace(self, counts=(*self.counts[:place], self.counts[place] + 1.0, *self.counts[place + 1 :]))
 
     def together(self, others: Iterable[Gaps]) -> Gaps:
         """These and others."""
