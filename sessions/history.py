@@ -13,7 +13,7 @@ from sessions.core.plan import Mark, Warmth
 from sessions.core.profiles import Profile
 from sessions.core.prompt import Prompt, kept_text, text_digest
 from sessions.core.settings import Settings
-from sessions.core.transcript import Entry, Role, decode, encode, entry_id, is_summary, tool_calls
+from sessions.core.transcript import Entry, Role, decode, decode_all, encode, entry_id, is_summary, tool_calls
 from sessions.errors import ConfigurationError
 from sessions.misses import past_of
 from sessions.replies import Call
@@ -101,6 +101,15 @@ def read_entry(record: EntryRecord) -> Entry:
         model=record.model,
         call=record.call,
     )
+
+
+def read_messages(records: Sequence[EntryRecord]) -> list[dict[str, Any]]:
+    """Stored rows as the API takes them; see `read_content`."""
+    try:
+        contents = decode_all([record.content for record in records])
+    except ValueError:
+        contents = [read_content(record) for record in records]  # names the damaged one
+    return [{"role": record.role, "content": content} for record, content in zip(records, contents, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +202,7 @@ class History:
     def messages(self) -> list[dict[str, Any]]:
         """The present chain as the API takes it, a fresh copy: entries that nobody has asked for are only decoded."""
         if self._entries is None:
-            return [{"role": row.role, "content": read_content(row)} for row in self._undecoded()]
+            return read_messages(self._undecoded())
         return [entry.message for entry in self._entries]
 
     @property

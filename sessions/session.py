@@ -28,7 +28,7 @@ from sessions.errors import (
     SessionsError,
     ToolsChanged,
 )
-from sessions.history import Damage, History, Written, first_damage, make_entry, read_entry
+from sessions.history import Damage, History, Written, first_damage, make_entry, read_entry, read_messages
 from sessions.ids import new_id
 from sessions.leases import Hold
 from sessions.replies import Call, Cost, Reply, Step
@@ -433,7 +433,7 @@ class Session:
         with storage_errors():
             record = await self._manager._store.load(self.id)
             rows = await self._manager._store.chain(self.id, record.head)
-        return [{"role": row.role, "content": read_entry(row).content} for row in rows]
+        return read_messages(rows)
 
     async def verify(self) -> Damage | None:
         """Re-hashes the stored history, earlier chains included.

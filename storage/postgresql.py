@@ -92,6 +92,9 @@ class _Answer:
         self._database.wait_for(self._number)
         return self._cursor.rowcount
 
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.fetchall())
+
     def fetchone(self) -> Row | None:
         self._database.wait_for(self._number)
         return cast(Row | None, self._cursor.fetchone())

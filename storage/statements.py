@@ -188,6 +188,23 @@ def _chain(floor: ColumnElement[Any]) -> Statement:
     return Statement(select(*_ENTRY).join_from(walk, entries, entries.c.number == walk.c.number))
 
 
+def _slim_tree() -> Statement:
+    """All entries of a tree that has fewer than twice as many as the head is deep; none of any other tree.
+
+    In the order written, for which SQLite is given their numbers: by the key each would be on another page.
+    """
+    one: ColumnElement[int] = literal_column("1")
+    sound = entries.c.depth.between(one, literal_column(str(LONGEST)))  # a damaged depth might be no offset
+    of_head = and_(entries.c.tree == _tree, entries.c.id == _text("head"), sound)
+    twice = select(entries.c.depth + entries.c.depth).where(of_head).scalar_subquery()
+    numbers = select(entries.c.number)
+    excess = numbers.where(entries.c.tree == _tree).limit(one).offset(func.coalesce(twice, one) - one).scalar_subquery()
+    in_tree = entries.c.tree == select(sessions.c.tree).where(_this, excess.is_(None)).scalar_subquery()
+    rows = select(*_ENTRY)
+    return Statement(rows.where(entries.c.number.in_(numbers.where(in_tree))), postgresql=rows.where(in_tree))
+
+
+TREE = _slim_tree()
 _depth_of = select(entries.c.depth).where(_entry).scalar_subquery()
 CHAIN = _chain(literal_column("1"))
 CHAIN_AFTER = _chain(func.coalesce(_depth_of + literal_column("1"), literal_column(str(NO_LIMIT))))

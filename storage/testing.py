@@ -283,6 +283,20 @@ async def a_chain_is_read_from_the_root_or_from_an_ancestor(store: Store) -> Non
 
 
 @_rule
+async def a_chain_is_the_same_in_a_tree_of_many_branches(store: Store) -> None:
+    """A chain is whole and in order, however many branches its tree has, and whichever of them is read."""
+    lease = await _grown(store, *"abcdef")
+    trunk = entries_of(*"abcdef")
+    head = "f"
+    for place, root in enumerate(trunk):
+        branch = entries_of(*(f"{root.id}{number}" for number in range(3)), after=root)
+        await store.commit(lease, change(head, branch[-1].id, entries=branch))
+        head = branch[-1].id
+        for chain in (trunk, trunk[: place + 1], (*trunk[: place + 1], *branch), (*trunk[: place + 1], branch[0])):
+            _equal(await store.chain("s", chain[-1].id), list(chain))
+
+
+@_rule
 async def an_ancestor_is_told_from_a_stranger(store: Store) -> None:
     """has_ancestor holds for the head itself and what stands before it, for nothing else."""
     lease = await _grown(store, "a", "b", "c")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from decimal import Decimal
 from functools import partial
@@ -46,6 +46,7 @@ class Cursor(Protocol):
 
     @property
     def rowcount(self) -> int: ...
+    def __iter__(self) -> Iterator[Row]: ...
     def fetchone(self) -> Row | None: ...
     def fetchall(self) -> list[Row]: ...
 
@@ -316,6 +317,8 @@ def chain(db: Database, session: str, head: str | None, after: str | None) -> li
             raise HeadMoved(after, head)
         return []
     values = {"session": session, "head": head}
+    if after is None and (path := _path(db.run(sql.TREE, values), head)):
+        return path
     rows = db.run(sql.CHAIN_AFTER if after else sql.CHAIN, values | ({"entry": after} if after else {})).fetchall()
     if not rows:
         load(db, session)
@@ -329,6 +332,22 @@ def chain(db: Database, session: str, head: str | None, after: str | None) -> li
             raise HeadMoved(after, head)
         raise StoreDamaged(f"entry {entries[0].parent!r}, before {head!r}, is gone: restore a copy of the store")
     return entries
+
+
+def _path(rows: Iterable[Row], head: str) -> list[EntryRecord]:
+    """The entries from the root to `head`, of rows in any order; none where they do not lead to a root."""
+    entries = list(map(_record, rows))  # each row is gone again when the next one comes
+    by_id = {entry.id: entry for entry in entries}
+    path: list[EntryRecord] = []
+    step: str | None = head
+    while step is not None:
+        entry = by_id.pop(step, None)  # taken out, so that a loop ends too
+        if entry is None:
+            return []
+        path.append(entry)
+        step = entry.parent
+    path.reverse()
+    return path
 
 
 def has_ancestor(db: Database, session: str, head: str | None, ancestor: str) -> bool:

@@ -71,6 +71,14 @@ def decode(text: str) -> list[dict[str, Any]]:
     return content
 
 
+def decode_all(texts: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """As `decode` of each, with fewer steps of Python for each: a conversation has thousands."""
+    try:
+        return list(map(from_json, texts))
+    except ValueError:
+        return list(map(decode, texts))
+
+
 def copied(value: Any) -> Any:
     """A copy of decoded JSON that shares nothing that can be changed."""
     if isinstance(value, dict):

@@ -70,3 +70,34 @@ def test_what_is_new_is_read_without_what_is_old(path: Path) -> None:
     database.close()
     assert steps["e4999"] == 0 < steps["e4989"]
     assert steps["e4989"] * 100 < steps[None]
+
+
+def test_a_short_branch_is_read_without_the_rest_of_its_tree(path: Path) -> None:
+    """Counted in the same steps: a chain costs by its own length, whatever else its tree holds."""
+    database = SQLite(str(path))
+    database.open()
+    trunk = entries_of(*(f"e{number}" for number in range(5000)))
+    branch = entries_of("x", "y", after=trunk[9])
+    steps: dict[str, int] = {}
+
+    def fill(db: Database) -> None:
+        from storage.transactions import create
+
+        create(db, session_record(head="e4999"), (*trunk, *branch), ())
+
+    def count(db: Database) -> None:
+        assert isinstance(db, SQLiteDatabase)
+        for head, expected in (("e4999", trunk), ("y", (*trunk[:10], *branch)), ("e9", trunk[:10])):
+            steps[head] = 0
+
+            def step(head: str = head) -> None:
+                steps[head] += 1
+
+            db.raw.set_progress_handler(step, 10)
+            assert chain(db, "s", head, None) == list(expected)
+
+    database.write(fill).result(60)
+    database.read(count).result(60)
+    database.close()
+    assert 0 < steps["e9"] <= steps["y"]
+    assert steps["y"] * 100 < steps["e4999"]

@@ -96,6 +96,17 @@ async def test_ancestors_in_a_circle_are_said(url: str, store: Store) -> None:
         await store.chain("s", "c")
 
 
+@pytest.mark.parametrize("depth", [-(2**63), -1, 0, 1, 2, 4, 2**62, 2**63 - 1])
+async def test_a_damaged_depth_is_no_other_error(depth: int, url: str, store: Store) -> None:
+    await store.create(session_record(head="c"), entries_of("a", "b", "c"))
+    for damaged in "cb":
+        execute(url, f"UPDATE entries SET depth = {depth} WHERE id = '{damaged}'")
+        try:
+            assert sorted(entry.id for entry in await store.chain("s", "c")) == ["a", "b", "c"]
+        except StoreDamaged as error:
+            assert "restore a copy" in str(error)
+
+
 async def test_leases_go_by_the_time_of_the_server(store: Store) -> None:
     await store.create(session_record())
     lease = await store.acquire("s", ME, seconds=60, now=5.0)

@@ -311,6 +311,21 @@ async def test_ancestors_in_a_circle_are_said(path: Path, url: str, store: Store
         await store.chain("s", "c")
 
 
+@pytest.mark.parametrize("depth", [-(2**63), -1, 0, 1, 2, 4, 2**62, 2**63 - 1])
+async def test_a_damaged_depth_is_no_other_error(depth: int, path: Path, store: Store) -> None:
+    """Whether the chain is read (for `verify` to name the entry) or damage is said: never anything else."""
+    entries = entries_of("a", "b", "c")
+    await store.create(session_record(head="c"), entries)
+    for damaged in "cb":
+        with sqlite3.connect(path) as raw:
+            raw.execute("UPDATE entries SET depth = ? WHERE id = ?", (depth, damaged))
+        raw.close()
+        try:
+            assert sorted(entry.id for entry in await store.chain("s", "c")) == ["a", "b", "c"]
+        except StoreDamaged as error:
+            assert "restore a copy" in str(error)
+
+
 async def test_a_program_error_stays_what_it_is(store: Store) -> None:
     with pytest.raises(sqlite3.IntegrityError):
         await store.create(session_record(settings=None))
