@@ -9,14 +9,17 @@ from dataclasses import asdict
 from . import statements as sql
 from .errors import LeaseGone, LeaseTaken
 from .records import Holder, Lease
-from .transactions import Database, moving, read_holder, write_holder
+from .transactions import Database, Steps, moving, read_holder, write_holder
 
 
-def acquire(db: Database, session: str, holder: Holder, seconds: float, now: float, queue: float) -> Lease | LeaseTaken:
+def acquire(
+    db: Database, session: str, holder: Holder, seconds: float, now: float, queue: float
+) -> Steps[Lease | LeaseTaken]:
     """The lease, or why it is not to be had: given and not raised, so that a place in the queue is kept."""
     locked = db.run(sql.LOCK, {"session": session})
-    now = db.time(now)
-    row = moving(locked, session)
+    time = db.ask_time(now)
+    yield
+    row, now = moving(locked, session), time()
     present = read_holder(row["lease_holder"])
     waiting = _waiting(row["lease_queue"], holder, now)
     taken = present is not None and present != holder and row["lease_expires"] > now and not present.is_gone(holder)
@@ -48,8 +51,10 @@ def _set_queue(db: Database, session: str, queue: Sequence[tuple[Holder, float]]
     db.run(sql.SET_QUEUE, {"session": session, "lease_queue": text})
 
 
-def renew(db: Database, lease: Lease, seconds: float, now: float) -> Lease:
-    expires = db.time(now) + seconds
+def renew(db: Database, lease: Lease, seconds: float, now: float) -> Steps[Lease]:
+    time = db.ask_time(now)
+    yield
+    expires = time() + seconds
     values = {"session": lease.session, "lease_token": lease.token, "expires": expires}
     if db.run(sql.RENEW, values).rowcount == 0:
         raise LeaseGone(lease.session, lease.token)

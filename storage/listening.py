@@ -18,6 +18,7 @@ from typing import Self
 
 import psycopg
 
+from .connections import is_pooled
 from .threads import Bell
 from .watching import CHANNEL, topic
 
@@ -104,7 +105,7 @@ class Listener:
             bell.ring()
 
     def _can_hear(self, raw: psycopg.Connection) -> bool:
-        return not _is_pooled(raw) and self._comes_back(raw)
+        return not is_pooled(raw) and self._comes_back(raw)
 
     def _comes_back(self, raw: psycopg.Connection) -> bool:
         """Whether something told through another connection is heard here."""
@@ -156,12 +157,6 @@ class ListeningWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._listener.remove(self._name, self._bell)
-
-
-def _is_pooled(raw: psycopg.Connection) -> bool:
-    """Whether somebody stands between: a pooler gives a process id of its own for cancelling."""
-    row = raw.execute("SELECT pg_backend_pid()").fetchone()
-    return row is None or row[0] != raw.info.backend_pid
 
 
 def _readable(one: psycopg.Connection | socket.socket, other: socket.socket, seconds: float) -> None:

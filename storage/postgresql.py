@@ -1,8 +1,9 @@
 """PostgreSQL through psycopg: a connection for each transaction under way, and the server's time for leases.
 
-No session state is relied on (no prepared statements, no session locks), so a transaction-pooling proxy may stand
-between. Statements go out together until an answer is looked at, so a write takes few round trips. While the server is
-away, work is tried again: what had not reached its COMMIT was not written, and what had is looked for.
+No session state is relied on (no session locks, and plans are kept only where no pooler is seen), so a
+transaction-pooling proxy may stand between. Statements go out together until an answer is looked at, so a write takes
+few round trips, and work on several sessions shares them. While the server is away, work is tried again: what had not
+reached its COMMIT was not written, and what had is looked for.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from threading import Lock
@@ -25,9 +26,10 @@ from .connections import Connections
 from .errors import SchemaTooNew, SchemaTooOld, ServerAway, StorageError, StoreNotOpen, StoreUnavailable
 from .listening import Listener, ListeningWatch
 from .records import Statistics
+from .sharing import Sharing
 from .statements import TELL, Statement
 from .tables import REVISION, VERSION_TABLE
-from .transactions import Cursor, Database, Row
+from .transactions import Cursor, Database, Row, Work, side_by_side
 from .watching import Watch, topic
 
 T = TypeVar("T")
@@ -36,11 +38,13 @@ PATIENCE = 60.0
 """Seconds that work waits for a server that went away; the first to miss it starts the count for all."""
 FROZEN = 10.0
 """Seconds that a process may sleep inside a transaction before the server ends it: its locks keep others waiting."""
+SHARED_PATIENCE = 0.2
+"""Seconds that a shared transaction waits for the lock of a session before its works go alone."""
 
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _LIMITS = (
-    f"SELECT set_config('idle_in_transaction_session_timeout', '{FROZEN * 1000:.0f}', true),"
-    f" set_config('lock_timeout', '{PATIENCE * 1000:.0f}', true)"
+    "SELECT set_config('idle_in_transaction_session_timeout', %s::text, true),"
+    " set_config('lock_timeout', %s::text, true)"
 )
 _LOST = ("08", "25P", "57P")
 """SQLSTATEs that come with a lost connection: its failure, a transaction that slept too long, a shutdown."""
@@ -63,9 +67,11 @@ class PostgreSQLDatabase:
         return self._ask(text, {**statement.fixed, **values})
 
     def time(self, now: float) -> float:
-        row = self._ask(b"SELECT extract(epoch FROM clock_timestamp())::float8", {}).fetchone()
-        assert row is not None
-        return float(row[0])
+        return self.ask_time(now)()
+
+    def ask_time(self, now: float) -> Callable[[], float]:
+        answer = self._ask(b"SELECT extract(epoch FROM clock_timestamp())::float8", {})
+        return lambda: float(cast(Row, answer.fetchone())[0])
 
     def tell(self, name: str) -> None:
         self.run(TELL, {"topic": topic(name)})
@@ -111,10 +117,11 @@ class PostgreSQL:
         self._name = url.render_as_string()  # without the password
         self._connections = Connections(url)
         self._listener = Listener(self._connections.connect, self._tell)
+        self._sharing = Sharing(self._together, self._alone)
         self._open = False
         self._process = 0
         self._lock = Lock()
-        self._writes = 0
+        self._statistics = Statistics()
         self._missed: float | None = None
 
     def open(self) -> None:
@@ -144,12 +151,16 @@ class PostgreSQL:
     is_shared = True
 
     def statistics(self) -> Statistics:
-        return Statistics(self._writes, self._writes)
+        return self._statistics
 
     def write(self, work: Callable[[Database], T], *, durable: bool = True) -> Future[T]:
         """Always durable: after a crash of the server its workers live on, so no lease may be forgotten."""
         self._check_open()
         return threads.start(self._write, work)
+
+    def change(self, session: str, work: Work[T], *, durable: bool = True) -> Future[T]:
+        self._check_open()
+        return self._sharing.submit(session, work)
 
     def read(self, work: Callable[[Database], T]) -> Future[T]:
         self._check_open()
@@ -170,18 +181,32 @@ class PostgreSQL:
                 f"{self._name} was opened before this process was forked: open a store of its own here"
             )
 
-    def _write(self, work: Callable[[Database], T]) -> T:
-        result = self._patiently(partial(_transaction, work))
-        with self._lock:
-            self._writes += 1
+    def _write(self, work: Callable[[Database], T], unknown: bool = False) -> T:
+        result = self._patiently(partial(_transaction, work, PATIENCE), unknown)
+        self._count(1)
         return result
 
-    def _patiently(self, work: Callable[[bool, psycopg.Connection], T]) -> T:
+    def _together(self, works: Sequence[Work[Any]]) -> list[Any]:
+        patience = PATIENCE if len(works) == 1 else SHARED_PATIENCE
+        results = self._attempt(partial(_transaction, partial(side_by_side, works), patience, False))
+        self._count(len(works))
+        return results
+
+    def _alone(self, work: Work[T], error: BaseException) -> T:
+        """What its shared transaction did not do. That one may have been committed, when its answer was lost."""
+        unknown = isinstance(error, ServerAway) and error.unknown
+        return self._write(lambda db: side_by_side([work], db)[0], unknown)
+
+    def _count(self, writes: int) -> None:
+        with self._lock:
+            self._statistics = Statistics(self._statistics.writes + writes, self._statistics.transactions + 1)
+
+    def _patiently(self, work: Callable[[bool, psycopg.Connection], T], unknown: bool = False) -> T:
         """Tries again while the server is away, and says so when patience is at its end.
 
         The work is told whether an earlier try may have been committed.
         """
-        unknown, pause = False, 0.02
+        pause = 0.02
         while True:
             try:
                 result = self._attempt(partial(work, unknown))
@@ -190,7 +215,6 @@ class PostgreSQL:
                 if not self._may_wait(pause):
                     raise ServerAway(self._name, error.problem, unknown=unknown) from error.__cause__
             else:
-                self._missed = None
                 return result
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
@@ -206,10 +230,13 @@ class PostgreSQL:
             while True:
                 with self._connections.lent() as (raw, is_new):
                     try:
-                        return work(raw)
+                        result = work(raw)
                     except psycopg.OperationalError as error:
                         if is_new or not _is_lost(error):
                             raise
+                    else:
+                        self._missed = None
+                        return result
 
     @contextlib.contextmanager
     def _translation(self) -> Iterator[None]:
@@ -241,18 +268,18 @@ def _read(work: Callable[[Database], T], again: bool, raw: psycopg.Connection) -
     return work(PostgreSQLDatabase(raw))
 
 
-def _transaction(work: Callable[[Database], T], again: bool, raw: psycopg.Connection) -> T:
+def _transaction(work: Callable[[Database], T], patience: float, again: bool, raw: psycopg.Connection) -> T:
     done: list[T] = []
     failure: BaseException | None = None
     committing = False
     try:
         with raw.pipeline() as pipeline:
             try:
-                raw.execute(_BEGIN)
-                raw.execute(_LIMITS)
+                raw.execute(_BEGIN, prepare=False)
+                raw.execute(_LIMITS, (f"{FROZEN * 1000:.0f}", f"{patience * 1000:.0f}"))
                 done.append(work(PostgreSQLDatabase(raw, pipeline, again)))
                 committing = True
-                raw.execute("COMMIT")
+                raw.execute("COMMIT", prepare=False)
             except BaseException as error:  # raised below: the pipeline would write into the user's log
                 failure = error
     except psycopg.Error as error:  # the end waits for what is still unanswered

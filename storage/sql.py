@@ -85,7 +85,7 @@ class SQLStore:
 
     async def acquire(self, session: str, holder: Holder, *, seconds: float, now: float, queue: float = 0.0) -> Lease:
         work = partial(leasing.acquire, session=session, holder=holder, seconds=seconds, now=now, queue=queue)
-        job = self._dialect.write(work, durable=False)
+        job = self._dialect.change(session, work, durable=False)
         try:
             lease = await outcome(job)
         except asyncio.CancelledError:  # on asyncio's own cancellation nobody learns of the lease: give it back
@@ -98,16 +98,17 @@ class SQLStore:
 
     async def renew(self, lease: Lease, *, seconds: float, now: float) -> Lease:
         work = partial(leasing.renew, lease=lease, seconds=seconds, now=now)
-        return await outcome(self._dialect.write(work, durable=False))
+        return await outcome(self._dialect.change(lease.session, work, durable=False))
 
     async def release(self, lease: Lease) -> None:
-        await outcome(self._dialect.write(partial(transactions.release, lease=lease), durable=False))
+        work = partial(transactions.release, lease=lease)
+        await outcome(self._dialect.change(lease.session, work, durable=False))
 
     async def commit(self, lease: Lease, change: Change) -> None:
-        await self._write(transactions.commit, lease, change)
+        await outcome(self._dialect.change(lease.session, partial(transactions.commit, lease=lease, change=change)))
 
     async def record(self, call: CallRecord, prompt: PromptRecord | None = None) -> None:
-        await self._write(transactions.record, call, prompt)
+        await outcome(self._dialect.change(call.session, partial(transactions.record, call=call, prompt=prompt)))
 
     async def prompt(self, session: str, digest: str) -> str | None:
         return await self._read(transactions.prompt, session, digest)
@@ -138,7 +139,8 @@ class SQLStore:
         await self._write(transactions.delete, session)
 
     async def tend(self, session: str, after: float | None, *, now: float, head: str | None = None) -> None:
-        await outcome(self._dialect.write(lambda db: tending.tend(db, session, after, now, head), durable=False))
+        work = partial(tending.tend, session=session, after=after, now=now, head=head)
+        await outcome(self._dialect.change(session, work, durable=False))
 
     async def claim_due(
         self, holder: Holder, *, now: float, limit: int, late: float = 0.0, seconds: float

@@ -22,7 +22,7 @@ from .records import Statistics
 from .statements import DIALECTS, Statement
 from .tables import REVISION, VERSION_TABLE, metadata
 from .totals import DecimalSum
-from .transactions import Cursor, Database
+from .transactions import Cursor, Database, Work, side_by_side
 from .watching import Deaf, Watch
 
 T = TypeVar("T")
@@ -50,6 +50,9 @@ class SQLiteDatabase:
 
     def time(self, now: float) -> float:
         return now
+
+    def ask_time(self, now: float) -> Callable[[], float]:
+        return lambda: now
 
     def tell(self, name: str) -> None:
         """Nobody listens to a file."""
@@ -111,6 +114,9 @@ class SQLite:
 
     def write(self, work: Callable[[Database], T], *, durable: bool = True) -> Future[T]:
         return self._live().submit(work, durable=durable)
+
+    def change(self, session: str, work: Work[T], *, durable: bool = True) -> Future[T]:
+        return self.write(lambda db: side_by_side([work], db)[0], durable=durable)
 
     def read(self, work: Callable[[Database], T]) -> Future[T]:
         writer = self._live()

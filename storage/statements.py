@@ -82,6 +82,7 @@ COLD = {
     "owner", "base", "forked_from", "created_at", "updated_at", "title", "gaps", "metadata", "settings", "tend_at",
 }  # fmt: skip
 _TOTALS = ("turns", "calls", "input", "cache_read", "cache_write_5m", "cache_write_1h", "output", "unpriced", "cost")
+_lease = ("lease_holder", "lease_expires")
 _this = sessions.c.id == _text("session")
 _tree = select(sessions.c.tree).where(_this).scalar_subquery()
 
@@ -102,12 +103,12 @@ _from_now = _bound(sessions.c.tend_at, "tend_after")
 
 
 def _move(now: ColumnElement[Any]) -> ClauseElement:
-    """Moves the head; the time of tending is set anew, or goes with the old head."""
+    """Moves the head, and keeps the lease or not; the time of tending is set anew, or goes with the old head."""
     same_head = sessions.c.head.is_not_distinct_from(_bound(sessions.c.head))
     return (
         update(sessions)
         .where(_this)
-        .values({name: _bound(sessions.c[name]) for name in ("head", "updated_at", *_TOTALS)})
+        .values({name: _bound(sessions.c[name]) for name in ("head", "updated_at", *_TOTALS, *_lease)})
         .values({name: _kept(name) for name in ("settings", "title", "metadata", "gaps")})
         .values(tend_at=func.coalesce(now + _from_now, case((same_head, sessions.c.tend_at))))
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from . import statements as sql
 from .records import Holder
-from .transactions import Database, read_holder, write_holder
+from .transactions import Database, Steps, read_holder, write_holder
 
 
-def tend(db: Database, session: str, after: float | None, now: float, head: str | None) -> None:
-    due = None if after is None else db.time(now) + after
+def tend(db: Database, session: str, after: float | None, now: float, head: str | None) -> Steps[None]:
+    time = db.ask_time(now)
+    yield
+    due = None if after is None else time() + after
     values = {"session": session, "tend_at": due}
     db.run(sql.TEND, values) if head is None else db.run(sql.TEND_AT_HEAD, values | {"of_head": head})
 

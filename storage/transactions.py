@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from decimal import Decimal
 from functools import partial
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from . import statements as sql
 from .errors import (
@@ -35,6 +35,7 @@ from .records import (
 from .tables import calls, sessions, tool_calls, turns
 from .watching import topic
 
+T = TypeVar("T")
 Row = tuple[Any, ...]
 
 _depth = attrgetter("depth")
@@ -63,8 +64,30 @@ class Database(Protocol):
     def time(self, now: float) -> float:
         """The time that leases go by: `now`, or the server's own."""
 
+    def ask_time(self, now: float) -> Callable[[], float]:
+        """As `time`, read at this point among the statements, and waited for by whoever calls what it gives."""
+
     def tell(self, name: str) -> None:
         """With the commit, whoever watches that name hears that there is news."""
+
+
+Steps: TypeAlias = Generator[None, None, T]
+Work: TypeAlias = Callable[[Database], Steps[T]]
+"""Work on one session, which locks no other: it asks, yields before it looks at the answers, and writes then."""
+
+
+def side_by_side(works: Sequence[Work[T]], db: Database) -> list[T]:
+    """Does them all in one transaction; on a server, the questions of all of them are one round trip."""
+    steps = [work(db) for work in works]
+    done: dict[int, T] = {}
+    while len(done) < len(steps):
+        for number, one in enumerate(steps):
+            if number not in done:
+                try:
+                    next(one)
+                except StopIteration as end:
+                    done[number] = end.value
+    return [done[number] for number in range(len(steps))]
 
 
 # Rows and records
@@ -175,17 +198,19 @@ def delete(db: Database, session: str) -> None:
     db.run(sql.DELETE_UNNEEDED if remaining else sql.DELETE_TREE, {"tree": tree})
 
 
-def release(db: Database, lease: Lease) -> None:
+def release(db: Database, lease: Lease) -> Steps[None]:
     db.run(sql.RELEASE, {"session": lease.session, "lease_token": lease.token, "topic": topic(lease.session)})
+    yield
 
 
 # The one writer verb, and the ledger row that needs no lease
 
 
-def commit(db: Database, lease: Lease, change: Change) -> None:
+def commit(db: Database, lease: Lease, change: Change) -> Steps[None]:
     """Asks first and writes then: on a server that is one round trip each."""
     locked = db.run(sql.LOCK, {"session": lease.session})
     same_turns, same_calls = _ask_turn(db, change.turn), _ask_calls(db, lease.session, change.calls)
+    yield
     session = moving(locked, lease.session)
     if db.again and _is_written(db, lease, change, session):
         return
@@ -205,8 +230,8 @@ def commit(db: Database, lease: Lease, change: Change) -> None:
     if change.turn is not None:
         session["turns"] += _put_turn(db, change.turn, same_turns)
     db.run(sql.MOVE, _moved(change, session) | {"session": lease.session})
-    if change.release:
-        release(db, lease)
+    if change.release and session["lease_queue"]:  # not for nothing: telling puts commits in a row
+        db.tell(lease.session)
 
 
 def _is_written(db: Database, lease: Lease, change: Change, session: Mapping[str, Any]) -> bool:
@@ -218,9 +243,10 @@ def _is_written(db: Database, lease: Lease, change: Change, session: Mapping[str
     return change.turn is not None and turn(db, lease.session, None, change.turn.id) == change.turn
 
 
-def record(db: Database, call: CallRecord, prompt: PromptRecord | None) -> None:
+def record(db: Database, call: CallRecord, prompt: PromptRecord | None) -> Steps[None]:
     locked = db.run(sql.LOCK, {"session": call.session})
     same = _ask_calls(db, call.session, [call])
+    yield
     session = moving(locked, call.session)
     if prompt is not None:
         _add_prompt(db, call.session, prompt)
@@ -241,6 +267,8 @@ def moving(locked: Cursor, session: str) -> dict[str, Any]:
 
 def _moved(change: Change, session: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: session[name] for name in _TOTALS} | {"cost": str(session["cost"])}
+    holder, expires = (None, 0.0) if change.release else (session["lease_holder"], session["lease_expires"])
+    values |= {"lease_holder": holder, "lease_expires": expires}
     return values | _values(change, ("head", "updated_at", "settings", "title", "metadata", "gaps", "tend_after"))
 
 

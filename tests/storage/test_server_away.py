@@ -314,7 +314,7 @@ async def test_closing_ends_the_wait(relay: Relay, store: Store) -> None:
 async def test_a_process_that_sleeps_in_a_transaction_keeps_nobody_waiting(
     store: SQLStore, other: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgresql, "_LIMITS", "SELECT set_config('idle_in_transaction_session_timeout', '200', true)")
+    monkeypatch.setattr(postgresql, "FROZEN", 0.2)
     await store.create(session_record())
     runs: list[bool] = []
     awake = threading.Event()

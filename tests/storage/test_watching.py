@@ -158,7 +158,7 @@ async def test_a_pooler_that_hides_is_found_out(
     empty_store: str, pooler: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gives the process ids of the server; but what is told elsewhere is not heard."""
-    monkeypatch.setattr(listening, "_is_pooled", lambda raw: False)
+    monkeypatch.setattr(listening, "is_pooled", lambda raw: False)
     monkeypatch.setattr(listening, "_ECHO", 0.5)
     async with two(pooler(empty_store)) as (one, _):
         dialect: Any = one._dialect  # type: ignore[attr-defined]
