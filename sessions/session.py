@@ -187,7 +187,8 @@ class Session:
         self._check_tools()
         with given():
             words = canonical(content)
-        return Driver(Turn(self, words, Options(_seconds(gap), key, streams=streams)), self._manager.clock, timeout)
+        options = Options(_seconds("expected_gap", gap), key, streams=streams)
+        return Driver(Turn(self, words, options), self._manager.clock, _seconds("timeout", timeout))
 
     def _check_tools(self) -> None:
         missing = sorted(set(self.settings.local_tools) - set(self._toolbox.functions))
@@ -271,8 +272,9 @@ class Session:
         `reply.session.resume()`. Raises `BatchIncomplete`, which holds all outcomes, if any request has no reply.
         """
         self._check_tools()
-        if not poll > 0:
+        if not _seconds("poll", poll):
             raise ValueError(f"poll must be a positive number of seconds, not {poll!r}")
+        timeout = _seconds("timeout", timeout)
         with given():
             words = [canonical(content) for content in contents]
         if not words:
@@ -487,16 +489,16 @@ class Session:
 _KEEP: Any = object()
 
 
-def _seconds(gap: Gap) -> float | None:
-    """What the caller knows of the gap, in seconds. Raises `ValueError` for what is no time to come."""
-    if gap is None:
+def _seconds(name: str, given: Gap) -> float | None:
+    """A time that the caller gives, in seconds. Raises `ValueError` for what is no time to come."""
+    if given is None:
         return None
     try:
-        seconds = gap.total_seconds() if isinstance(gap, timedelta) else float(gap)
+        seconds = given.total_seconds() if isinstance(given, timedelta) else float(given)
     except (TypeError, ValueError):
         seconds = math.nan
     if not seconds >= 0:
-        raise ValueError(f"expected_gap must be zero or more seconds, not {gap!r:.80}")
+        raise ValueError(f"{name} must be zero or more seconds, not {given!r:.80}")
     return seconds
 
 

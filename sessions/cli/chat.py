@@ -45,6 +45,7 @@ Ctrl-C           stop an answer and keep what there is of it"""
 
 
 def chat(
+    context: typer.Context,
     session: Annotated[str | None, typer.Argument(help="The session to go on with; a new one without it.")] = None,
     store: StoreOption = STORE,
     model: ModelOption = MODEL,
@@ -53,7 +54,9 @@ def chat(
     owner: OwnerOption = None,
 ) -> None:
     """Talk with Claude; the conversation is kept and can be resumed by its id."""
-    session = session and session_named(store, session, owner)
+    if session is not None:
+        _check_new(context)
+        session = session_named(store, session, owner)
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(claude()) as client,
@@ -69,6 +72,15 @@ def chat(
             console.print(f"A new session with {escape(model)}. /help tells the commands.")
         create = partial(manager.create, model=model, max_tokens=max_tokens, system=system, owner=owner)
         Chat(portal, create, found).run()
+
+
+def _check_new(context: typer.Context) -> None:
+    """Raises `BadParameter` for what only a new session can be given."""
+    for name in ("model", "system", "max_tokens"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = f"--{name.replace('_', '-')}"
+            raise typer.BadParameter(f"{option} is for a new session; this one keeps its own settings: leave it out")
 
 
 class Chat:

@@ -87,6 +87,14 @@ def test_wrong_settings_are_told_before_the_first_word(warmline: Run) -> None:
     assert "ConfigurationError: system" in ran.err
 
 
+@pytest.mark.parametrize("option", ["--model", "--system", "--max-tokens"])
+def test_a_session_that_goes_on_keeps_its_settings(warmline: Run, tmp_path: Path, option: str) -> None:
+    anyio.run(pinned, tmp_path / "sessions.db")
+    ran = warmline("chat", "one", option, "5")
+    assert ran.code == 2
+    assert f"{option} is for a new session" in ran.err
+
+
 async def pinned(path: Path) -> None:
     async with simulated_manager(f"sqlite:///{path}") as manager:
         context = [{"type": "text", "text": "A document."}]

@@ -212,6 +212,21 @@ async def test_an_impossible_gap_is_refused(gap: Any) -> None:
         assert world.requests == []
 
 
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "x", []])
+async def test_an_impossible_timeout_is_refused(timeout: Any) -> None:
+    world = World()
+    async with world.manager() as manager:
+        session = await create(manager)
+        with pytest.raises(ValueError, match="timeout must be zero or more seconds"):
+            await session.send("Hello", timeout=timeout)
+        with pytest.raises(ValueError, match="timeout must be zero or more seconds"):
+            await session.batch(["Hello"], timeout=timeout)
+        with pytest.raises(ValueError, match="poll must be zero or more seconds"):
+            await session.batch(["Hello"], poll="x")  # type: ignore[arg-type]
+        assert session.head is None
+        assert world.requests == []
+
+
 @everywhere
 async def test_a_timeout_ends_the_turn_as_a_cancelled_task_does() -> None:
     import anyio
