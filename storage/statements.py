@@ -190,19 +190,19 @@ def _chain(floor: ColumnElement[Any]) -> Statement:
 
 
 def _slim_tree() -> Statement:
-    """All entries of a tree that has fewer than twice as many as the head is deep; none of any other tree.
+    """All entries of a tree that has at most a quarter more than the head is deep; none of any other tree.
 
     In the order written, for which SQLite is given their numbers: by the key each would be on another page.
     """
-    one: ColumnElement[int] = literal_column("1")
-    sound = entries.c.depth.between(one, literal_column(str(LONGEST)))  # a damaged depth might be no offset
+    depth, numbers = entries.c.depth, select(entries.c.number)
+    sound = depth.between(literal_column("1"), literal_column(str(LONGEST)))  # a damaged one might be no offset
     of_head = and_(entries.c.tree == _tree, entries.c.id == _text("head"), sound)
-    twice = select(entries.c.depth + entries.c.depth).where(of_head).scalar_subquery()
-    numbers = select(entries.c.number)
-    excess = numbers.where(entries.c.tree == _tree).limit(one).offset(func.coalesce(twice, one) - one).scalar_subquery()
-    in_tree = entries.c.tree == select(sessions.c.tree).where(_this, excess.is_(None)).scalar_subquery()
-    rows = select(*_ENTRY)
-    return Statement(rows.where(entries.c.number.in_(numbers.where(in_tree))), postgresql=rows.where(in_tree))
+    most = select(depth + depth // literal_column("4", Integer())).where(of_head).scalar_subquery()
+    of_tree = numbers.where(entries.c.tree == _tree)
+    excess = of_tree.limit(literal_column("1")).offset(func.coalesce(most, literal_column("0"))).scalar_subquery()
+    in_slim_tree = entries.c.tree == select(sessions.c.tree).where(_this, excess.is_(None)).scalar_subquery()
+    rows, listed = select(*_ENTRY), entries.c.number.in_(numbers.where(in_slim_tree))
+    return Statement(rows.where(listed), postgresql=rows.where(in_slim_tree))
 
 
 TREE = _slim_tree()

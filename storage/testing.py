@@ -289,7 +289,7 @@ async def a_chain_is_the_same_in_a_tree_of_many_branches(store: Store) -> None:
     trunk = entries_of(*"abcdef")
     head = "f"
     for place, root in enumerate(trunk):
-        branch = entries_of(*(f"{root.id}{number}" for number in range(3)), after=root)
+        branch = entries_of(*(f"{root.id}{number}" for number in range(place + 1)), after=root)
         await store.commit(lease, change(head, branch[-1].id, entries=branch))
         head = branch[-1].id
         for chain in (trunk, trunk[: place + 1], (*trunk[: place + 1], *branch), (*trunk[: place + 1], branch[0])):
