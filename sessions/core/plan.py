@@ -7,7 +7,7 @@ user message). Markers live in the outgoing request only; what is stored never h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -169,12 +169,13 @@ def make_plan(prompt: Prompt, warmth: Warmth, at: Circumstances) -> Plan:
         return _automatic(prompt)
     wanted = _slots(prompt, at.own_marks)
     slots = _with_anchor(prompt, wanted, warmth, at.now)
-    ttl: Ttl = "1h" if chosen(at.policy, _outlook(prompt, slots, warmth, at)) == "1h" else "5m"
+    hit = _hit(prompt, slots, warmth, at.now)
+    ttl: Ttl = "1h" if chosen(at.policy, _outlook(prompt, slots, hit, warmth, at)) == "1h" else "5m"
     if not _tail_pays(prompt, slots, ttl, warmth, at):
         untailed: dict[int, Slot] = {index: slot for index, slot in wanted.items() if slot != "tail"}
         slots = _with_anchor(prompt, untailed, warmth, at.now)
-    marks = tuple(_mark(prompt, index, slot, ttl) for index, slot in sorted(slots.items()))
-    return _predict(prompt, marks, sorted(slots), warmth, at.now)
+        hit = _hit(prompt, slots, warmth, at.now)
+    return _predict(prompt, slots, ttl, hit)
 
 
 def _automatic(prompt: Prompt) -> Plan:
@@ -274,10 +275,14 @@ def _entry(prompt: Prompt, warmth: Warmth, index: int) -> Alive:
     return found
 
 
-def _readable(prompt: Prompt, warmth: Warmth, now: float) -> Callable[[str], bool]:
-    """Whether a point of this prompt is alive and, as far as sizes are known, long enough to have been written."""
+def _hit(prompt: Prompt, slots: Mapping[int, Slot], warmth: Warmth, now: float) -> int | None:
+    """The point to read: alive and, as far as sizes are known, long enough to have been written."""
     minimum = prompt.profile.minimum_tokens
-    return lambda point: warmth.is_alive(point, now) and prompt.tokens(prompt.index[point] + 1) >= minimum
+
+    def readable(point: str) -> bool:
+        return warmth.is_alive(point, now) and prompt.tokens(prompt.index[point] + 1) >= minimum
+
+    return find(prompt.points, list(slots), readable, prompt.profile.lookback)
 
 
 def _with_anchor(prompt: Prompt, slots: dict[int, Slot], warmth: Warmth, now: float) -> dict[int, Slot]:
@@ -313,8 +318,7 @@ def plan_idle(prompt: Prompt, warmth: Warmth, at: Circumstances, waited: float) 
     if last is None or (option == "park" and last <= deepest):
         return None
     slots = _with_anchor(prompt, {last: "assistant"}, warmth, at.now)
-    plan = _predict(prompt, tuple(_mark(prompt, i, slot, "1h") for i, slot in sorted(slots.items())), sorted(slots),
-                    warmth, at.now)  # fmt: skip
+    plan = _predict(prompt, slots, "1h", _hit(prompt, slots, warmth, at.now))
     kept = max((i for i in _alive(prompt, warmth, at.now) if _entry(prompt, warmth, i).ttl == "1h"), default=None)
     until = _entry(prompt, warmth, kept).until - at.now + waited if kept is not None else 0.0
     read, write_5m, write_1h = _relative(at)
@@ -329,11 +333,10 @@ def _relative(at: Circumstances) -> tuple[float, float, float]:
     return (at.prices.read, at.prices.write_5m, at.prices.write_1h) if at.prices else _USUAL
 
 
-def _outlook(prompt: Prompt, slots: Mapping[int, Slot], warmth: Warmth, at: Circumstances) -> Outlook:
+def _outlook(prompt: Prompt, slots: Mapping[int, Slot], hit: int | None, warmth: Warmth, at: Circumstances) -> Outlook:
     read, write_5m, write_1h = _relative(at)
     last = max(slots, default=None)
     prefix = prompt.tokens(last + 1) if last is not None else 0
-    hit = find(prompt.points, list(slots), _readable(prompt, warmth, at.now), prompt.profile.lookback)
     known = prompt.tokens(hit + 1) if hit is not None else 0
     ttl = _entry(prompt, warmth, hit).ttl if hit is not None else None
     options: tuple[Option, ...] = prompt.profile.ttls if at.lasting or ttl != "5m" else ("5m",)
@@ -358,21 +361,15 @@ def _tail_pays(prompt: Prompt, slots: Mapping[int, Slot], ttl: Ttl, warmth: Warm
     return write <= read or at.forecast.within(alive) > (write - 1) / (write - read)
 
 
-def _predict(prompt: Prompt, marks: tuple[Mark, ...], indexes: Sequence[int], warmth: Warmth, now: float) -> Plan:
+def _predict(prompt: Prompt, slots: Mapping[int, Slot], ttl: Ttl, hit: int | None) -> Plan:
     profile = prompt.profile
-    hit = find(prompt.points, indexes, _readable(prompt, warmth, now), profile.lookback)
-    sizes = {index: mark.tokens for index, mark in zip(indexes, marks, strict=True)}
+    marks = {index: _mark(prompt, index, slot, ttl) for index, slot in sorted(slots.items())}
+    sizes = {index: mark.tokens for index, mark in marks.items()}
     if hit is not None:
         sizes[hit] = prompt.tokens(hit + 1)
-    billed = bill(
-        sizes,
-        prompt.total,
-        [(i, m.ttl) for i, m in zip(indexes, marks, strict=True)],
-        hit,
-        profile.minimum_tokens,
-    )
+    billed = bill(sizes, prompt.total, [(index, ttl) for index in marks], hit, profile.minimum_tokens)
     usage = Usage(billed.input, billed.read, billed.write_5m, billed.write_1h, counters=profile.counters)
-    return Plan(marks, usage, prompt.points[hit].digest if hit is not None else None)
+    return Plan(tuple(marks.values()), usage, prompt.points[hit].digest if hit is not None else None)
 
 
 def render(prompt: Prompt, marks: Sequence[Mark]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -194,7 +195,7 @@ class Prompt:
 
     def tokens(self, count: int) -> int:
         """Tokens of the first `count` points."""
-        at = bisect_right(self._measured, count, key=lambda one: one[0]) - 1
+        at = bisect_right(self._measured, (count, math.inf)) - 1
         below, known = self._measured[at]
         if below == count:
             return known
