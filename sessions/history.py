@@ -249,7 +249,8 @@ class History:
     @property
     def last(self) -> Entry | None:
         """The last entry, staged ones included."""
-        return self.entries[-1] if self.entries else None
+        entries = self.entries
+        return entries[-1] if entries else None
 
     def use(self, settings: Settings) -> None:
         """Other settings: the prompt is made anew."""

@@ -61,7 +61,7 @@ def _miss(history: History, flight: Flight, incoming: Incoming, turn: str | None
         started,
         flight.first_event,
         turn,
-        max((one.started for one in history.trail.calls), default=0.0),
+        max([one.started for one in history.trail.calls], default=0.0),
         reason_of(incoming.message),
         was_edited(incoming.message),
         tuple(one.points for one in flight.beside if not one.has_failed),

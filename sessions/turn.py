@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -183,12 +183,13 @@ class Turn:
         await self._make_room()
         known = open_turn if self._content is None else found
         continued = known is not None and known.entry is not None and self._history.position(known.entry) > 0
-        self._books.row = self._new_row(known if continued or self._content is not None else None, digest)
+        known = known if continued or self._content is not None else None
+        words = None if continued else self._content
+        self._books.row = self._new_row(known, digest, {} if words is None else self._stage_words(words))
         if continued:
             rows = await self._manager._store.calls(self._session.id)
             self._books.calls = [Call.of(row) for row in rows if row.turn == self._books.row.id]
-        if self._content is not None and not continued:
-            self._stage_words(self._content)
+        if words is not None:
             self._note_gap()
         return True
 
@@ -237,10 +238,11 @@ class Turn:
     async def _close_row(self, row: TurnRecord) -> None:
         await self._books.commit(turn=replace(row, state="finished", ended=self._books.now(), call=None))
 
-    def _new_row(self, known: TurnRecord | None, digest: str | None) -> TurnRecord:
+    def _new_row(self, known: TurnRecord | None, digest: str | None, places: Mapping[str, Any]) -> TurnRecord:
+        """The turn's row as it begins, or begins again; `places`: `base` and `entry` of words that are new."""
         token = self._books.hold.lease.token
         if known is not None:
-            return replace(known, state="running", ended=None, error=None, call=None, token=token)
+            return replace(known, state="running", ended=None, error=None, call=None, token=token, **places)
         return TurnRecord(
             new_id(),
             self._session.id,
@@ -249,16 +251,16 @@ class Turn:
             self._options.key,
             digest,
             started=self._books.now(),
-            base=self._ground(),
             token=token,
+            **(places or {"base": self._ground()}),
         )
 
     def _ground(self) -> str | None:
         """Where the head goes back to if the turn fails for its content: before all words without an answer."""
         return next((entry.id for entry in reversed(self._history.entries) if entry.role == "assistant"), None)
 
-    def _stage_words(self, words: list[dict[str, Any]]) -> None:
-        """The user's words behind the chain, with what they leave open closed before them."""
+    def _stage_words(self, words: list[dict[str, Any]]) -> dict[str, Any]:
+        """The user's words behind the chain, with what they leave open closed before them; what their row says."""
         self._check_results(words)
         history = self._history
         while (last := history.last) is not None and last.stop_reason == "pause_turn":
@@ -278,8 +280,8 @@ class Turn:
             if any(block is one for one in marked)
         )
         written = self._books.stage("user", content)
-        self._books.row = replace(self._books.row, base=ground, entry=written.entry.id)
         self._books.stage_instructions(waiting)
+        return {"base": ground, "entry": written.entry.id}
 
     def _check_results(self, words: list[dict[str, Any]]) -> None:
         """Refuses a tool_result that answers no open call, before anything changes."""

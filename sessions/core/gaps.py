@@ -19,6 +19,7 @@ from sessions.core.gap_prior import EDGES, HUMAN_SHARES, LAST_OF_TURN, OWNER_WEI
 
 NEVER = math.inf
 _HOUR = 3600.0
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ class Gaps:
     def text(self) -> str:
         """The stored form, JSON."""
         told = "never" if self.told == NEVER else self.told
-        return json.dumps({"counts": self.counts, "told": told}, separators=(",", ":"))
+        return _ENCODE({"counts": self.counts, "told": told})
 
     def plus(self, gap: float) -> Self:
         """With one more gap, in seconds (`NEVER`: the user did not come back)."""

@@ -16,6 +16,7 @@ from sessions.core.usage import Usage
 
 _TRUNCATED = ("max_tokens", "model_context_window_exceeded")
 _SERVER_CALLS = ("server_tool_use", "mcp_tool_use")
+_NO_USAGE = Usage(counters=False)
 _TEXT_DELTAS = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
 
 
@@ -25,12 +26,16 @@ def _not_json(name: str) -> Any:
 
 @dataclass(slots=True)
 class Incoming:
-    """The state of one reply. `started`: a `message_start` was seen; `ended`: a `message_stop` was seen."""
+    """The state of one reply. `started`: a `message_start` was seen; `ended`: a `message_stop` was seen.
+
+    `usage`: what is known so far, `usage_fields` as the API says it.
+    """
 
     message: dict[str, Any] = field(default_factory=dict)
     blocks: dict[int, dict[str, Any]] = field(default_factory=dict)
     closed: set[int] = field(default_factory=set)
     usage_fields: dict[str, Any] = field(default_factory=dict)
+    usage: Usage = _NO_USAGE
     started: bool = False
     ended: bool = False
     request_id: str | None = None
@@ -67,6 +72,7 @@ class Incoming:
     def merge_usage(self, usage: Mapping[str, Any]) -> None:
         """Last value of each field wins; null says nothing."""
         self.usage_fields.update({key: value for key, value in usage.items() if value is not None})
+        self.usage = Usage.from_api(self.usage_fields)
 
     def _delta(self, index: int, delta: Mapping[str, Any]) -> None:
         block = self.blocks.setdefault(index, {"type": "text", "text": ""})
@@ -110,11 +116,6 @@ class Incoming:
     def message_id(self) -> str | None:
         """The API's id of the reply."""
         return self.message.get("id")
-
-    @property
-    def usage(self) -> Usage:
-        """The usage known so far."""
-        return Usage.from_api(self.usage_fields)
 
     @property
     def prompt_tokens(self) -> int:

@@ -16,6 +16,7 @@ from sessions.core.cache import THINKING, Block, mark_of, without_marks
 Role = Literal["user", "assistant", "system"]
 _ROLES = ("user", "assistant", "system")
 _ID = re.compile(r"[a-zA-Z0-9_-]+")
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 MAX_MESSAGES = 100_000
 """Messages per request that the API takes (docstring of the SDK 2.11)."""
 
@@ -54,7 +55,7 @@ class Entry:
 def encode(content: Sequence[Mapping[str, Any]]) -> str:
     """The exact text that is stored and hashed. Keys keep their order: another order is another cache entry."""
     try:
-        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        text = _ENCODE(content)
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise Malformed(f"content is not valid JSON text: {error}") from error
