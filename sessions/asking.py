@@ -13,7 +13,7 @@ from sessions.core.cache import Where
 from sessions.core.incoming import Incoming
 from sessions.core.plan import Plan, make_plan, render
 from sessions.core.steps import Finished, next_step
-from sessions.core.transcript import is_empty_reply, tool_calls
+from sessions.core.transcript import Malformed, is_empty_reply, tool_calls
 from sessions.errors import ModelError, StepLimitReached
 from sessions.flight import Flight
 from sessions.gate import Passage
@@ -211,18 +211,20 @@ class Asking:
         await self._books.end("cancelled", CANCELLED, (record,))
 
     def _made(self, incoming: Incoming, content: list[dict[str, Any]], reason: str, **facts: Any) -> Written:
-        """The entry of a reply whose call is still under way."""
+        """The entry of a reply whose call is still under way. Raises `ModelError` for what is no JSON text."""
         assert self._books.flight is not None
-        return self._books.made(
-            "assistant",
-            content,
-            stop_reason=reason,
-            prompt_tokens=incoming.prompt_tokens or None,
-            model=self._history.settings.model,
-            message_id=incoming.message_id,
-            call=self._books.flight.id,
-            **facts,
-        )
+        facts |= {
+            "stop_reason": reason,
+            "prompt_tokens": incoming.prompt_tokens or None,
+            "model": self._history.settings.model,
+            "message_id": incoming.message_id,
+            "call": self._books.flight.id,
+        }
+        try:
+            return self._books.made("assistant", content, **facts)
+        except Malformed as error:  # half of a surrogate pair
+            text = f"the answer cannot be stored ({error}); resume() asks again"
+            raise ModelError(text, retryable=True, request_id=incoming.request_id) from error
 
 
 def _unique_ids(content: list[dict[str, Any]], earlier: Collection[str]) -> list[dict[str, Any]]:
