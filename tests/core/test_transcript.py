@@ -21,6 +21,7 @@ from sessions.core.transcript import (
     check_history,
     copied,
     decode,
+    decode_all,
     encode,
     entry_id,
     is_empty_reply,
@@ -354,8 +355,11 @@ def test_decoding_is_what_json_says(stored: str) -> None:
     except ValueError:
         with pytest.raises(ValueError):
             decode(stored)
+        with pytest.raises(ValueError):
+            decode_all(["[]", stored])
     else:
         assert repr(decode(stored)) == repr(decode(f" {stored} ")) == repr(expected)
+        assert repr(decode_all(["[]", stored])) == repr([[], expected])
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda one: st.lists(one) | st.dictionaries(st.text(), one)))

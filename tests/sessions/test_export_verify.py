@@ -367,6 +367,19 @@ async def test_a_session_that_is_open_when_it_is_damaged(how: str, tmp_path: Pat
         assert words(session) == ["one", "two"]
 
 
+async def test_content_that_is_no_json_is_named_wherever_it_is_read(tmp_path: Path) -> None:
+    world, session = await _three_turns(tmp_path / "a.db")
+    damaged = session.entries[3].id
+    _sql(tmp_path / "a.db", ("UPDATE entries SET content = substr(content, 2) WHERE id = ?", [damaged]))
+    async with world.manager() as manager:
+        found = await manager.open(session.id)
+        with pytest.raises(SessionsError, match=f"entry {damaged} is damaged .*: restore the database from a copy"):
+            await found.export()
+        for read in (lambda: found.messages, lambda: found.entries):
+            with pytest.raises(SessionsError, match=f"entry {damaged} is damaged .*: restore the database from a copy"):
+                read()
+
+
 async def test_entries_that_a_summary_replaced_are_verified_too(tmp_path: Path) -> None:
     world = World(script, url=tmp_path / "a.db")
     async with world.manager() as manager:
