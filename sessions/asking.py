@@ -18,7 +18,6 @@ from sessions.errors import ModelError, StepLimitReached
 from sessions.flight import Flight
 from sessions.gate import Passage
 from sessions.history import Written
-from sessions.ids import new_id
 from sessions.replies import Call, Reply, Step
 from sessions.stopping import Stop
 from sessions.telemetry import inside, start_call
@@ -55,7 +54,7 @@ class Asking:
         if prompt.profile.diagnostics and manager.diagnostics:
             body["diagnostics"] = {"previous_message_id": self._previous_message()}
         head = history.last.id if history.last else None
-        return Flight(new_id(), body, plan, self._books.now(), head, prompt.total, waited=passage.waited)
+        return Flight(self._books.new_id(), body, plan, self._books.now(), head, prompt.total, waited=passage.waited)
 
     def _previous_message(self) -> str | None:
         for entry in reversed(self._history.entries):

@@ -7,6 +7,7 @@ there, under the lease of its first branch; a batch that may have been made is l
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -21,7 +22,6 @@ from sessions.batch_part import Part, branch_id, key_of
 from sessions.batch_turn import enlist, plan, put, settle, stored_reply, take_in
 from sessions.errors import ConfigurationError, ModelError, SessionBusy
 from sessions.flight import Flight
-from sessions.ids import new_id
 from sessions.leases import Hold
 from sessions.replies import Call, Reply
 from sessions.tools import Toolbox
@@ -247,7 +247,7 @@ class Run:
                 (await self._session(index))._history.learn(Call.of(row))
 
     async def _send_chunk(self, chunk: Sequence[int], flights: dict[int, Flight], lead: Hold) -> None:
-        sending, asked = new_id(), self._manager.clock.now()
+        sending, asked = uuid.uuid4().hex, self._manager.clock.now()
 
         async def announce(index: int) -> None:
             flight = flights[index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,7 +17,6 @@ from sessions.core.prices import prices_for
 from sessions.core.ttl import Fixed
 from sessions.errors import ModelError
 from sessions.flight import Flight
-from sessions.ids import new_id
 from sessions.leases import Hold
 from sessions.replies import Reply
 from sessions.turn import Options, Turn
@@ -45,7 +45,7 @@ def plan(session: Session, *, alone: bool) -> Flight:
     planned = make_plan(prompt, history.warmth, at)
     body = render(prompt, planned.marks)
     head = history.last.id if history.last else None
-    return Flight(new_id(), body, planned, now, head, prompt.total, kind="batch")
+    return Flight(uuid.uuid4().hex, body, planned, now, head, prompt.total, kind="batch")
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -12,7 +13,6 @@ from sessions.batch_client import BatchClient
 from sessions.batch_part import Part, branch_id, key_of
 from sessions.batch_run import Run
 from sessions.errors import BatchIncomplete, ConfigurationError, ModelError, SessionBusy
-from sessions.ids import new_id
 from sessions.replies import Reply
 from storage import LeaseTaken
 
@@ -41,7 +41,7 @@ class Batching:
         self.client.check()
         if (session.settings.params or {}).get("speed") == "fast":
             raise ConfigurationError('params["speed"]="fast" is not possible in a batch: use map()')
-        group = new_id() if key is None else _named(session.id, key)
+        group = uuid.uuid4().hex if key is None else _named(session.id, key)
         run = Run(self._manager, self.client, group, len(words))
         with self._looking_after(group):
             await run.prepare(session, words)

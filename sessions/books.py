@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from sessions.core.incoming import Incoming
@@ -51,6 +52,17 @@ class Books:
         self.settings: str | None = None
         self.gaps: str | None = None
         self._pending: list[Written] = []
+
+    def new_id(self) -> str:
+        """An id for the turn or a call of it that no other worker gives: the token of a lease is given out once.
+
+        Not random: each question to the system for random digits gives the interpreter to another thread, and waiting
+        to have it back costs more than a turn's plan.
+        """
+        self.hold.named += 1
+        lease, record = self.hold.lease, self.history.record
+        parts = (record.tree, record.id, lease.session, lease.token, self.hold.named)
+        return blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
     def now(self) -> float:
         """Seconds since the epoch, by the manager's clock."""

@@ -6,6 +6,7 @@ first in `messages`; thinking behind it stays valid while `system` and `tools` a
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ from sessions.core.transcript import tool_calls
 from sessions.errors import ConfigurationError, ModelError
 from sessions.flight import Flight
 from sessions.history import History, make_entry
-from sessions.ids import new_id
 from sessions.replies import Call
 from sessions.telemetry import end_call, inside, start_call
 from storage import CallRecord, Change, EntryRecord, Lease, SessionMissing, TurnRecord
@@ -55,7 +55,7 @@ async def compact(manager: SessionManager, history: History, lease: Lease) -> Ca
     prompt, now = history.prompt, manager.clock.now()
     plan = make_plan(prompt, history.warmth, manager._tending.circumstances(history, now))
     body = _body(history.settings, render(prompt, plan.marks))
-    flight = Flight(new_id(), body, plan, now, history.head, prompt.total)
+    flight = Flight(uuid.uuid4().hex, body, plan, now, history.head, prompt.total)
     flight.span = start_call("compact", history.record.id, body, now)
     incoming = Incoming()
     try:
@@ -102,7 +102,7 @@ async def _commit(
         stop_reason="compaction", model=settings.model, message_id=incoming.message_id, call=row.id,
     )  # fmt: skip
     turn = TurnRecord(
-        new_id(), history.record.id, history.record.totals.turns + 1, "finished", started=row.started,
+        uuid.uuid4().hex, history.record.id, history.record.totals.turns + 1, "finished", started=row.started,
         ended=now, base=history.head, reply=written.entry.id, stop_reason="compaction", token=lease.token,
     )  # fmt: skip
     row = replace(row, entry=written.entry.id, turn=turn.id)

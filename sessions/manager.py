@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -29,7 +30,6 @@ from sessions.errors import ConfigurationError, SessionNotFound, SessionsError
 from sessions.flight import Air, Flight
 from sessions.gate import WarmupGate
 from sessions.history import History
-from sessions.ids import new_id
 from sessions.leases import Leases
 from sessions.linting import Linter
 from sessions.measured import SIMULATOR, read_profile
@@ -159,8 +159,8 @@ class SessionManager:
         self._check(settings)
         now, text = self.clock.now(), metadata_text(metadata)
         self._linter.check(settings, owner, text)
-        name = id or new_id()
-        record = SessionRecord(name, new_id(), owner, title, text, settings.to_json(), None, now, now)
+        name = id or uuid.uuid4().hex
+        record = SessionRecord(name, uuid.uuid4().hex, owner, title, text, settings.to_json(), None, now, now)
         with storage_errors():
             await self._store.create(record)
             return await self._loaded(record, toolbox)

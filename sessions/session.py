@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -29,7 +30,6 @@ from sessions.errors import (
     ToolsChanged,
 )
 from sessions.history import Damage, History, Written, first_damage, make_entry, read_entry, read_messages
-from sessions.ids import new_id
 from sessions.leases import Hold
 from sessions.replies import Call, Cost, Reply, Step
 from sessions.streaming import Driver, ReplyStream
@@ -219,7 +219,7 @@ class Session:
             now = self._manager.clock.now()
             record = self._history.record
             made = SessionRecord(
-                id or new_id(), record.tree, record.owner, record.title, record.metadata, settings.to_json(),
+                id or uuid.uuid4().hex, record.tree, record.owner, record.title, record.metadata, settings.to_json(),
                 head, now, now, forked_from=self.id, base=head,
             )  # fmt: skip
             await self._manager._store.create(made)

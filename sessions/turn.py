@@ -22,7 +22,6 @@ from sessions.core.steps import Finished, RunTools, SubmitResults, ToolRecord, c
 from sessions.core.transcript import Entry, encode, lift_marks, tool_calls
 from sessions.core.ttl import PARK_AFTER
 from sessions.errors import ConfigurationError, ModelError
-from sessions.ids import new_id
 from sessions.replies import Call, Reply, Step
 from sessions.stopping import Stop
 from sessions.telemetry import inside, start_turn
@@ -244,7 +243,7 @@ class Turn:
         if known is not None:
             return replace(known, state="running", ended=None, error=None, call=None, token=token, **places)
         return TurnRecord(
-            new_id(),
+            self._books.new_id(),
             self._session.id,
             self._history.record.totals.turns + 1,
             "running",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,6 @@ from sessions.core.steps import calls_of, result_block
 from sessions.core.usage import Usage
 from sessions.flight import Flight
 from sessions.history import History, make_entry
-from sessions.ids import new_id
 from sessions.misses import judge
 from sessions.replies import Call
 from sessions.telemetry import end_call, inside, start_call
@@ -102,7 +102,7 @@ async def ask_nothing(
     of the ledger too.
     """
     now = manager.clock.now()
-    flight = Flight(new_id(), _body(history, plan.marks), plan, now, history.head, 0, waited=waited)
+    flight = Flight(uuid.uuid4().hex, _body(history, plan.marks), plan, now, history.head, 0, waited=waited)
     incoming = Incoming()
     try:
         flight.started = manager.clock.now()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +264,25 @@ async def test_a_renewal_that_meets_the_last_commit_of_a_turn_is_no_takeover(
         assert renewed == 2
     assert "taken over" not in caplog.text
     world.check()
+
+
+@everywhere
+async def test_no_two_workers_give_the_same_id(tmp_path: Path) -> None:
+    """Not even those that are copies of one another: the store gives each lease another token."""
+
+    @tool(idempotent=True)
+    def look() -> str:
+        """Looks."""
+        return "seen"
+
+    world = World(answers(*[[call("look")], "done"] * 6), url=tmp_path / "a.db")
+    async with world.manager() as one, world.manager() as two:
+        session = await create(one, tools=[look])
+        fork = await session.fork()
+        other = await two.open(session.id, tools=[look])
+        replies = [await which.send("Look") for which in (session, other, session, fork, other, fork)]
+        rows = [rows for one in (session, fork) for rows in (two._store.turns(one.id), two._store.calls(one.id))]
+        found = [row.id for made in rows for row in await made]
+    assert len(found) == len(set(found)) == 6 + 12
+    assert {one.id for reply in replies for one in reply.calls} <= set(found)
+    assert all(re.fullmatch("[0-9a-f]{32}", one) for one in found)
