@@ -112,7 +112,7 @@ class Run:
 
     async def _opened(self, id: str, toolbox: Toolbox) -> Session | None:
         try:
-            return await self._manager._loaded(await self._store.load(id), toolbox)
+            return await self._manager._loaded(await self._manager._read(id), toolbox)
         except SessionMissing:
             return None
 
@@ -142,8 +142,8 @@ class Run:
 
     async def _session(self, index: int) -> Session:
         if index not in self._sessions:
-            record = await self._store.load(branch_id(self.group, index))
-            self._sessions[index] = await self._manager._loaded(record, Toolbox())
+            stored = await self._manager._read(branch_id(self.group, index))
+            self._sessions[index] = await self._manager._loaded(stored, Toolbox())
         return self._sessions[index]
 
     async def _each(self, indexes: Iterable[int], work: Callable[[int], Awaitable[None]]) -> None:

@@ -27,6 +27,7 @@ from storage import (
     PromptRecord,
     SessionRecord,
     Store,
+    Stored,
     TurnRecord,
 )
 
@@ -266,37 +267,45 @@ class History:
         self._prompt = None
         self._ids, self._ids_of = set(), 0
 
-    async def refresh(self, lease: Lease | None = None, record: SessionRecord | None = None) -> None:
+    async def refresh(self, lease: Lease | None = None) -> None:
         """Brings the state up to what is stored: reads what is new, or all after somebody rewound or a write failed.
 
         A lease that is the next one after the last that was seen here proves that nobody has written since: tokens
-        count the leases given, and every change of a session needs one. Then nothing is read. `record`: the session's
-        row, if it has just been read.
+        count the leases given, and every change of a session needs one. Then nothing is read.
         """
         token = lease.token if lease is not None else None
         if self._loaded and token is not None and self._token == token - 1:
             self._token = token
         else:
             self._token, self._open = None, None
-            await self._read(record or await self._store.load(self.record.id))
+            if not (self._loaded and await self._read_on()):
+                await self.take(await self._store.read(self.record.id, calls=RECENT_CALLS))
             self._token = token
         self._transcripts.touch(self)
 
-    async def _read(self, record: SessionRecord) -> None:
-        same, known = self._loaded and record.settings == self.record.settings, self.record.head
-        if same and known == record.head:
-            self._note_record(record)
-            return
-        after = known if same and record.head is not None else None
-        try:
-            rows = await self._store.chain(record.id, record.head, after=after)
-        except HeadMoved:
-            after, rows = None, await self._store.chain(record.id, record.head)
-        calls = await self._recent_calls()
-        self._take_over(record, rows, whole=after is None)  # all at once: a reader that is cancelled changes nothing
-        for call in calls:
-            self.learn(call)
+    async def take(self, stored: Stored) -> None:
+        """Takes over what has just been read as a whole."""
+        self._take_over(stored.record, stored.entries, stored.calls, whole=True)
         await self._learn_settings()
+        self._transcripts.touch(self)
+
+    async def _read_on(self) -> bool:
+        """Reads what has come behind the known head; whether that is all that has changed."""
+        record, known = await self._store.load(self.record.id), self.record.head
+        if record.settings != self.record.settings:
+            return False
+        if record.head == known:
+            self._note_record(record)
+            return True
+        if record.head is None or known is None:
+            return False
+        try:
+            rows = await self._store.chain(record.id, record.head, after=known)
+        except HeadMoved:
+            return False
+        self._take_over(record, rows, await self._recent_calls(), whole=False)
+        await self._learn_settings()
+        return True
 
     async def _learn_settings(self) -> None:
         """The settings that the newest call was made with, where they are not the present ones: for its diagnosis."""
@@ -307,23 +316,25 @@ class History:
         if text is not None:
             self.settings_of_calls[digest] = self._transcripts.settings(text).settings
 
-    async def _recent_calls(self) -> list[Call]:
-        rows = await self._store.calls(self.record.id, limit=RECENT_CALLS, newest_first=True)
-        return [Call.of(row) for row in reversed(rows)]
+    async def _recent_calls(self) -> list[CallRecord]:
+        return (await self._store.calls(self.record.id, limit=RECENT_CALLS, newest_first=True))[::-1]
 
     async def recall(self) -> None:
         """Reads the newest calls again: somebody may have kept the prefix warm, which needs no lease."""
         known = {call.id for call in self.trail.calls}
-        for call in await self._recent_calls():
-            if call.id not in known:
-                self.learn(call)
+        for row in await self._recent_calls():
+            if row.id not in known:
+                self.learn(Call.of(row))
 
     def _settings_digest(self) -> str:
         if self._digest is None or self._digest[0] is not self.settings:
             self._digest = self.settings, text_digest(kept_text(self.settings))
         return self._digest[1]
 
-    def _take_over(self, record: SessionRecord, rows: Sequence[EntryRecord], *, whole: bool) -> None:
+    def _take_over(
+        self, record: SessionRecord, rows: Sequence[EntryRecord], calls: Sequence[CallRecord], *, whole: bool
+    ) -> None:
+        """All at once: a reader that is cancelled changes nothing."""
         new = [] if whole else [read_entry(row) for row in rows]
         self._note_record(record)
         if whole:
@@ -333,6 +344,8 @@ class History:
             self._extend(new)
         self.size += size_of([row.content for row in rows])
         self._committed, self._loaded = self.length, True
+        for call in calls:
+            self.learn(Call.of(call))
 
     def _extend(self, new: Sequence[Entry]) -> None:
         self.entries.extend(new)

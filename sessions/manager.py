@@ -6,7 +6,8 @@ import json
 import os
 import uuid
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import blake2b
 from types import TracebackType
@@ -29,7 +30,7 @@ from sessions.core.usage import Usage
 from sessions.errors import ConfigurationError, SessionNotFound, SessionsError
 from sessions.flight import Air, Flight
 from sessions.gate import WarmupGate
-from sessions.history import History
+from sessions.history import RECENT_CALLS, History
 from sessions.leases import Leases
 from sessions.linting import Linter
 from sessions.measured import SIMULATOR, read_profile
@@ -42,7 +43,7 @@ from sessions.tool_round import InDoubt, check_in_doubt
 from sessions.tools import Toolbox
 from sessions.transcripts import TRANSCRIPT_BYTES, Transcripts
 from sessions.translate import given, storage_errors
-from storage import SessionExists, SessionMissing, SessionRecord, Store, open_store
+from storage import SessionExists, SessionMissing, SessionRecord, Store, Stored, open_store
 
 CostsBy: TypeAlias = Literal["session", "owner", "day", "kind"]
 
@@ -163,7 +164,7 @@ class SessionManager:
         record = SessionRecord(name, uuid.uuid4().hex, owner, title, text, settings.to_json(), None, now, now)
         with storage_errors():
             await self._store.create(record)
-            return await self._loaded(record, toolbox)
+            return await self._loaded(Stored(record, [], []), toolbox)
 
     async def prewarm(self, **settings: Any) -> Usage | None:
         """Writes the prefix of sessions that do not exist yet, with a zero-token request: what `create` would share.
@@ -198,11 +199,13 @@ class SessionManager:
         """
         tools = list(tools)
         toolbox = Toolbox(tools)
-        record = await self._find(id, owner)
+        with _finding(id):
+            stored = await self._read(id)
+        _check_owner(stored.record, owner)
         if not rebase:
-            check_tools(Settings.from_json(record.settings), toolbox)
+            check_tools(Settings.from_json(stored.record.settings), toolbox)
         with storage_errors():
-            session = await self._loaded(record, toolbox)
+            session = await self._loaded(stored, toolbox)
         if rebase and toolbox.definitions:
             await session.update(tools=tools, rebase=True)
         return session
@@ -263,25 +266,21 @@ class SessionManager:
             await self._store.record(row, history.settings_record)
 
     async def _find(self, id: str, owner: str | None) -> SessionRecord:
-        with storage_errors():
-            try:
-                record = await self._store.load(id)
-            except SessionMissing as error:
-                raise SessionNotFound(_not_found(id)) from error
-        if owner is not None and record.owner != owner:
-            raise SessionNotFound(_not_found(id))
+        with _finding(id):
+            record = await self._store.load(id)
+        _check_owner(record, owner)
         return record
 
-    async def _loaded(self, record: SessionRecord, toolbox: Toolbox) -> Session:
-        return Session(self, await self._history_of(record.id, record), toolbox)
+    async def _read(self, id: str) -> Stored:
+        return await self._store.read(id, calls=RECENT_CALLS)
 
-    async def _history_of(self, id: str, record: SessionRecord | None = None) -> History:
-        """What is stored of a session now; `record`: if it has been read already."""
-        record = record or await self._store.load(id)
-        history = History(
-            self._store, record, self._profile_of, self._client.base_url or "", self._transcripts, self._warmth
-        )
-        await history.refresh(record=record)
+    async def _loaded(self, stored: Stored, toolbox: Toolbox) -> Session:
+        return Session(self, await self._history_of(stored), toolbox)
+
+    async def _history_of(self, stored: Stored) -> History:
+        endpoint = self._client.base_url or ""
+        history = History(self._store, stored.record, self._profile_of, endpoint, self._transcripts, self._warmth)
+        await history.take(stored)
         return history
 
     def _profile_of(self, model: str) -> Profile:
@@ -331,6 +330,20 @@ def _check_amounts(least: int, **given: Any) -> None:
     for name, value in given.items():
         if not isinstance(value, int | float) or not value >= least:
             raise ConfigurationError(f"{name} must be a number, {least} or more, not {value!r:.80}")
+
+
+@contextmanager
+def _finding(id: str) -> Iterator[None]:
+    with storage_errors():
+        try:
+            yield
+        except SessionMissing as error:
+            raise SessionNotFound(_not_found(id)) from error
+
+
+def _check_owner(record: SessionRecord, owner: str | None) -> None:
+    if owner is not None and record.owner != owner:
+        raise SessionNotFound(_not_found(record.id))
 
 
 def _not_found(id: str) -> str:

@@ -126,7 +126,7 @@ class Recovery:
         toolbox = self._toolbox(Settings.from_json(record.settings))
         if toolbox is not None:
             with storage_errors():
-                return await manager._loaded(record, toolbox)
+                return await manager._loaded(await manager._read(id), toolbox)
         if id not in self._skipped:
             self._skipped.add(id)
             log.info("session %s has an interrupted turn, and tools that this manager was not given: left as it is", id)

@@ -223,7 +223,7 @@ class Session:
                 head, now, now, forked_from=self.id, base=head,
             )  # fmt: skip
             await self._manager._store.create(made)
-            branch = await self._manager._loaded(made, self._toolbox)
+            branch = await self._manager._loaded(await self._manager._read(made.id), self._toolbox)
             branch._history.warmth.points |= self._history.warmth.points
             return branch
 

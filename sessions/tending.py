@@ -215,7 +215,7 @@ class Tending:
 
     async def _look_after(self, session: str) -> None:
         manager = self._manager
-        history = await manager._history_of(session)
+        history = await manager._history_of(await manager._read(session))
         again = await self._tended(history)
         await manager._store.tend(session, again, now=manager.clock.now(), head=history.head)
         if again is not None:

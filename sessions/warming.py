@@ -63,7 +63,7 @@ async def prewarm(manager: SessionManager, history: History) -> Usage | None:
 
 async def _opened(manager: SessionManager, history: History) -> History:
     """The conversation with its first words still to come: the pinned context is part of their message."""
-    opened = await manager._history_of(history.record.id)
+    opened = await manager._history_of(await manager._read(history.record.id))
     words = [*opened.settings.context, {"type": "text", "text": PLACEHOLDER}]
     opened.stage([make_entry(None, "user", words, manager.clock.now())])
     return opened

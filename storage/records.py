@@ -290,6 +290,15 @@ class Warmup:
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """A conversation as it stands: its session, the entries from the root to the head, and calls, oldest first."""
+
+    record: SessionRecord
+    entries: list[EntryRecord]
+    calls: list[CallRecord]
+
+
+@dataclass(frozen=True, slots=True)
 class Statistics:
     """What a store has done since it was opened: `writes` asked for, and the durable `transactions` they shared."""
 

@@ -20,6 +20,7 @@ from .records import (
     PromptRecord,
     SessionRecord,
     Statistics,
+    Stored,
     TurnRecord,
     Warmup,
 )
@@ -59,6 +60,9 @@ class SQLStore:
 
     async def load(self, session: str) -> SessionRecord:
         return await self._read(transactions.load, session)
+
+    async def read(self, session: str, *, calls: int) -> Stored:
+        return await self._read(transactions.read, session, calls)
 
     async def list(
         self,

@@ -18,6 +18,7 @@ from .records import (
     PromptRecord,
     SessionRecord,
     Statistics,
+    Stored,
     Subtotal,
     ToolCallRecord,
     TurnRecord,
@@ -73,6 +74,9 @@ class Store(Protocol):
 
     async def load(self, session: str) -> SessionRecord:
         """The session as it stands. Raises `SessionMissing`."""
+
+    async def read(self, session: str, *, calls: int) -> Stored:
+        """The session, its chain and its newest calls, at most that many, for the price of one look. As `load`."""
 
     async def list(
         self,

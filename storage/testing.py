@@ -28,6 +28,7 @@ from .records import (
     Lease,
     PromptRecord,
     SessionRecord,
+    Stored,
     Subtotal,
     ToolCallRecord,
     Totals,
@@ -294,6 +295,21 @@ async def a_chain_is_the_same_in_a_tree_of_many_branches(store: Store) -> None:
         head = branch[-1].id
         for chain in (trunk, trunk[: place + 1], (*trunk[: place + 1], *branch), (*trunk[: place + 1], branch[0])):
             _equal(await store.chain("s", chain[-1].id), list(chain))
+
+
+@_rule
+async def a_conversation_is_read_as_a_whole(store: Store) -> None:
+    """read gives what load, chain and calls give, and of the calls the newest."""
+    lease = await _grown(store, "a", "b")
+    _equal(await store.read("s", calls=5), Stored(await store.load("s"), list(entries_of("a", "b")), []))
+    rows = tuple(call_record(id) for id in "xyz")
+    await store.commit(lease, change("b", "b", calls=rows))
+    read = await store.read("s", calls=2)
+    _equal((read.record, read.calls), (await store.load("s"), list(rows[1:])))
+    _equal((await store.read("s", calls=3)).calls, await store.calls("s"))
+    await store.create(session_record("empty"))
+    _equal((await store.read("empty", calls=2)).entries, [])
+    await _raises(SessionMissing, store.read("nobody", calls=1))
 
 
 @_rule

@@ -28,6 +28,7 @@ from .records import (
     Lease,
     PromptRecord,
     SessionRecord,
+    Stored,
     ToolCallRecord,
     Totals,
     TurnRecord,
@@ -166,6 +167,12 @@ def load(db: Database, session: str) -> SessionRecord:
     if row is None:
         raise SessionMissing(session)
     return _session(row)
+
+
+def read(db: Database, session: str, calls: int) -> Stored:
+    record = load(db, session)
+    newest = ledger(db, session, calls, newest_first=True)
+    return Stored(record, chain(db, session, record.head, None), newest[::-1])
 
 
 def listing(

@@ -27,8 +27,8 @@ NAMES = {
     storage: (
         "CallRecord Change EntryMissing EntryRecord HeadMoved Holder Lease LeaseGone LeaseTaken PromptRecord "
         "SchemaTooNew SchemaTooOld ServerAway SessionExists SessionMissing SessionRecord Statistics StorageError Store "
-        "StoreDamaged StoreNotOpen StoreUnavailable Subtotal ToolCallRecord Totals TurnKeyTaken TurnRecord Warmup "
-        "open_store"
+        "Stored StoreDamaged StoreNotOpen StoreUnavailable Subtotal ToolCallRecord Totals TurnKeyTaken TurnRecord "
+        "Warmup open_store"
     ),
 }
 

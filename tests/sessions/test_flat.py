@@ -146,7 +146,7 @@ async def test_after_a_commit_with_an_unknown_outcome_all_is_read_again(tmp_path
         store.fail = 0
         store.asked.clear()
         await session.send("two")
-        assert "load" in store.asked
+        assert "read" in store.asked
         assert session.title == "new"
         store.fail = failing
         with pytest.raises(OSError):
