@@ -80,15 +80,17 @@ Work: TypeAlias = Callable[[Database], Steps[T]]
 def side_by_side(works: Sequence[Work[T]], db: Database) -> list[T]:
     """Does them all in one transaction; on a server, the questions of all of them are one round trip."""
     steps = [work(db) for work in works]
-    done: dict[int, T] = {}
-    while len(done) < len(steps):
-        for number, one in enumerate(steps):
-            if number not in done:
-                try:
-                    next(one)
-                except StopIteration as end:
-                    done[number] = end.value
-    return [done[number] for number in range(len(steps))]
+    for one in steps:
+        next(one)
+    return [_end(one) for one in steps]
+
+
+def _end(steps: Steps[T]) -> T:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
 
 
 # Rows and records

@@ -236,3 +236,11 @@ async def test_an_unforeseen_error_reaches_its_caller_alone(store: SQLStore) -> 
 
     found = await together(store, bug(), store.record(call_record("c", "a")))
     assert [type(one) for one in found] == [ZeroDivisionError, type(None)]
+
+
+async def test_a_commit_that_gives_the_lease_back_tells_who_waits(store: SQLStore) -> None:
+    (held,) = await leases(store, ["a"])
+    with pytest.raises(LeaseTaken):
+        await store.acquire("a", OTHER, seconds=60, now=NOW, queue=5.0)
+    await store.commit(held, change(None, "a1", entries=entries_of("a1"), release=True))
+    assert (await store.acquire("a", OTHER, seconds=60, now=NOW, queue=5.0)).holder == OTHER
