@@ -13,13 +13,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 from .errors import StoreUnavailable
 from .records import Statistics
 from .transactions import Database
 
 Work = Callable[[Database], Any]
+
+
+class Resting(Database, Protocol):
+    """A connection that can be told that a piece of work has ended."""
+
+    def rest(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -35,7 +41,7 @@ class GroupCommit:
     """The one writer of an SQLite database. It owns the connection and closes it."""
 
     def __init__(
-        self, raw: sqlite3.Connection, database: Database, translated: Callable[[BaseException], BaseException]
+        self, raw: sqlite3.Connection, database: Resting, translated: Callable[[BaseException], BaseException]
     ) -> None:
         self._raw = raw
         self._database = database
@@ -104,13 +110,19 @@ class GroupCommit:
     def _work(self, job: _Job) -> None:
         self._raw.execute("SAVEPOINT job")
         try:
-            job.result = job.work(self._database)
+            self._do(job)
         except BaseException as error:
             if not self._raw.in_transaction:  # SQLite gave up all of it, as on a full disk: nobody's work is left
                 raise
             self._raw.execute("ROLLBACK TO job")
             job.error = self._translated(error)
         self._raw.execute("RELEASE job")
+
+    def _do(self, job: _Job) -> None:
+        try:
+            job.result = job.work(self._database)
+        finally:
+            self._database.rest()
 
     def _undo(self) -> None:
         if self._raw.in_transaction:

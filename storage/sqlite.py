@@ -44,9 +44,21 @@ class SQLiteDatabase:
 
     def __init__(self, raw: sqlite3.Connection) -> None:
         self.raw = raw
+        self._asked: list[sqlite3.Cursor] = []
 
     def run(self, statement: Statement, values: Mapping[str, Any]) -> Cursor:
-        return self.raw.execute(statement.text["sqlite"], {**statement.fixed, **values})
+        answer = self.raw.execute(statement.text["sqlite"], {**statement.fixed, **values})
+        if answer.description is not None:
+            self._asked.append(answer)
+        return answer
+
+    def rest(self) -> None:
+        """Ends the work's questions. One that is not read to its end would keep the connection in its transaction for
+        as long as anybody keeps the cursor, and the traceback of an error does.
+        """
+        for answer in self._asked:
+            answer.close()
+        self._asked.clear()
 
     def time(self, now: float) -> float:
         return now
@@ -142,9 +154,11 @@ class SQLite:
                 raw = self._idle.pop()
             except IndexError:
                 raw = self._connect()
+            database = SQLiteDatabase(raw)
             try:
-                return work(SQLiteDatabase(raw))
+                return work(database)
             finally:
+                database.rest()
                 if self._writer is None:  # closed meanwhile
                     raw.close()
                 else:
@@ -249,7 +263,7 @@ _REMEDIES = {
     sqlite3.SQLITE_READONLY: "the file or its directory cannot be written; change their rights, or name another file",
     sqlite3.SQLITE_FULL: "the disk is full; free some space and try again",
     sqlite3.SQLITE_IOERR: "the disk failed; nothing of this write was kept",
-    sqlite3.SQLITE_BUSY: f"another process has kept it locked for {BUSY_TIMEOUT:.0f} seconds; try again",
+    sqlite3.SQLITE_BUSY: "another process keeps it locked; try again",
     sqlite3.SQLITE_LOCKED: "another process keeps it locked; try again",
 }
 

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from storage import SchemaTooNew, SchemaTooOld, Store, StoreDamaged, StoreUnavailable, open_store
+from storage import LeaseGone, SchemaTooNew, SchemaTooOld, Store, StoreDamaged, StoreUnavailable, open_store
 from storage.sqlite import APPLICATION, SQLite, SQLiteDatabase, _write_ahead
+from storage.statements import listing
 from storage.tables import REVISION
-from storage.testing import NOW, OTHER, change, entries_of, hold, session_record
+from storage.testing import NOW, OTHER, call_record, change, entries_of, hold, session_record, turn_record
+from storage.transactions import Database
 
 
 async def refused(url: str, kind: type[Exception], words: str) -> None:
@@ -429,6 +431,50 @@ async def test_a_cancelled_commit_is_whole(store: Store) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (await store.load("s")).head == "b"
+
+
+async def test_an_error_that_somebody_keeps_keeps_nothing_open(url: str, store: Store) -> None:
+    """Its traceback holds the answers that were not read; the writes behind it are none of its business."""
+    await store.create(session_record())
+    stale = await hold(store)
+    turned = change(None, None, turn=turn_record(), calls=(call_record("c"), call_record("d")))
+    await store.commit(stale, turned)
+    await store.acquire("s", OTHER, seconds=60, now=stale.expires + 1)
+    (kept,) = await asyncio.gather(store.commit(stale, turned), return_exceptions=True)
+    other = open_store(url)
+    await other.open()
+    await other.create(session_record("of another process"))
+    await store.create(session_record("behind it"))
+    assert isinstance(kept, LeaseGone)
+    await other.close()
+
+
+async def test_an_error_that_a_reader_keeps_keeps_nothing_open(store: Store) -> None:
+    """Else what a later reader finds would be what the first one found."""
+    await store.create(session_record())
+    await store.create(session_record("t"))
+
+    def failing(db: Database) -> None:
+        answer = db.run(listing(owner=False, before=False, search=False, prefix=False), {"limit": 9})
+        raise ZeroDivisionError(answer)
+
+    (kept,) = await asyncio.gather(store._read(failing), return_exceptions=True)
+    await store.delete("t")
+    assert [one.id for one in await store.list()] == ["s"]
+    assert isinstance(kept, ZeroDivisionError)
+
+
+async def test_who_finds_it_locked_is_told_of_no_wait_that_was_not(
+    path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.sqlite.BUSY_TIMEOUT", 0.0)
+    other = open_store(f"sqlite:///{path}")
+    await other.open()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as raw:
+        raw.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable, match="another process keeps it locked; try again"):
+            await other.create(session_record())
+    await other.close()
 
 
 def in_a_fork(store: Store) -> None:
