@@ -76,6 +76,9 @@ class PostgreSQLDatabase:
     def tell(self, name: str) -> None:
         self.run(TELL, {"topic": topic(name)})
 
+    def forget(self) -> None:
+        """The server's own files and its vacuum are its operator's."""
+
     def _ask(self, text: bytes, values: Mapping[str, Any]) -> Cursor:
         self._asked += 1
         return _Answer(self, self._asked, self.raw.execute(text, values))

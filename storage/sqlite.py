@@ -33,8 +33,13 @@ BUSY_TIMEOUT = 60.0
 POLL = 0.02
 """Seconds between two looks of somebody who waits for another process: a look costs a file next to nothing."""
 
+TRUNCATING = 0.1
+"""Seconds that emptying the log waits for those who still read from it; nobody writes meanwhile."""
+
 APPLICATION = 0x5741524D
 """Marks a file as ours ("WARM"), so that no other program's database is ever touched."""
+
+_creating = threading.Lock()  # closing a file drops this process's locks on it, those of another store's too
 
 
 class SQLiteDatabase:
@@ -44,6 +49,7 @@ class SQLiteDatabase:
 
     def __init__(self, raw: sqlite3.Connection) -> None:
         self.raw = raw
+        self.owes = False
         self._asked: list[sqlite3.Cursor] = []
 
     def run(self, statement: Statement, values: Mapping[str, Any]) -> Cursor:
@@ -69,6 +75,17 @@ class SQLiteDatabase:
     def tell(self, name: str) -> None:
         """Nobody listens to a file."""
 
+    def forget(self) -> None:
+        self.owes = True
+
+    def truncate(self) -> None:
+        """Empties the log, where deleted words stand on; `owes` stays as long as somebody still reads from it."""
+        self.raw.execute(f"PRAGMA busy_timeout = {TRUNCATING * 1000:.0f}")
+        try:
+            self.owes = bool(self.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+        finally:
+            self.raw.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT * 1000:.0f}")
+
 
 class SQLite:
     """A file, or memory (`path` None), where reads take their turn among the writes.
@@ -92,6 +109,8 @@ class SQLite:
             with self._translation():
                 self._check_path()
                 self._read_only = self._reading and not self._may_write()
+                if self._path is not None and not self._read_only:
+                    _make_private(self._path)
                 raw = self._connect()
                 try:
                     self._prepare(raw)
@@ -247,7 +266,8 @@ class SQLite:
     def _translated(self, error: BaseException) -> BaseException:
         """A driver's error as one of ours where the user can do something about it; others as they are."""
         if isinstance(error, OSError):
-            return _caused(StoreUnavailable(f"{self._name} cannot be reached ({error}): check the path"), error)
+            remedy = _REMEDIES[sqlite3.SQLITE_CANTOPEN]
+            return _caused(StoreUnavailable(f"{self._name} cannot be reached ({error}): {remedy}"), error)
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
             found = f"{self._name} is damaged or no SQLite database ({error}): restore a copy, or name another file"
@@ -271,6 +291,14 @@ _REMEDIES = {
 def _caused(error: StorageError, cause: BaseException) -> StorageError:
     error.__cause__ = cause
     return error
+
+
+def _make_private(path: Path) -> None:
+    """Makes a new file that only its owner may read; the files beside it take after it. What exists is left alone."""
+    with _creating, contextlib.suppress(FileExistsError):
+        place = path.resolve()
+        if not place.exists():
+            os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def _lower(text: str | None) -> str | None:
