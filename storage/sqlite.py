@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sqlalchemy import URL
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from . import migrations, threads
@@ -23,6 +24,7 @@ from .statements import DIALECTS, Statement
 from .tables import REVISION, VERSION_TABLE, metadata
 from .totals import DecimalSum
 from .transactions import Cursor, Database, Work, side_by_side
+from .urls import upgrade_command
 from .watching import Deaf, Watch
 
 T = TypeVar("T")
@@ -240,7 +242,7 @@ class SQLite:
         if not self._read_only:
             _check_writable(raw)
         elif revision < REVISION:
-            raise SchemaTooOld(self._name, revision)
+            raise SchemaTooOld(self._name, revision, upgrade_command(URL.create("sqlite", database=self._name)))
         if revision < REVISION:
             migrations.upgrade("sqlite://", creator=self._connect)
 
