@@ -18,8 +18,8 @@ from threading import Lock
 from typing import Any, TypeVar, cast
 
 import psycopg
+from psycopg import waiting
 from psycopg.pq.abc import PGconn
-from psycopg.waiting import Ready, Wait
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 
@@ -103,14 +103,14 @@ class PostgreSQLDatabase:
             self._answered = self._asked
 
 
-def _sent(connection: PGconn) -> Generator[Wait, Ready | int]:
+def _sent(connection: PGconn) -> Generator[waiting.Wait, waiting.Ready | int]:
     """Sends all that was asked, whatever its size.
 
     A pipeline (psycopg 3.3) sends once and then waits for answers. Of a last statement that does not fit into the
     socket's buffer, a megabyte or so, the server would never see the end, and both would wait for ever.
     """
     while connection.flush():
-        if (yield Wait.RW) & Ready.R:
+        if (yield waiting.Wait.RW) & waiting.Ready.R:
             connection.consume_input()
 
 
