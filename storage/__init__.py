@@ -5,6 +5,7 @@ from __future__ import annotations
 from .errors import (
     EntryMissing,
     HeadMoved,
+    InvalidValue,
     LeaseGone,
     LeaseTaken,
     SchemaTooNew,
@@ -43,6 +44,7 @@ __all__ = [
     "EntryRecord",
     "HeadMoved",
     "Holder",
+    "InvalidValue",
     "Lease",
     "LeaseGone",
     "LeaseTaken",

@@ -4,7 +4,7 @@ StorageError
 ├── SessionMissing    ├── SessionExists   ├── EntryMissing
 ├── LeaseTaken        ├── LeaseGone       ├── HeadMoved      ├── TurnKeyTaken
 ├── SchemaTooOld      ├── SchemaTooNew
-├── StoreDamaged
+├── StoreDamaged      ├── InvalidValue
 └── StoreUnavailable
     ├── StoreNotOpen
     └── ServerAway
@@ -123,6 +123,10 @@ class ServerAway(StoreUnavailable):
         super().__init__(f"{store} went away ({problem}): {written}; load the session again when the server is back")
         self.problem = problem
         self.unknown = unknown
+
+
+class InvalidValue(StorageError):
+    """A value that cannot be stored, or a limit that is none: the message names it; nothing was written."""
 
 
 class StoreDamaged(StorageError):

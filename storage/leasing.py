@@ -10,6 +10,7 @@ from . import statements as sql
 from .errors import LeaseGone, LeaseTaken
 from .records import Holder, Lease
 from .transactions import Database, Steps, moving, read_holder, write_holder
+from .values import seconds as finite
 
 
 def acquire(
@@ -19,7 +20,7 @@ def acquire(
     locked = db.run(sql.LOCK, {"session": session})
     time = db.ask_time(now)
     yield
-    row, now = moving(locked, session), time()
+    row, now, seconds = moving(locked, session), time(), finite("seconds", seconds)
     present = read_holder(row["lease_holder"])
     waiting = _waiting(row["lease_queue"], holder, now)
     taken = present is not None and present != holder and row["lease_expires"] > now and not present.is_gone(holder)
@@ -27,7 +28,7 @@ def acquire(
     if taken or (present != holder and waiting and waiting[0][0] != holder):
         if queue:
             place = next((n for n, (one, _) in enumerate(waiting) if one == holder), len(others))
-            others.insert(place, (holder, now + queue))
+            others.insert(place, (holder, now + finite("queue", queue)))
         if others or row["lease_queue"]:
             _set_queue(db, session, others)
         ahead = present if taken and present is not None else waiting[0][0]
@@ -54,7 +55,7 @@ def _set_queue(db: Database, session: str, queue: Sequence[tuple[Holder, float]]
 def renew(db: Database, lease: Lease, seconds: float, now: float) -> Steps[Lease]:
     time = db.ask_time(now)
     yield
-    expires = time() + seconds
+    expires = time() + finite("seconds", seconds)
     values = {"session": lease.session, "lease_token": lease.token, "expires": expires}
     if db.run(sql.RENEW, values).rowcount == 0:
         raise LeaseGone(lease.session, lease.token)

@@ -47,20 +47,20 @@ class Outage:
         log.info("%s is %s after %.1f s", self._store, "back" if answered else "no longer waited for", seconds)
 
 
-class Wait:
-    """One work's wait, a context manager; it begins when the work first misses the server."""
+class Patience:
+    """One work's patience, a context manager; it begins when the work first misses the server."""
 
     def __init__(self, outage: Outage) -> None:
         self._outage = outage
         self._began: float | None = None
 
-    def goes_on(self, problem: str, pause: float, patience: float) -> bool:
-        """Whether it is worth trying again after that pause; no work waits longer than `patience`, all in seconds."""
+    def goes_on(self, problem: str, pause: float, most: float) -> bool:
+        """Whether it is worth trying again after that pause; no work waits longer than `most`, all in seconds."""
         now = time.monotonic()
         if self._began is None:
             self._began = now
             self._outage.begin(problem)
-        return now + pause < min(self._began, self._outage.missed()) + patience
+        return now + pause < min(self._began, self._outage.missed()) + most
 
     def __enter__(self) -> Self:
         return self

@@ -29,7 +29,7 @@ from . import schema as tables
 from .connections import Connections
 from .errors import SchemaTooOld, ServerAway, StorageError, StoreDamaged, StoreNotOpen, StoreUnavailable
 from .listening import Listener, ListeningWatch
-from .patience import Outage, Wait
+from .patience import Outage, Patience
 from .records import Statistics
 from .sharing import Sharing
 from .statements import TELL, Statement
@@ -76,8 +76,7 @@ class PostgreSQLDatabase:
         self._asked = self._answered = 0
 
     def run(self, statement: Statement, values: Mapping[str, Any]) -> Cursor:
-        fixed = {**statement.fixed, "channel": self._channel}
-        return self._ask(statement.in_schema(self._schema), {**fixed, **values})
+        return self._ask(statement.in_schema(self._schema), statement.filled(values) | {"channel": self._channel})
 
     def time(self, now: float) -> float:
         return self.ask_time(now)()
@@ -239,13 +238,13 @@ class PostgreSQL:
         The work is told whether an earlier try may have been committed.
         """
         pause = 0.02
-        with Wait(self._outage) as wait:
+        with Patience(self._outage) as patience:
             while True:
                 try:
                     return self._attempt(partial(work, unknown))
                 except ServerAway as error:
                     unknown = unknown or error.unknown
-                    if not wait.goes_on(error.problem, pause, PATIENCE) or not self._open:
+                    if not patience.goes_on(error.problem, pause, PATIENCE) or not self._open:
                         raise ServerAway(self._name, error.problem, unknown=unknown) from error.__cause__
                 time.sleep(pause)
                 pause = min(2 * pause, 1.0)

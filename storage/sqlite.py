@@ -20,11 +20,13 @@ from . import migrations, threads
 from .errors import SchemaTooNew, SchemaTooOld, StorageError, StoreDamaged, StoreNotOpen, StoreUnavailable
 from .group import GroupCommit
 from .records import Statistics
+from .searching import words
 from .statements import DIALECTS, Statement
 from .tables import REVISION, VERSION_TABLE, metadata
 from .totals import DecimalSum
 from .transactions import Cursor, Database, Work, side_by_side
 from .urls import upgrade_command
+from .values import seconds
 from .watching import Deaf, Watch
 
 T = TypeVar("T")
@@ -55,7 +57,7 @@ class SQLiteDatabase:
         self._asked: list[sqlite3.Cursor] = []
 
     def run(self, statement: Statement, values: Mapping[str, Any]) -> Cursor:
-        answer = self.raw.execute(statement.text["sqlite"], {**statement.fixed, **values})
+        answer = self.raw.execute(statement.text["sqlite"], statement.filled(values))
         if answer.description is not None:
             self._asked.append(answer)
         return answer
@@ -69,10 +71,10 @@ class SQLiteDatabase:
         self._asked.clear()
 
     def time(self, now: float) -> float:
-        return now
+        return seconds("now", now)
 
     def ask_time(self, now: float) -> Callable[[], float]:
-        return lambda: now
+        return lambda: self.time(now)
 
     def tell(self, name: str) -> None:
         """Nobody listens to a file."""
@@ -198,6 +200,7 @@ class SQLite:
         place, uri = (self._unchanged(), True) if self._read_only else (self._path or ":memory:", False)
         raw = sqlite3.connect(place, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False, uri=uri)
         raw.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own knows ASCII only
+        raw.create_function("words", 2, words, deterministic=True)
         raw.create_aggregate("decimal_sum", 1, DecimalSum)  # type: ignore[arg-type]  # typeshed: finalize gives an int
         raw.execute("PRAGMA synchronous = FULL")
         raw.execute("PRAGMA secure_delete = ON")  # deleted words are overwritten, not just forgotten

@@ -7,7 +7,9 @@ cost more than the database does.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any
+from typing import cast as cast_to
 
 from sqlalchemy import (
     Column,
@@ -31,29 +33,44 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql import ClauseElement
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from .records import EntryRecord
+from .searching import IN_CONTENT, IN_METADATA, KEPT
 from .tables import DUE, OPEN_TURN, calls, entries, prompts, sessions, tool_calls, turns, warmups
+from .values import NO_LIMIT, check, looks
 from .watching import CHANNEL
 
 DIALECTS = {"sqlite": sqlite.dialect(paramstyle="named"), "postgresql": postgresql.psycopg.dialect()}  # type: ignore[no-untyped-call]
-NO_LIMIT = 2**31 - 1
 LONGEST = 150_000
 """Entries after which a chain is taken for a loop, which only damage can make; a request holds 100,000 at most."""
 
 
 class Statement:
-    """One statement in the words of each dialect; `fixed` are the values it was built with."""
+    """One statement in the words of each dialect; `fixed` are the values it was built with.
 
-    def __init__(self, clause: ClauseElement, *, postgresql: ClauseElement | None = None) -> None:
+    `into`: the table that it puts a whole row into.
+    """
+
+    def __init__(
+        self, clause: ClauseElement, *, postgresql: ClauseElement | None = None, into: Table | None = None
+    ) -> None:
         self._postgresql = clause if postgresql is None else postgresql
         self._in_schema: dict[str, bytes] = {}
         self.text: dict[str, str] = {}
         self.fixed: dict[str, Any] = {}
+        kinds: dict[str, Any] = {}
         for name, form in (("sqlite", clause), ("postgresql", self._postgresql)):
-            compiled = form.compile(dialect=DIALECTS[name])
+            compiled = cast_to(SQLCompiler, form.compile(dialect=DIALECTS[name]))
             self.text[name] = str(compiled)
             self.fixed |= {key: value for key, value in (compiled.params or {}).items() if value is not None}
+            kinds |= {key: bound.type for bound, key in compiled.bind_names.items()}
+        self._looks = looks({key: kind for key, kind in kinds.items() if key not in self.fixed}, into)
+
+    def filled(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """All values of the statement. Raises `InvalidValue` for one that cannot be stored."""
+        check(values, self._looks)
+        return {**self.fixed, **values}
 
     def in_schema(self, schema: str | None) -> bytes:
         """For PostgreSQL, with every table in that schema; None leaves it to the server where to look."""
@@ -84,6 +101,7 @@ def _insert(table: Table) -> Statement:
     return Statement(
         sqlite.insert(table).values(values).on_conflict_do_nothing(),
         postgresql=postgresql.insert(table).values(values).on_conflict_do_nothing(),
+        into=table,
     )
 
 
@@ -158,17 +176,29 @@ def listing(*, owner: bool, before: bool, search: bool, prefix: bool) -> Stateme
         moment = _bound(sessions.c.updated_at, "before_time")
         same = and_(sessions.c.updated_at == moment, sessions.c.id < _text("before"))
         query = query.where(or_(sessions.c.updated_at < moment, same))
-    if search:
-        words = _text("words")
-        in_tree = entries.c.tree == sessions.c.tree
-        said = select(entries.c.number).where(in_tree, _contains(entries.c.content, words))
-        named = (sessions.c.title, sessions.c.id, sessions.c.metadata)
-        query = query.where(or_(*(_contains(column, words) for column in named), said.exists()))
-    return Statement(query)
+    if not search:
+        return Statement(query)
+    return Statement(
+        query.where(_found(func.instr, func.words)), postgresql=query.where(_found(func.strpos, _replaced))
+    )
 
 
-def _contains(column: Column[Any], words: ColumnElement[Any]) -> ColumnElement[bool]:
-    return func.lower(column).like(words, escape="\\")
+def _replaced(text: ColumnElement[Any], pattern: str) -> ColumnElement[Any]:
+    return func.regexp_replace(text, pattern, KEPT, "g")
+
+
+def _found(place: Callable[..., ColumnElement[int]], words: Callable[..., ColumnElement[Any]]) -> ColumnElement[bool]:
+    """Whether the words stand in a session or in an entry of its tree; `place` and `words` are the database's own."""
+
+    def has(text: ColumnElement[Any], searched: str) -> ColumnElement[bool]:
+        return place(func.lower(text), _text(searched)) > literal_column("0")
+
+    def says(json: Column[Any], pattern: str) -> ColumnElement[bool]:
+        return and_(has(json, "written"), has(words(json, pattern), "written"))  # the quick look comes first
+
+    said = select(entries.c.number).where(entries.c.tree == sessions.c.tree, says(entries.c.content, IN_CONTENT))
+    named = (has(sessions.c.title, "words"), has(sessions.c.id, "words"), says(sessions.c.metadata, IN_METADATA))
+    return or_(*named, said.exists())
 
 
 # Entries
@@ -307,7 +337,7 @@ def _enter() -> Statement:
         .returning(*warmups.columns)
         for dialect in (sqlite, postgresql)
     ]
-    return Statement(forms[0], postgresql=forms[1])
+    return Statement(forms[0], postgresql=forms[1], into=warmups)
 
 
 ENTER_WARMUP = _enter()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from . import statements as sql
 from .records import Holder
 from .transactions import Database, Steps, read_holder, write_holder
+from .values import at_most
+from .values import seconds as finite
 
 
 def tend(db: Database, session: str, after: float | None, now: float, head: str | None) -> Steps[None]:
     time = db.ask_time(now)
     yield
-    due = None if after is None else time() + after
+    due = None if after is None else time() + finite("after", after)
     values = {"session": session, "tend_at": due}
     db.run(sql.TEND, values) if head is None else db.run(sql.TEND_AT_HEAD, values | {"of_head": head})
 
@@ -18,8 +22,9 @@ def tend(db: Database, session: str, after: float | None, now: float, head: str 
 def claim_due(db: Database, holder: Holder, now: float, limit: int, late: float, seconds: float) -> list[str]:
     """Moves the time of those that are due, and gives them."""
     now = db.time(now)
-    values = {"now": now, "due": now - late, "again": now + seconds, "limit": limit}
-    rows = db.run(sql.CLAIM_DUE, values | {"lease_holder": write_holder(holder)}).fetchall()
+    values: dict[str, Any] = {"now": now, "due": now - finite("late", late), "again": now + finite("seconds", seconds)}
+    values |= {"limit": at_most(limit), "lease_holder": write_holder(holder)}
+    rows = db.run(sql.CLAIM_DUE, values).fetchall()
     return [id for (id,) in rows]
 
 
@@ -31,4 +36,4 @@ def orphans(db: Database, now: float, limit: int) -> list[str]:
         holder = read_holder(text)
         if holder is None or expires <= now or holder.is_gone(here):
             found[session] = None
-    return list(found)[:limit]
+    return list(found)[: at_most(limit)]

@@ -33,7 +33,9 @@ from .records import (
     Totals,
     TurnRecord,
 )
+from .searching import as_written
 from .tables import calls, sessions, tool_calls, turns
+from .values import at_most, dollars, storable, tokens
 from .watching import topic
 
 T = TypeVar("T")
@@ -149,7 +151,7 @@ def write_holder(holder: Holder) -> str:
 def create(db: Database, session: SessionRecord, entries: Sequence[EntryRecord], ledger: Sequence[CallRecord]) -> None:
     db.run(sql.LOCK_TREE, {"tree": session.tree})  # nobody deletes what a fork is about to point at
     cells = _values(session, (name for name in _SESSION if name not in _COORDINATION and name not in _TOTALS))
-    cells |= _values(session.totals, _TOTALS) | {"cost": str(session.totals.cost)}
+    cells |= _values(session.totals, _TOTALS) | {"cost": dollars("cost", session.totals.cost)}
     cells |= {"lease_token": 0, "lease_expires": 0.0, "lease_holder": None, "lease_queue": None, "tend_at": None}
     if db.run(sql.INSERT_SESSION, cells).rowcount == 0:
         if db.again and _is_ours(load(db, session.id), session):
@@ -183,14 +185,14 @@ def read(db: Database, session: str, calls: int) -> Stored:
 def listing(
     db: Database, owner: str | None, limit: int, before: str | None, search: str | None, prefix: str | None
 ) -> list[SessionRecord]:
-    values: dict[str, Any] = {"limit": limit}
+    values: dict[str, Any] = {"limit": at_most(limit)}
     if owner is not None:
         values["owner"] = owner
     if before is not None:
         values |= {"before": before, "before_time": load(db, before).updated_at}
     if search is not None:
-        words = search.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        values["words"] = f"%{words}%"
+        words = str(search).lower()
+        values |= {"words": words, "written": as_written(words)}
     if prefix is not None:
         values["prefix"] = prefix
     query = sql.listing(
@@ -316,10 +318,11 @@ def _add_calls(db: Database, ledger: Sequence[CallRecord], same: Sequence[Cursor
             continue
         present.add(call.id)
         added = True
-        costs = {name: None if (cost := getattr(call, name)) is None else str(cost) for name in _COSTS}
-        db.run(sql.INSERT_CALL, _values(call, _CALL) | costs)
+        costs = {name: None if (cost := getattr(call, name)) is None else dollars(name, cost) for name in _COSTS}
         for name in _SUMMED:
-            totals[name] += getattr(call, name)
+            totals[name] += tokens(name, getattr(call, name))
+        tokens("miss_tokens", call.miss_tokens or 0)
+        db.run(sql.INSERT_CALL, _values(call, _CALL) | costs | {"error": storable(call.error)})
         totals["calls"] += 1
         totals["unpriced"] += call.cost is None
         totals["cost"] += call.cost or 0
@@ -341,7 +344,7 @@ def _put_turn(db: Database, turn: TurnRecord, same: Cursor | None) -> int:
     present = {str(id) for (id,) in same.fetchall()} if same is not None else set()
     if turn.key is not None and present - {turn.id}:
         raise TurnKeyTaken(turn.session, turn.key)
-    values = _values(turn, _TURN)
+    values = _values(turn, _TURN) | {"error": storable(turn.error)}
     if present:
         db.run(sql.UPDATE_TURN, values | {"of_session": turn.session, "of_id": turn.id})
         return 0
@@ -403,7 +406,7 @@ def entry(db: Database, session: str, id: str) -> EntryRecord | None:
 
 def ledger(db: Database, session: str, limit: int | None, newest_first: bool) -> list[CallRecord]:
     query = sql.CALLS_BACK if newest_first else sql.CALLS
-    values = {"session": session, "limit": sql.NO_LIMIT if limit is None else limit}
+    values = {"session": session, "limit": at_most(limit)}
     return [_call(row) for row in db.run(query, values).fetchall()]
 
 
@@ -440,5 +443,5 @@ def open_turn(db: Database, session: str) -> TurnRecord | None:
 
 
 def turns_of(db: Database, session: str, limit: int | None) -> list[TurnRecord]:
-    rows = db.run(sql.TURNS_BACK, {"session": session, "limit": sql.NO_LIMIT if limit is None else limit}).fetchall()
+    rows = db.run(sql.TURNS_BACK, {"session": session, "limit": at_most(limit)}).fetchall()
     return [TurnRecord(**dict(zip(_TURN, row, strict=True))) for row in reversed(rows)]

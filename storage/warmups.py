@@ -10,6 +10,7 @@ from . import statements as sql
 from .records import Holder, Warmup
 from .tables import warmups
 from .transactions import Database, read_holder, write_holder
+from .values import seconds as finite
 
 SWEPT = 100
 """Rows that are no longer of use, removed each time that a new one comes."""
@@ -20,7 +21,7 @@ _COLUMNS = [column.name for column in warmups.columns]
 def lead(db: Database, point: str, holder: Holder, seconds: float, now: float) -> Warmup:
     now = db.time(now)
     token = secrets.randbits(62)  # never one that a leader of the same point had before its row was removed
-    values = {"point": point, "token": token, "expires": now + seconds, "until": 0.0, "ttl": None}
+    values = {"point": point, "token": token, "expires": now + finite("seconds", seconds), "until": 0.0, "ttl": None}
     values["holder"] = write_holder(holder)
     (row,) = db.run(sql.ENTER_WARMUP, values).fetchall()
     cells = dict(zip(_COLUMNS, row, strict=True))
@@ -45,7 +46,7 @@ def _in_use(cells: Mapping[str, Any], observer: Holder, now: float) -> Warmup | 
 
 
 def led(db: Database, point: str, token: int, ttl: str | None, alive: float, now: float) -> None:
-    if alive > 0:
+    if finite("alive", alive) > 0:
         db.run(sql.END_WARMUP, {"point": point, "token": token, "ttl": ttl, "until": db.time(now) + alive})
     else:
         db.run(sql.DELETE_WARMUP, {"point": point, "token": token})

@@ -21,7 +21,7 @@ def channel(schema: str | None) -> str:
 
 def topic(name: str) -> str:
     """A name as it is told: short, whatever the name, and nothing to read for others on the channel."""
-    return hashlib.blake2b(name.encode(), digest_size=12).hexdigest()
+    return hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=12).hexdigest()
 
 
 class Watch(Protocol):

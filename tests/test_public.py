@@ -25,10 +25,10 @@ NAMES = {
         "serve serving"
     ),
     storage: (
-        "CallRecord Change EntryMissing EntryRecord HeadMoved Holder Lease LeaseGone LeaseTaken PromptRecord "
-        "SchemaTooNew SchemaTooOld ServerAway SessionExists SessionMissing SessionRecord Statistics StorageError Store "
-        "Stored StoreDamaged StoreNotOpen StoreUnavailable Subtotal ToolCallRecord Totals TurnKeyTaken TurnRecord "
-        "Warmup open_store"
+        "CallRecord Change EntryMissing EntryRecord HeadMoved Holder InvalidValue Lease LeaseGone LeaseTaken "
+        "PromptRecord SchemaTooNew SchemaTooOld ServerAway SessionExists SessionMissing SessionRecord Statistics "
+        "StorageError Store Stored StoreDamaged StoreNotOpen StoreUnavailable Subtotal ToolCallRecord Totals "
+        "TurnKeyTaken TurnRecord Warmup open_store"
     ),
 }
 
