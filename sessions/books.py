@@ -19,7 +19,7 @@ from sessions.misses import judge
 from sessions.replies import Call, Reply
 from sessions.telemetry import end_call, end_turn
 from storage import CallRecord, Change, ToolCallRecord, TurnRecord
-from storage.records import CallKind
+from storage.records import CallKind, CallStatus, TurnState
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -203,6 +203,16 @@ class Books:
         self.manager._tending.saw(self.history, call)
         self.history.learn(call if reply is None else replace(call, entry=flight.asked_from))
         return record
+
+    def failed_call(self, status: CallStatus, error: BaseException) -> tuple[CallRecord, ...]:
+        """The ledger row of the call under way, if there is one, which ends with this error."""
+        return () if self.flight is None else (self.record(status, error=str(error) or type(error).__name__),)
+
+    def broken_row(self, state: TurnState, error: BaseException) -> TurnRecord:
+        """The turn's row, as the error leaves it."""
+        text = f"{type(error).__name__}: {error}"
+        self.row = replace(self.row, state=state, ended=self.now(), call=None, error=text)
+        return self.row
 
     def end_spans(self) -> None:
         """The turn is over for now, and so is a call whose row could not be written."""

@@ -22,7 +22,7 @@ from pydantic_core import from_json
 
 from sessions.core.body import encode_body
 from sessions.core.incoming import Incoming
-from sessions.errors import ConfigurationError, ModelError, SessionsError
+from sessions.errors import ConfigurationError, ContextFull, ModelError, SessionsError
 
 BETA_FIELDS = frozenset(
     {"betas", "context_management", "compaction", "mcp_servers", "fallbacks", "billing_policy", "fallback_credit_token"}
@@ -53,6 +53,8 @@ _ENCODABLE = frozenset(
 """Arguments of the SDK's `create` that go into the body as they are, and `betas` (a test compares the requests)."""
 _WARNED = frozenset({*DEPRECATED_MODELS, *MODELS_TO_WARN_WITH_THINKING_ENABLED})
 """Models about which `create` has something to say to the user."""
+_TOO_LONG = ("prompt is too long", "context limit", "context length", "context size", "context window")
+"""How the API and compatible servers say that the input alone does not fit (a 400)."""
 _CLIENTS = "AsyncAnthropic, AsyncAnthropicBedrock, AsyncAnthropicVertex, AsyncAnthropicFoundry, …"
 _NO_KEY = (
     "no API key: set ANTHROPIC_API_KEY (or pass client=AsyncAnthropic(api_key=…)), "
@@ -140,7 +142,7 @@ class ModelClient:
         """
         with translated():
             events = await self._create(body, stream=True)
-        incoming.request_id = events.response.headers.get("request-id")
+        incoming.request_id = request_id_in(events.response.headers)
         try:
             async with aclosing(_events(events, incoming)) as drawn:
                 yield drawn
@@ -265,7 +267,10 @@ def model_error(error: Exception, request_id: str | None = None) -> ModelError:
     if isinstance(error, anthropic.APIStatusError):
         status = error.status_code
         retryable = status in (408, 409, 429) or status >= 500 or status == 200
-        found = getattr(error, "request_id", None) or request_id
+        found = _request_id_of(error) or request_id
+        if status == 400 and any(word in error.message.lower() for word in _TOO_LONG):
+            advice = "compact() makes room, or go back to an earlier entry with rewind() or fork(at=…)"
+            return ContextFull(f"the API answered 400: {error.message} ({advice})", request_id=found)
         advice = "try again later: resume() goes on" if retryable else "correct the request"
         return ModelError(
             f"the API answered {status}: {error.message} ({advice})", retryable=retryable, request_id=found
@@ -275,6 +280,27 @@ def model_error(error: Exception, request_id: str | None = None) -> ModelError:
         return ModelError(text, retryable=True, request_id=request_id)
     text = f"the answer could not be read ({type(error).__name__}: {error}); resume() asks again"
     return ModelError(text, retryable=True, request_id=request_id)
+
+
+def _request_id_of(error: anthropic.APIStatusError) -> str | None:
+    """The id by which the API knows the request: from a header, or from the body where a gateway lost that."""
+    body = error.body if isinstance(error.body, Mapping) else {}
+    found = error.request_id or request_id_in(error.response.headers) or body.get("request_id")
+    return str(found) if found else None
+
+
+def request_id_in(headers: Mapping[str, str]) -> str | None:
+    """The request's id in the headers of a response: the API's, else the one that most gateways give."""
+    return headers.get("request-id") or headers.get("x-request-id")
+
+
+def reason_of(error: ModelError) -> str:
+    """The API's own sentence behind a `ModelError`, without the SDK's words around it."""
+    cause = error.__cause__
+    body = cause.body if isinstance(cause, anthropic.APIStatusError) else None
+    found = body.get("error") if isinstance(body, Mapping) else None
+    message = found.get("message") if isinstance(found, Mapping) else None
+    return str(message or (cause.message if isinstance(cause, anthropic.APIStatusError) else error))
 
 
 def status_of(error: ModelError) -> int | None:

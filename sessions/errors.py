@@ -13,6 +13,7 @@ SessionsError
 ├── InDoubtToolCalls       resume(in_doubt="raise") found calls that may or may not have taken effect
 ├── StepLimitReached       the turn used all its model calls: resume() or send() goes on
 ├── ModelError             the API or the connection failed; what was raised is in __cause__
+│   ├── ContextFull        the prompt does not fit the model's window: compact(), or go back with rewind() or fork()
 │   └── BatchIncomplete    some requests of a batch have no reply; `results` holds the others
 └── SchemaOutOfDate        the database needs `warmline db upgrade`, or a newer warmline
 
@@ -107,6 +108,10 @@ class ModelError(SessionsError):
         super().__init__(message)
         self.retryable = retryable
         self.request_id = request_id
+
+
+class ContextFull(ModelError):
+    """The prompt does not fit the model's context window. Call compact(), or go back with rewind() or fork(at=…)."""
 
 
 class BatchIncomplete(ModelError):

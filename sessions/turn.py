@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from sessions import compaction
 from sessions.asking import Asking, Event
-from sessions.background import log
 from sessions.batch_part import Part
 from sessions.books import CANCELLED, Books
 from sessions.client import is_refused
@@ -22,12 +20,12 @@ from sessions.core.steps import Finished, RunTools, SubmitResults, ToolRecord, c
 from sessions.core.transcript import Entry, encode, lift_marks, tool_calls
 from sessions.core.ttl import PARK_AFTER
 from sessions.errors import ConfigurationError, ModelError
+from sessions.refused import advise, step_back
 from sessions.replies import Call, Reply, Step
 from sessions.stopping import Stop
 from sessions.telemetry import inside, start_turn
 from sessions.tool_round import InDoubt, ToolRound
-from storage import CallRecord, TurnRecord
-from storage.records import TurnState
+from storage import TurnRecord
 
 if TYPE_CHECKING:
     from sessions.session import Session
@@ -64,6 +62,7 @@ class Turn:
             self._content, self._marked = lift_marks(content)
         self._options = options
         self._stored: Reply | None = None
+        self._accepted = 0
         self._stop = Stop(is_offered=options.streams)
         self._books = Books(session)
         self._tools = ToolRound(self._books, self._stop, options.in_doubt)
@@ -174,12 +173,12 @@ class Turn:
             open_turn = await self._books.settle(open_turn)
             found = open_turn if found is not None and found.id == open_turn.id else found
         journal = await self._tools.read()
-        if self._content is None and (self._is_finished(journal) or await self._was_stopped()):
+        if self._content is None and (self._is_finished(journal) or await self._is_over()):
             if open_turn is not None:
                 await self._close_row(open_turn)
             return False
         await self._manager._tending.meet(self._session.owner)
-        await self._make_room()
+        await self._note_accepted()
         known = open_turn if self._content is None else found
         continued = known is not None and known.entry is not None and self._history.position(known.entry) > 0
         known = known if continued or self._content is not None else None
@@ -203,17 +202,6 @@ class Turn:
             gaps = gaps.plus(self._idle())
         self._books.gaps = self._history.note(gaps)
 
-    async def _make_room(self) -> None:
-        """Compacts before new words exceed the window, where the session was created with compact="auto"."""
-        history = self._history
-        if history.settings.compact != "auto" or not compaction.is_due(history, self._content or []):
-            return
-        if compaction.obstacle(history) is None:
-            try:
-                await compaction.compact(self._manager, history, self._books.hold.lease)
-            except ModelError as error:  # the words come first: the window may still hold them
-                log.warning("session %s could not be compacted: %s", self._session.id, error)
-
     async def _found(self, digest: str | None) -> TurnRecord | None:
         """The turn that was sent with this idempotency key."""
         if not self._options.key:
@@ -225,10 +213,10 @@ class Turn:
             )
         return found
 
-    async def _was_stopped(self) -> bool:
-        """Whether the chain ends where the user stopped the last turn: that turn is over."""
-        newest = await self._manager._store.turns(self._session.id, limit=1)
-        return bool(newest) and newest[0].state == "cancelled" and newest[0].result == self._history.head
+    async def _is_over(self) -> bool:
+        """Whether the chain ends where the last turn ended without a reply: stopped, refused, or nothing to say."""
+        ended, last = await self._ended_here(), self._history.last
+        return ended is not None and ended == self._history.head and last is not None and last.role != "assistant"
 
     def _is_finished(self, journal: dict[int, ToolRecord]) -> bool:
         step = next_step(self._history.entries, journal, by_caller=self._session._by_caller)
@@ -254,9 +242,23 @@ class Turn:
             **(places or {"base": self._ground()}),
         )
 
+    async def _note_accepted(self) -> None:
+        """How much of the chain the API has accepted: to its newest reply, or to where a turn ended without one."""
+        entries = self._history.entries
+        self._accepted = next((n for n in range(len(entries), 0, -1) if entries[n - 1].role == "assistant"), 0)
+        if self._accepted < len(entries) and (ended := await self._ended_here()) is not None:
+            self._accepted = max(self._accepted, self._history.position(ended))
+
+    async def _ended_here(self) -> str | None:
+        """The entry at which the newest turn ended for good although the model said nothing there."""
+        newest = await self._manager._store.turns(self._session.id, limit=1)
+        is_over = bool(newest) and newest[0].state in ("cancelled", "failed", "finished")
+        return newest[0].result if is_over else None
+
     def _ground(self) -> str | None:
-        """Where the head goes back to if the turn fails for its content: before all words without an answer."""
-        return next((entry.id for entry in reversed(self._history.entries) if entry.role == "assistant"), None)
+        """Where the head goes back to if the turn fails for its content: before all words that were never accepted."""
+        accepted = self._history.entries[: self._accepted]
+        return accepted[-1].id if accepted else None
 
     def _stage_words(self, words: list[dict[str, Any]]) -> dict[str, Any]:
         """The user's words behind the chain, with what they leave open closed before them; what their row says."""
@@ -283,16 +285,22 @@ class Turn:
         return {"base": ground, "entry": written.entry.id}
 
     def _check_results(self, words: list[dict[str, Any]]) -> None:
-        """Refuses a tool_result that answers no open call, before anything changes."""
+        """Refuses results that answer no open call, and some without the others, before anything changes."""
+        given = [str(one["tool_use_id"]) for one in words if one["type"] == "tool_result"]
+        if not given:
+            return
         spoken = (e for e in reversed(self._history.entries) if e.stop_reason != "pause_turn" and e.role != "system")
         last = next(spoken, None)
         open_calls = tool_calls(last.content) if last is not None and last.role == "assistant" else []
         ids = {str(block["id"]) for block in open_calls}
-        unknown = [
-            one["tool_use_id"] for one in words if one["type"] == "tool_result" and one["tool_use_id"] not in ids
-        ]
-        if unknown:
+        if unknown := [id for id in given if id not in ids]:
             raise ConfigurationError(f"tool_result {unknown[0]} answers no open tool call of this session")
+        theirs = [str(block["id"]) for block in open_calls if block["name"] in self._session._by_caller]
+        if missing := [id for id in theirs if id not in given]:
+            raise ConfigurationError(
+                f"there is no tool_result for {', '.join(missing)}: hand in the results of all open calls together "
+                "(one that was not run gets a result with is_error that says so)"
+            )
 
     def _closed(self, last: Entry, words: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The words behind results for every open call."""
@@ -316,19 +324,16 @@ class Turn:
         """The turn ends here: the ledger and the turn say how, in one commit; words and finished work are kept."""
         if not self._history.is_loaded or self._books.hold.released:
             return  # a commit failed, or all is said: nothing may be written under this lease
+        if isinstance(error, ModelError) and is_refused(error):
+            await step_back(self._books, error)
+            return
+        if isinstance(error, ModelError):
+            await advise(self._books, error)
         cancelled = not isinstance(error, Exception)
-        refused = isinstance(error, ModelError) and is_refused(error)
-        calls: tuple[CallRecord, ...] = ()
-        if self._books.flight is not None:
-            status = "cancelled" if cancelled else "error"
-            calls = (self._books.record(status, error=str(error) or type(error).__name__),)
-        row = self._books.row
         later = self._options.recovering and (cancelled or (isinstance(error, ModelError) and error.retryable))
-        state: TurnState = "failed" if refused else "running" if later else "interrupted"
-        ended = self._books.row = replace(
-            row, state=state, ended=self._books.now(), call=None, error=f"{type(error).__name__}: {error}"
-        )
-        await self._books.commit(turn=ended, calls=calls, head=row.base, back=refused)
+        calls = self._books.failed_call("cancelled" if cancelled else "error", error)
+        row = self._books.broken_row("running" if later else "interrupted", error)
+        await self._books.commit(turn=row, calls=calls)
 
     async def _finish(self, reason: str | None) -> None:
         last = self._history.last

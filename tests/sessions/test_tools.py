@@ -336,7 +336,7 @@ async def test_the_caller_answers_plain_tools_also_after_a_restart(tmp_path: Pat
 
 
 @everywhere
-async def test_a_missing_answer_is_told_as_not_run_and_words_may_follow() -> None:
+async def test_answers_come_together_and_words_may_follow() -> None:
     world = World(answers([call("approve", "toolu_a"), call("approve", "toolu_b")]))
     async with world.manager() as manager:
         session = await create(manager, tools=[APPROVE])
@@ -346,9 +346,15 @@ async def test_a_missing_answer_is_told_as_not_run_and_words_may_follow() -> Non
             with pytest.raises(ConfigurationError, match="answers no open"):
                 await session.send([{"type": "tool_result", "tool_use_id": wrong, "content": "?"}])
             assert session.messages == before
-        await session.send([{"type": "text", "text": "well,"},
-                            {"type": "tool_result", "tool_use_id": "toolu_b", "content": "yes"}])  # fmt: skip
-        assert [content for content, _ in outcomes(session)] == ["was not run", "yes"]
+        given = [
+            {"type": "text", "text": "well,"},
+            {"type": "tool_result", "tool_use_id": "toolu_b", "content": "yes"},
+        ]
+        with pytest.raises(ConfigurationError, match="no tool_result for toolu_a: hand in"):
+            await session.send(given)
+        assert session.messages == before
+        await session.send([*given, {"type": "tool_result", "tool_use_id": "toolu_a", "content": "no"}])
+        assert [content for content, _ in outcomes(session)] == ["no", "yes"]
         assert [block["type"] for block in session.messages[2]["content"]] == ["tool_result", "tool_result", "text"]
     world.check()
 
