@@ -140,10 +140,10 @@ class Asking:
         if history.settings.foreign or not belongs_elsewhere(error):
             return False
         self._calls -= 1  # the request that is healed is no step of the turn
-        record = self._books.record("error", error=str(error))
+        record = self._books.failed_call("error", error)
         settings = replace(history.settings, foreign=True)
         self._books.row = replace(self._books.row, call=None)
-        await self._books.commit(turn=self._books.row, calls=(record,), settings=settings.to_json())
+        await self._books.commit(turn=self._books.row, calls=record, settings=settings.to_json())
         history.use(settings)
         return True
 

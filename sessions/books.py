@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sessions.core.incoming import Incoming
 from sessions.core.prices import cost
 from sessions.core.transcript import Role
+from sessions.errors import ModelError
 from sessions.flight import Flight
 from sessions.history import Written, make_entry
 from sessions.leases import Hold
@@ -182,6 +183,8 @@ class Books:
         flight = self.flight
         assert flight is not None
         incoming, prompt = self.incoming or Incoming(), self.history.prompt
+        if status != "ok":
+            incoming.estimate_output(self.manager._client.characters_per_token or prompt.profile.characters_per_token)
         batched = flight.kind == "batch"  # when it was processed, and so what was alive then, is not known
         miss = None if batched else judge(self.history, flight, incoming, turn=self.row.id)
         record = flight.record(
@@ -206,6 +209,8 @@ class Books:
 
     def failed_call(self, status: CallStatus, error: BaseException) -> tuple[CallRecord, ...]:
         """The ledger row of the call under way, if there is one, which ends with this error."""
+        if self.incoming is not None and isinstance(error, ModelError):
+            self.incoming.request_id = self.incoming.request_id or error.request_id
         return () if self.flight is None else (self.record(status, error=str(error) or type(error).__name__),)
 
     def broken_row(self, state: TurnState, error: BaseException) -> TurnRecord:
@@ -256,6 +261,7 @@ def _expected_record(flight: dict[str, Any], row: TurnRecord, kind: CallKind) ->
         cache_write_1h=expected["write_1h"],
         counters=expected["counters"],
         points=flight["points"],
+        estimated=True,
         waited=flight.get("waited", 0.0),
         error=_MISSING,
     )

@@ -29,7 +29,8 @@ class Call:
 
     `points`: what was marked, as (slot, point, lifetime, prefix tokens). `waited`: seconds at the gate. `cost` is
     `None` where no price is published. `entry`: the reply that the call made, or the head that it was asked from.
-    `settings`: the digest of the settings that it was made with.
+    `settings`: the digest of the settings that it was made with. `estimated`: the answer was cut or stopped before the
+    API had said how long it is; its output is estimated from what had come.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Call:
     miss: Miss | None = None
     error: str | None = None
     settings: str | None = None
+    estimated: bool = False
 
     @classmethod
     def of(cls, record: CallRecord, plan: Plan | None = None) -> Call:
@@ -87,6 +89,7 @@ class Call:
             Miss.from_json(record.miss) if record.miss else None,
             record.error,
             record.prompt,
+            record.estimated,
         )
 
 

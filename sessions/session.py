@@ -185,6 +185,8 @@ class Session:
         self, content: Any, gap: Gap, key: str | None, timeout: float | None, *, streams: bool = False
     ) -> Driver:
         self._check_tools()
+        if key == "":
+            raise ConfigurationError("idempotency_key is empty: give some text, or leave it out")
         with given():
             words = canonical(content)
         options = Options(_seconds("expected_gap", gap), key, streams=streams)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sessions.core.transcript import sendable_reply
@@ -28,7 +28,8 @@ def _not_json(name: str) -> Any:
 class Incoming:
     """The state of one reply. `started`: a `message_start` was seen; `ended`: a `message_stop` was seen.
 
-    `usage`: what is known so far, `usage_fields` as the API says it.
+    `has_output`: the API has said how much was put out (`message_start` holds a placeholder);
+    `is_estimated`: the size of a cut answer is ours. `usage`: what is known so far, `usage_fields` as the API says it.
     """
 
     message: dict[str, Any] = field(default_factory=dict)
@@ -38,6 +39,8 @@ class Incoming:
     usage: Usage = _NO_USAGE
     started: bool = False
     ended: bool = False
+    has_output: bool = False
+    is_estimated: bool = False
     request_id: str | None = None
     broken_inputs: dict[int, str] = field(default_factory=dict)
     _inputs: dict[int, list[str]] = field(default_factory=dict)
@@ -58,6 +61,7 @@ class Incoming:
         elif kind == "message_delta":
             self.message.update({key: value for key, value in event["delta"].items() if value is not None})
             self.merge_usage(event.get("usage") or {})
+            self.has_output = True
             if (edits := event.get("context_management")) is not None:
                 self.message["context_management"] = edits
         elif kind == "message_stop":
@@ -67,7 +71,7 @@ class Incoming:
         """Takes in a message that came whole."""
         self.feed({"type": "message_start", "message": message})
         self.blocks = {index: dict(block) for index, block in enumerate(message.get("content") or ())}
-        self.closed, self.ended = set(self.blocks), True
+        self.closed, self.ended, self.has_output = set(self.blocks), True, True
 
     def merge_usage(self, usage: Mapping[str, Any]) -> None:
         """Last value of each field wins; null says nothing."""
@@ -100,6 +104,20 @@ class Incoming:
     def content(self) -> list[dict[str, Any]]:
         """The blocks in index order, as far as they have come."""
         return [self.blocks[index] for index in sorted(self.blocks)]
+
+    def estimate_output(self, characters_per_token: float) -> None:
+        """The answer ends here: where the API never said how long it is, its size is told from what has come.
+
+        It counts text, thinking and the inputs of calls; `message_start` holds only a placeholder.
+        """
+        if not self.started or self.has_output:
+            return
+        waiting = {index: "".join(parts) for index, parts in self._inputs.items()} | self.broken_inputs
+        texts = [str(block.get(name) or "") for block in self.blocks.values() for name in ("text", "thinking")]
+        inputs = [json.dumps(block["input"]) for block in self.blocks.values() if block.get("input")]
+        output = int(sum(map(len, (*texts, *inputs, *waiting.values()))) / characters_per_token)
+        self.usage = replace(self.usage, output=max(self.usage.output, output))
+        self.is_estimated = True
 
     @property
     def reply(self) -> list[dict[str, Any]]:

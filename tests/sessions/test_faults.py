@@ -5,11 +5,14 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import anthropic
 import anyio
+import httpx2
 import pytest
 
 from sessions import ContextFull, ModelError, Outlook, tool
-from sessions.simulator import Fault, Request, Scripted
+from sessions.client import model_error
+from sessions.simulator import Fault, Request, Scripted, filler
 from tests.sessions.world import World, answers, buckets, call, create, everywhere, words
 
 LONG = " ".join(f"word number {number}" for number in range(15))
@@ -328,3 +331,40 @@ async def test_a_policy_that_returns_rubbish_is_named_and_the_session_goes_on(st
             await session.send("go")
         assert len(world.requests) == step
         await _goes_on(session, world)
+
+
+@everywhere
+@pytest.mark.parametrize("how", ["cut", "stopped"])
+async def test_an_answer_that_was_cut_is_booked_with_the_size_of_what_had_come(how: str) -> None:
+    """The API's own count comes with the end of an answer; before it, there is only a placeholder."""
+    long = filler(2000)
+    world = World(answers(long), faults={0: Fault.cut(30)} if how == "cut" else None)
+    async with world.manager() as manager:
+        session = await create(manager)
+        if how == "cut":
+            with pytest.raises(ModelError):
+                await session.send("talk")
+        else:
+            async with session.stream("talk") as stream:
+                text = ""
+                async for part in stream.text_stream:
+                    text += part
+                    if len(text) > 4000:
+                        await stream.cancel()
+        (row,) = await session.calls()
+        assert row.estimated
+        assert row.request_id == world.requests[0].request_id
+        billed = world.engine.bill().usage.output
+        assert 0.8 * billed <= row.usage.output <= 1.2 * billed
+        assert (await manager.open(session.id)).id == session.id
+        assert (await session.send("and now?")).calls[0].estimated is False
+
+
+@pytest.mark.parametrize("where", ["header", "gateway", "body", "nowhere"])
+async def test_the_requests_id_is_found_where_it_stands(where: str) -> None:
+    headers = {"header": {"request-id": "req_1"}, "gateway": {"x-request-id": "req_1"}}.get(where, {})
+    body = {"type": "error", "error": {"type": "api_error", "message": "no"}}
+    given = {**body, "request_id": "req_1"} if where == "body" else body
+    response = httpx2.Response(500, headers=headers, request=httpx2.Request("POST", "https://api.example"))
+    error = anthropic.InternalServerError("no", response=response, body=given)
+    assert model_error(error).request_id == (None if where == "nowhere" else "req_1")
