@@ -134,6 +134,7 @@ class CallRecord:
     `entry` is the entry that the call produced, or the head it was asked from. `waited` is seconds at the gate.
     `prompt` is the digest of the settings it was made with, a `PromptRecord` of its session. `miss` tells why it lost
     cached tokens, as the writer's own text; `miss_cause`, `miss_tokens` and `miss_cost` (USD) of it can be added up.
+    `estimated`: the counts are the writer's estimate, as nobody told the real ones.
     """
 
     id: str
@@ -165,6 +166,7 @@ class CallRecord:
     miss_cause: str | None = None
     miss_tokens: int | None = None
     miss_cost: Decimal | None = None
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +229,7 @@ class TurnRecord:
     `key` is the caller's idempotency key, unique in its session; `digest` the hash of the words it came with.
     `base` is the head before the turn, `entry` the user's entry, `reply` the last assistant entry.
     `call` is the model call in flight as JSON, None when there is none; `token` the lease that runs the turn.
+    `attempts`: how many workers have taken it up after the one that began it had died.
     """
 
     id: str
@@ -245,6 +248,7 @@ class TurnRecord:
     call: str | None = None
     token: int = 0
     error: str | None = None
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
