@@ -42,7 +42,7 @@ class Holder:
     def current(cls, name: str = "") -> Holder:
         """This process."""
         pid = os.getpid()
-        return cls(_host(), pid, _creation_time(pid), name)
+        return cls(_host(pid), pid, _creation_time(pid), name)
 
     def is_gone(self, observer: Holder) -> bool:
         """Whether `observer`, on the same host, can tell that this process has ended. Another host never can."""
@@ -310,8 +310,8 @@ class Statistics:
     transactions: int = 0
 
 
-@functools.cache
-def _host() -> str:
+@functools.lru_cache(maxsize=1)  # keyed by pid, as below: a child may live in a namespace of its own
+def _host(pid: int) -> str:
     return "/".join((platform.node(), _kernel("/proc/sys/kernel/random/boot_id"), _namespace("/proc/self/ns/pid")))
 
 
