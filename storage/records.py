@@ -21,6 +21,8 @@ TurnState = Literal["running", "finished", "interrupted", "failed", "cancelled"]
 GroupBy = Literal["session", "owner", "day"]
 WarmupState = Literal["warm", "taken", "leading"]
 
+LONGEST_LEASE = 120.0
+"""Seconds that a lease of another host may have left: one with more was written by a clock that is not ours."""
 CLOCK_SLACK = 2.0
 """Seconds by which two readings of one process's creation time may differ (the wall clock's, off Linux)."""
 
@@ -55,6 +57,17 @@ class Holder:
             return True
         except psutil.AccessDenied:  # pragma: no cover - Linux tells everybody this much
             return False
+
+    def holds(self, expires: float, now: float, observer: Holder) -> bool:
+        """Whether what this process may do until `expires` is still its own, as far as `observer` can tell.
+
+        Leases go by the clock of one boot of one host (on a server, by the server's). What was written before a reboot,
+        or by the wall clock of an earlier version, can claim days: it counts only while its process is on this host.
+        """
+        left = expires - now
+        if left <= 0 or self.is_gone(observer):
+            return False
+        return left <= LONGEST_LEASE or self.host == observer.host
 
 
 @dataclass(frozen=True, slots=True)
