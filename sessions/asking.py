@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
+
+import anyio
 
 from sessions.books import CANCELLED, Books
 from sessions.client import belongs_elsewhere
@@ -149,7 +151,7 @@ class Asking:
 
     async def _listen(self, flight: Flight, incoming: Incoming, passage: Passage) -> AsyncGenerator[Any]:
         """The stream's events. A stop interrupts the wait for the next one; the first opens the gate for others."""
-        async with AsyncExitStack() as stack:
+        async with self._keeping(incoming), AsyncExitStack() as stack:
             stack.enter_context(self._manager._air.flying(flight))
             stream = self._manager._client.stream(flight.body, incoming)
 
@@ -192,6 +194,17 @@ class Asking:
             )
         if reason == "model_context_window_exceeded":
             raise ContextFull(request_id=incoming.request_id)
+
+    @asynccontextmanager
+    async def _keeping(self, incoming: Incoming) -> AsyncIterator[None]:
+        """A reply that has come whole is paid: it is stored also where its caller is cancelled just then."""
+        try:
+            yield
+        except BaseException as error:
+            if incoming.ended and not isinstance(error, Exception):
+                with anyio.CancelScope(shield=True), suppress(ModelError):  # what cannot be stored is the ledger's
+                    await self._receive(incoming)
+            raise
 
     def _unfinished(self, name: str, reason: str) -> str:
         if reason == "max_tokens":

@@ -45,6 +45,7 @@ class Books:
         self.history = session._history
         self.hold: Hold
         self.row: TurnRecord
+        self._is_row_due = False
         self.calls: list[Call] = []
         self.flight: Flight | None = None
         self.span: Span | None = None
@@ -68,6 +69,10 @@ class Books:
     def now(self) -> float:
         """Seconds since the epoch, by the manager's clock."""
         return self.manager.clock.now()
+
+    def begin(self, row: TurnRecord) -> None:
+        """The turn's row as it begins or goes on: whatever is committed next takes it along."""
+        self.row, self._is_row_due = row, True
 
     def stage(self, role: Role, content: Sequence[Any], **facts: Any) -> Written:
         """An entry behind the last one, for the next commit; `facts` are fields of `Entry`."""
@@ -105,6 +110,7 @@ class Books:
         `release`: the turn is over, and the lease is given back with it.
         """
         pending, unsaved = tuple(self._pending), tuple(self.unsaved)
+        turn = self.row if turn is None and self._is_row_due else turn
         if back and (texts := self._instructions_behind(head)):
             waiting = replace(self.history.settings, instructions=(*texts, *self.history.settings.instructions))
             self.history.adopt(waiting)
@@ -146,6 +152,7 @@ class Books:
         self._pending = [one for one in self._pending if not any(one is other for other in pending)]
         self.unsaved = [one for one in self.unsaved if not any(one is other for other in unsaved)]
         self.settings = None
+        self._is_row_due = self._is_row_due and change.turn is None
         self.hold.released = change.release
         self.history.committed(change)
         self.gaps = None
@@ -160,7 +167,7 @@ class Books:
 
     async def settle(self, row: TurnRecord, kind: CallKind = "turn") -> TurnRecord:
         """The turn's process ended; a call in flight becomes a row of the ledger with what it should have cost."""
-        settled = replace(row, state="interrupted", call=None)
+        settled = replace(row, call=None)
         if row.call is None:
             await self.commit(turn=settled)
             return settled

@@ -32,6 +32,7 @@ from sessions.flight import Air, Flight
 from sessions.gate import WarmupGate
 from sessions.history import RECENT_CALLS, History
 from sessions.leases import Leases
+from sessions.lifecycle import Lifecycle
 from sessions.linting import Linter
 from sessions.measured import SIMULATOR, read_profile
 from sessions.recovery import Recovery
@@ -90,7 +91,7 @@ class SessionManager:
         _check_amounts(1, max_steps=max_steps)
         _check_amounts(0, warmup_timeout=warmup_timeout, busy_timeout=busy_timeout, transcript_bytes=transcript_bytes)
         with storage_errors():
-            self._store: Store = open_store(store) if isinstance(store, str) else store
+            self._database: Store = open_store(store) if isinstance(store, str) else store
         self._client = ModelClient(client)
         self._profile = profile if isinstance(profile, Profile) else None
         self._measured = read_profile(profile) if isinstance(profile, str | os.PathLike) else None
@@ -99,11 +100,13 @@ class SessionManager:
         self.diagnostics, self.max_steps, self.busy_timeout = diagnostics, max_steps, busy_timeout
         self._background = Background()
         self._air = Air()
-        self._leases = Leases(self._store, clock, self._background, busy_timeout)
+        self._lifecycle = Lifecycle(clock)
+        self._leases = Leases(self._database, clock, self._background, self._lifecycle, busy_timeout)
         self._tending = Tending(self)
         self._transcripts = Transcripts(transcript_bytes, self._leases.is_held)
         self._warmth = Warmth(limit=SHARED_POINTS)
-        self._gate = WarmupGate(self._store, clock, self._background, self._warmth, warmup_timeout if warmup else 0.0)
+        timeout = warmup_timeout if warmup else 0.0
+        self._gate = WarmupGate(self._database, clock, self._background, self._lifecycle, self._warmth, timeout)
         self._warned: set[str] = set()
         self._batching = Batching(self)
         self._recovery = Recovery(self, tools)
@@ -111,7 +114,8 @@ class SessionManager:
 
     async def __aenter__(self) -> Self:
         with storage_errors():
-            await self._store.open()
+            await self._database.open()
+        self._lifecycle.enter()
         if self.recovers:
             self._background.start(self._recovery.watch)
         return self
@@ -119,11 +123,34 @@ class SessionManager:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            await self._background.close()
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._store.close()
+        if self._lifecycle.is_inherited:
+            return  # what there is to close belongs to the process that this one is a copy of
+        self._lifecycle.check()
+        with anyio.CancelScope(shield=True):
+            try:
+                await self.drain()
+                await self._recovery.take_back(self._lifecycle.taken_along(error))
+                await self._background.close()
+            finally:
+                self._lifecycle.leave()
+                await self._database.close()
+
+    @property
+    def _store(self) -> Store:
+        """Every public call passes here: raises `ConfigurationError` in another process or event loop than entered."""
+        self._lifecycle.check()
+        return self._database
+
+    async def drain(self, seconds: float = 0.0) -> None:
+        """No new turns; those under way get `seconds` to end, then they are left to recovery. For a worker's SIGTERM.
+
+        A turn that is left stops at its next durable point: what has come is stored, its `send` raises `SessionsError`,
+        and any live worker's `recover` (or `resume`) goes on with it, as after a kill. Leaving the `async with` block
+        does the same with no time to end. What needs no new turn still works until then.
+        """
+        _check_amounts(0, seconds=seconds)
+        self._lifecycle.check()
+        await self._lifecycle.end(seconds)
 
     async def create(
         self,

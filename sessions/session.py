@@ -287,7 +287,7 @@ class Session:
                 return await self._manager._batching.send(self, words, idempotency_key, poll)
 
         try:
-            return await within(self._manager.clock, timeout, send)
+            return await self._manager._lifecycle.unless_ended(lambda: within(self._manager.clock, timeout, send))
         except TimeoutError:
             text = f"the batch had not ended after {timeout:g} seconds: it goes on"
             raise TimeoutError(f"{text}, and the same idempotency_key or manager.recover() collects it") from None
@@ -421,7 +421,8 @@ class Session:
         with storage_errors():
             async with self._manager._leases.hold(self.id) as hold:
                 await self._history.refresh(hold.lease)
-                return await self._healing(hold, lambda: compact(self._manager, self._history, hold.lease))
+                summarize = lambda: compact(self._manager, self._history, hold.lease)  # noqa: E731
+                return await self._manager._lifecycle.unless_ended(lambda: self._healing(hold, summarize))
 
     # -- records --
 

@@ -10,7 +10,7 @@ import anyio
 from anthropic.types import RawMessageStreamEvent
 
 from sessions.asking import Event
-from sessions.clock import Clock, within
+from sessions.clock import Clock, monotonic, within
 from sessions.errors import SessionsError
 from sessions.replies import Reply, Step
 from sessions.translate import storage_errors
@@ -31,7 +31,7 @@ class Driver:
         if self._timeout is None:
             with storage_errors():
                 return await anext(self._happening, None)
-        now = self._clock.now()
+        now = monotonic(self._clock)
         self._deadline = now + self._timeout if self._deadline is None else self._deadline
         try:
             with storage_errors():

@@ -39,13 +39,22 @@ class ManualClock:
 
     def __init__(self, start: float = 1_700_000_000.0) -> None:
         self._now = float(start)
+        self._stepped = 0.0
         self._waiters: list[_Waiter] = []
         self._count = 0
         self._is_driven = False
 
     def now(self) -> float:
         """The time it shows, in seconds since the epoch."""
+        return self._now + self._stepped
+
+    def monotonic(self) -> float:
+        """The time that has passed, in seconds; `step` does not change it."""
         return self._now
+
+    def step(self, seconds: float) -> None:
+        """Sets the time it shows forwards or backwards, as an administrator does: nobody has waited any longer."""
+        self._stepped += seconds
 
     async def sleep(self, seconds: float) -> None:
         """Waits until the clock has been turned that far."""

@@ -19,7 +19,7 @@ from sessions.core.cache import Where
 from sessions.core.steps import Finished, RunTools, SubmitResults, ToolRecord, close_open_calls, next_step
 from sessions.core.transcript import Entry, encode, lift_marks, tool_calls
 from sessions.core.ttl import PARK_AFTER
-from sessions.errors import ConfigurationError, ModelError
+from sessions.errors import ConfigurationError, ModelError, SessionsError
 from sessions.refused import advise, step_back
 from sessions.replies import Call, Reply, Step
 from sessions.stopping import Stop
@@ -29,6 +29,14 @@ from storage import TurnRecord
 
 if TYPE_CHECKING:
     from sessions.session import Session
+
+
+ATTEMPTS = 5
+"""How many workers may die over one turn after the first, before nobody takes it up by itself any more."""
+TOO_OFTEN = (
+    f"{ATTEMPTS} workers that took this turn up ended before it did: look into what its tools do, "
+    "then resume() or send() goes on"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +78,11 @@ class Turn:
 
     # -- driving --
 
-    async def drive(self) -> AsyncGenerator[Event | Step | Reply]:
+    def drive(self) -> AsyncGenerator[Event | Step | Reply]:
         """Everything that happens, as it happens; the last value is the `Reply` (none if there was nothing to do)."""
+        return self._manager._lifecycle.through(self._happening())
+
+    async def _happening(self) -> AsyncGenerator[Event | Step | Reply]:
         patience = 0.0 if self._options.recovering else None
         while True:
             async with self._manager._leases.hold(self._session.id, patience) as self._books.hold:
@@ -170,8 +181,11 @@ class Turn:
         if self._options.recovering and (open_turn is None or open_turn.state != "running"):
             return False
         if open_turn is not None and (open_turn.call is not None or open_turn.state == "running"):
-            open_turn = await self._books.settle(open_turn)
-            found = open_turn if found is not None and found.id == open_turn.id else found
+            is_found = found is not None and found.id == open_turn.id
+            open_turn = await self._books.settle(self._taken_up(open_turn, self._content is None or is_found))
+            found = open_turn if is_found else found
+            if self._options.recovering and open_turn.state == "interrupted":
+                raise SessionsError(TOO_OFTEN)
         journal = await self._tools.read()
         if self._content is None and (self._is_finished(journal) or await self._is_over()):
             if open_turn is not None:
@@ -183,13 +197,27 @@ class Turn:
         continued = known is not None and known.entry is not None and self._history.position(known.entry) > 0
         known = known if continued or self._content is not None else None
         words = None if continued else self._content
-        self._books.row = self._new_row(known, digest, {} if words is None else self._stage_words(words))
+        self._books.begin(self._new_row(known, digest, {} if words is None else self._stage_words(words)))
         if continued:
             rows = await self._manager._store.calls(self._session.id)
             self._books.calls = [Call.of(row) for row in rows if row.turn == self._books.row.id]
         if words is not None:
             self._note_gap()
         return True
+
+    def _taken_up(self, row: TurnRecord, goes_on: bool) -> TurnRecord:
+        """What is written of a turn whose worker is gone, before anything else is done.
+
+        While it goes on its row says `running`, so that the next worker finds it if this one dies too; the attempts
+        are counted, so that a turn which kills its worker does not kill every worker for ever.
+        """
+        if not goes_on:
+            return replace(row, state="interrupted")
+        if not self._options.recovering:
+            return replace(row, state="running")
+        if row.attempts >= ATTEMPTS:
+            return replace(row, state="interrupted", ended=self._books.now(), error=TOO_OFTEN)
+        return replace(row, state="running", attempts=row.attempts + 1)
 
     def _idle(self) -> float:
         """Seconds since the last request of this conversation; 0 before the first."""
@@ -229,7 +257,9 @@ class Turn:
         """The turn's row as it begins, or begins again; `places`: `base` and `entry` of words that are new."""
         token = self._books.hold.lease.token
         if known is not None:
-            return replace(known, state="running", ended=None, error=None, call=None, token=token, **places)
+            attempts = known.attempts if self._options.recovering else 0  # whoever asks for it begins to count anew
+            known = replace(known, state="running", ended=None, error=None, call=None, token=token, **places)
+            return replace(known, attempts=attempts)
         return TurnRecord(
             self._books.new_id(),
             self._session.id,
@@ -322,7 +352,7 @@ class Turn:
 
     async def _broke(self, error: BaseException) -> None:
         """The turn ends here: the ledger and the turn say how, in one commit; words and finished work are kept."""
-        if not self._history.is_loaded or self._books.hold.released:
+        if not self._history.is_loaded or self._books.hold.released or self._books.row.state != "running":
             return  # a commit failed, or all is said: nothing may be written under this lease
         if isinstance(error, ModelError) and is_refused(error):
             await step_back(self._books, error)
@@ -330,10 +360,16 @@ class Turn:
         if isinstance(error, ModelError):
             await advise(self._books, error)
         cancelled = not isinstance(error, Exception)
-        later = self._options.recovering and (cancelled or (isinstance(error, ModelError) and error.retryable))
+        recovering = self._options.recovering
+        later = recovering and (cancelled or (isinstance(error, ModelError) and error.retryable))
+        later |= cancelled and self._manager._lifecycle.is_ending  # this worker was told to end, not the turn
         calls = self._books.failed_call("cancelled" if cancelled else "error", error)
         row = self._books.broken_row("running" if later else "interrupted", error)
+        if recovering and later:  # this worker lives: only those that died over the turn are counted
+            row = self._books.row = replace(row, attempts=row.attempts - 1)
         await self._books.commit(turn=row, calls=calls)
+        if cancelled and not later:
+            self._manager._lifecycle.gave_up(self._session.id, row.id)
 
     async def _finish(self, reason: str | None) -> None:
         last = self._history.last

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import statements as sql
-from .records import Holder
+from .records import LONGEST_LEASE, Holder
 from .transactions import Database, Steps, read_holder, write_holder
 
 
@@ -15,10 +15,13 @@ def tend(db: Database, session: str, after: float | None, now: float, head: str 
     db.run(sql.TEND, values) if head is None else db.run(sql.TEND_AT_HEAD, values | {"of_head": head})
 
 
-def claim_due(db: Database, holder: Holder, now: float, limit: int, late: float, seconds: float) -> list[str]:
+def claim_due(
+    db: Database, holder: Holder, now: float, limit: int, late: float, seconds: float, lease_now: float
+) -> list[str]:
     """Moves the time of those that are due, and gives them."""
-    now = db.time(now)
-    values = {"now": now, "due": now - late, "again": now + seconds, "limit": limit}
+    now, lease_now = db.time(now), db.time(lease_now)
+    values = {"due": now - late, "again": now + seconds, "limit": limit}
+    values |= {"now": lease_now, "latest": lease_now + LONGEST_LEASE}
     rows = db.run(sql.CLAIM_DUE, values | {"lease_holder": write_holder(holder)}).fetchall()
     return [id for (id,) in rows]
 
@@ -29,6 +32,6 @@ def orphans(db: Database, now: float, limit: int) -> list[str]:
     found: dict[str, None] = {}
     for _, session, text, expires in sorted(db.run(sql.RUNNING, {}).fetchall()):
         holder = read_holder(text)
-        if holder is None or expires <= now or holder.is_gone(here):
+        if holder is None or not holder.holds(expires, now, here):
             found[session] = None
     return list(found)[:limit]
