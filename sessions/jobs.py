@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import sniffio
 from anyio._core import _eventloop
@@ -29,6 +30,9 @@ log = logging.getLogger("sessions")
 
 GRACE = 5.0
 """Seconds that cancelled work has for its end, before it is let go of."""
+_TRIES = 5
+_PASSES = 10
+"""Passes of the event loop in which the work is under cancellation, each time."""
 _tasks: set[asyncio.Task[None]] = set()
 _busy = 0
 
@@ -50,7 +54,7 @@ class Outcome:
 async def outcome(work: Callable[[], Awaitable[Any]], clock: Clock, seconds: float | None, name: str) -> Outcome:
     """Runs `work()` for at most so many seconds. Whatever it raises is its outcome.
 
-    Raises nothing but cancellation and the process's own Ctrl-C. Late or unwanted work is cancelled once. What has not
+    Raises nothing but cancellation and the process's own Ctrl-C. Late or unwanted work is cancelled. What has not
     ended `GRACE` seconds later goes on alone, and its end is ignored; `name` is what the log calls it.
     """
     job = _Job(work, name)
@@ -108,17 +112,30 @@ class _Job:
             self.ended.set()
 
     async def stop(self, clock: Clock) -> None:
+        """Cancels the work, and again each second. In between it has peace: what swallows that would spin."""
         self._scope.cancel()
         try:
-            with anyio.CancelScope(shield=True), suppress(TimeoutError):
-                await within(clock, GRACE, self.ended.wait)
+            with anyio.CancelScope(shield=True):
+                for _ in range(_TRIES):
+                    await self._cancelled_for_a_moment()
+                    with suppress(TimeoutError):
+                        await within(clock, GRACE / _TRIES, self.ended.wait)
+                    if self.ended.is_set():
+                        return
         finally:
             if not self.ended.is_set():
                 self._let_go()
 
+    async def _cancelled_for_a_moment(self) -> None:
+        self._shield.shield = False
+        for _ in range(_PASSES):
+            if not self.ended.is_set():
+                await anyio.lowlevel.checkpoint()
+        self._shield.shield = True
+
     def _let_go(self) -> None:
         log.warning("%s did not end %g seconds after it was cancelled: it goes on alone", self._name, GRACE)
-        self._shield.shield = True  # or it would be cancelled at every step of the event loop, and spin
+        self._shield.shield = True
         _start(self._until_the_end)
 
     async def _until_the_end(self) -> None:
