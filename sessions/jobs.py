@@ -65,8 +65,8 @@ async def outcome(work: Callable[[], Awaitable[Any]], clock: Clock, seconds: flo
         return job.outcome or Outcome(is_late=True)
     except anyio.get_cancelled_exc_class():
         await job.stop(clock)
-        if job.outcome is None:
-            raise
+        if job.outcome is None or isinstance(job.outcome.error, asyncio.CancelledError):
+            raise  # the event loop that ends cancels both of us: the work may have had its effect
     if job.interrupt is not None:
         raise job.interrupt
     assert job.outcome is not None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -173,3 +175,32 @@ anyio.run(main, backend=sys.argv[1])
 def test_a_thread_that_is_stuck_does_not_keep_the_process_from_ending(backend: str) -> None:
     ended = subprocess.run([sys.executable, "-c", STUCK, backend], capture_output=True, text=True, timeout=60)
     assert (ended.stdout, ended.returncode) == ("fine timed out after 0.2 seconds\n", 0), ended.stderr
+
+
+def test_an_event_loop_that_ends_makes_no_result_of_a_tool_that_it_cancels(tmp_path: Path) -> None:
+    world = World(answers([call("wait")]), url=tmp_path / "a.db")
+    begun: list[str] = []
+
+    @tool
+    async def wait() -> str:
+        """Waits."""
+        begun.append("wait")
+        await world.clock.sleep(3600)
+        return "late"
+
+    async def leave() -> str:
+        manager = world.manager()
+        await manager.__aenter__()
+        session = await create(manager, tools=[wait])
+        sending.append(asyncio.create_task(session.send("go")))
+        while not begun:
+            await asyncio.sleep(0.001)
+        return str(session.id)
+
+    async def look() -> list[Any]:
+        async with world.manager() as manager:
+            return [row.content for row in await manager._store.journal(session)]
+
+    sending: list[Any] = []
+    session = asyncio.run(leave())
+    assert asyncio.run(look()) == [None]
