@@ -190,7 +190,8 @@ class Session:
         with given():
             words = canonical(content)
         options = Options(_seconds("expected_gap", gap), key, streams=streams)
-        return Driver(Turn(self, words, options), self._manager.clock, _seconds("timeout", timeout))
+        manager, seconds = self._manager, _seconds("timeout", timeout)
+        return Driver(Turn(self, words, options), manager.clock, seconds, manager._background)
 
     def _check_tools(self) -> None:
         missing = sorted(set(self.settings.local_tools) - set(self._toolbox.functions))

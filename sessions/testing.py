@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import sniffio
 
-from sessions import simulator, tools
+from sessions import jobs, simulator
 from sessions.clock import Clock, SystemClock
 from sessions.manager import SessionManager
 from storage import Store, threads
@@ -119,14 +119,14 @@ async def _all_wait() -> None:
     """Returns when every other task waits and no worker thread of ours is busy."""
     quiet = 0
     while quiet < _QUIET:
-        if threads.busy() or tools.busy():
+        if threads.busy() or jobs.busy():
             quiet = 0
             await anyio.sleep(_THREAD_PAUSE)
         elif sniffio.current_async_library() == "trio":
             import trio.testing
 
             await trio.testing.wait_all_tasks_blocked()
-            quiet = 0 if threads.busy() or tools.busy() else _QUIET
+            quiet = 0 if threads.busy() or jobs.busy() else _QUIET
         else:
             quiet = quiet + 1 if _others_wait() else 0
             await asyncio.sleep(0)

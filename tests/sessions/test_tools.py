@@ -13,8 +13,7 @@ import pytest
 from anthropic import beta_async_tool, beta_tool
 from anthropic.lib.tools import ToolError
 
-from sessions import ConfigurationError, Tool, tool
-from sessions import tools as tools_module
+from sessions import ConfigurationError, Tool, jobs, tool
 from sessions.simulator import Fault
 from tests.sessions.world import World, answers, call, create, everywhere, results, words
 
@@ -272,7 +271,7 @@ async def test_a_tool_whose_own_task_was_cancelled_has_failed_like_any_other() -
 
 
 async def test_synchronous_tools_that_never_got_a_thread_are_not_busy() -> None:
-    before, hold, begun = tools_module.busy(), threading.Event(), threading.Event()
+    before, hold, begun = jobs.busy(), threading.Event(), threading.Event()
 
     @tool
     def act(n: int) -> str:
@@ -293,12 +292,12 @@ async def test_synchronous_tools_that_never_got_a_thread_are_not_busy() -> None:
         hold.set()
     try:
         for _ in range(2000):
-            if tools_module.busy() == before:
+            if jobs.busy() == before:
                 break
             await asyncio.sleep(0.001)
-        assert tools_module.busy() == before
+        assert jobs.busy() == before
     finally:
-        tools_module._busy = before  # or every later test would wait for ever
+        jobs._busy = before  # or every later test would wait for ever
 
 
 # -- tools that the caller runs --
