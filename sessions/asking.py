@@ -14,7 +14,7 @@ from sessions.core.incoming import Incoming
 from sessions.core.plan import Plan, make_plan, render
 from sessions.core.steps import Finished, next_step
 from sessions.core.transcript import Malformed, is_empty_reply, tool_calls
-from sessions.errors import ModelError, StepLimitReached
+from sessions.errors import ModelError, StepLimitReached, without_words
 from sessions.flight import Flight
 from sessions.gate import Passage
 from sessions.history import Written
@@ -125,7 +125,7 @@ class Asking:
         if history.settings.foreign or not belongs_elsewhere(error):
             return False
         self._calls -= 1  # the request that is healed is no step of the turn
-        record = self._books.record("error", error=str(error))
+        record = self._books.record("error", error=without_words(error))
         settings = replace(history.settings, foreign=True)
         self._books.row = replace(self._books.row, call=None)
         await self._books.commit(turn=self._books.row, calls=(record,), settings=settings.to_json())

@@ -21,7 +21,7 @@ from sessions.core.cache import Where
 from sessions.core.steps import Finished, RunTools, SubmitResults, ToolRecord, close_open_calls, next_step
 from sessions.core.transcript import Entry, encode, lift_marks, tool_calls
 from sessions.core.ttl import PARK_AFTER
-from sessions.errors import ConfigurationError, ModelError
+from sessions.errors import ConfigurationError, ModelError, named, without_words
 from sessions.replies import Call, Reply, Step
 from sessions.stopping import Stop
 from sessions.telemetry import inside, start_turn
@@ -321,13 +321,11 @@ class Turn:
         calls: tuple[CallRecord, ...] = ()
         if self._books.flight is not None:
             status = "cancelled" if cancelled else "error"
-            calls = (self._books.record(status, error=str(error) or type(error).__name__),)
+            calls = (self._books.record(status, error=without_words(error)),)
         row = self._books.row
         later = self._options.recovering and (cancelled or (isinstance(error, ModelError) and error.retryable))
         state: TurnState = "failed" if refused else "running" if later else "interrupted"
-        ended = self._books.row = replace(
-            row, state=state, ended=self._books.now(), call=None, error=f"{type(error).__name__}: {error}"
-        )
+        ended = self._books.row = replace(row, state=state, ended=self._books.now(), call=None, error=named(error))
         await self._books.commit(turn=ended, calls=calls, head=row.base, back=refused)
 
     async def _finish(self, reason: str | None) -> None:
