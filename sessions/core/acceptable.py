@@ -51,9 +51,7 @@ def _check_thinking(settings: Settings, thinking: dict[str, Any], model: Profile
     if type(budget) is not int or budget < _LEAST_BUDGET:
         raise Malformed(f"thinking['budget_tokens'] must be an int of {_LEAST_BUDGET} or more, not {shown(budget)}")
     if budget >= settings.max_tokens and not any(one.startswith("interleaved-thinking-") for one in betas):
-        raise Malformed(
-            f"thinking['budget_tokens'] {budget} must be less than max_tokens, which is {settings.max_tokens}"
-        )
+        raise Malformed(f"thinking['budget_tokens'] {budget} must be less than max_tokens ({settings.max_tokens})")
 
 
 def _check_tool(index: int, tool: dict[str, Any]) -> None:
