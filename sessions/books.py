@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sessions.core.incoming import Incoming
 from sessions.core.prices import cost
 from sessions.core.transcript import Role
-from sessions.errors import ModelError
+from sessions.errors import ModelError, named, without_words
 from sessions.flight import Flight
 from sessions.history import Written, make_entry
 from sessions.leases import Hold
@@ -218,12 +218,11 @@ class Books:
         """The ledger row of the call under way, if there is one, which ends with this error."""
         if self.incoming is not None and isinstance(error, ModelError):
             self.incoming.request_id = self.incoming.request_id or error.request_id
-        return () if self.flight is None else (self.record(status, error=str(error) or type(error).__name__),)
+        return () if self.flight is None else (self.record(status, error=without_words(error)),)
 
     def broken_row(self, state: TurnState, error: BaseException) -> TurnRecord:
         """The turn's row, as the error leaves it."""
-        text = f"{type(error).__name__}: {error}"
-        self.row = replace(self.row, state=state, ended=self.now(), call=None, error=text)
+        self.row = replace(self.row, state=state, ended=self.now(), call=None, error=named(error))
         return self.row
 
     def end_spans(self) -> None:

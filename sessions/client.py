@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import partial
@@ -22,6 +23,7 @@ from pydantic_core import from_json
 
 from sessions.core.body import encode_body
 from sessions.core.incoming import Incoming
+from sessions.core.transcript import shown
 from sessions.errors import ConfigurationError, ContextFull, ModelError, SessionsError
 
 BETA_FIELDS = frozenset(
@@ -67,7 +69,7 @@ class ModelClient:
 
     def __init__(self, client: Any = None) -> None:
         if client is not None and not (hasattr(client, "messages") and hasattr(client, "base_url")):
-            raise ConfigurationError(f"client must be one of the SDK's async clients ({_CLIENTS}), not {client!r:.80}")
+            raise ConfigurationError(f"client must be one of the SDK's async clients ({_CLIENTS}), not {shown(client)}")
         if isinstance(client, anthropic.Anthropic):
             raise ConfigurationError("client must be async: use AsyncAnthropic instead of Anthropic")
         self._client = client
@@ -248,6 +250,8 @@ def translated(request_id: str | None = None) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, TypeError) and "authentication method" in str(error):
             raise ConfigurationError(_NO_KEY) from error
+        if getattr(error, "is_of_script", False):  # of the simulator, which need not be loaded
+            raise ConfigurationError(f"{error}; correct the script, then resume() asks again") from error.__cause__
         raise model_error(error, request_id) from error
 
 
@@ -268,18 +272,28 @@ def model_error(error: Exception, request_id: str | None = None) -> ModelError:
         status = error.status_code
         retryable = status in (408, 409, 429) or status >= 500 or status == 200
         found = _request_id_of(error) or request_id
-        if status == 400 and any(word in error.message.lower() for word in _TOO_LONG):
+        is_full = status == 400 and any(word in error.message.lower() for word in _TOO_LONG)
+        if is_full:
             advice = "compact() makes room, or go back to an earlier entry with rewind() or fork(at=…)"
-            return ContextFull(f"the API answered 400: {error.message} ({advice})", request_id=found)
-        advice = "try again later: resume() goes on" if retryable else "correct the request"
-        return ModelError(
-            f"the API answered {status}: {error.message} ({advice})", retryable=retryable, request_id=found
-        )
-    if is_connection_trouble(error):
-        text = f"the connection failed ({type(error).__name__}: {error}); resume() asks again"
-        return ModelError(text, retryable=True, request_id=request_id)
-    text = f"the answer could not be read ({type(error).__name__}: {error}); resume() asks again"
-    return ModelError(text, retryable=True, request_id=request_id)
+        else:
+            advice = "try again later: resume() goes on" if retryable else "correct the request"
+        kind = " ".join([f"the API answered {status}", *api_type(getattr(error, "type", None)), f"({advice})"])
+        text = f"the API answered {status}: {error.message} ({advice})"
+        made = ContextFull if is_full else ModelError
+        return made(text, retryable=retryable, request_id=found, kind=kind)
+    failed = "the connection failed" if is_connection_trouble(error) else "the answer could not be read"
+    name, advice = type(error).__name__, "resume() asks again"
+    return ModelError(
+        f"{failed} ({name}: {error}); {advice}",
+        retryable=True,
+        request_id=request_id,
+        kind=f"{failed} ({name}); {advice}",
+    )
+
+
+def api_type(kind: Any) -> list[str]:
+    """The API's word for an error, such as `overloaded_error`; a gateway may put anything there."""
+    return [kind] if isinstance(kind, str) and re.fullmatch(r"[a-z_]{1,60}", kind) else []
 
 
 def _request_id_of(error: anthropic.APIStatusError) -> str | None:

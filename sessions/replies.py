@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -12,7 +12,7 @@ from anthropic.types import Message
 
 from sessions.core.diagnosis import Miss
 from sessions.core.plan import Plan
-from sessions.core.transcript import Entry
+from sessions.core.transcript import Entry, copied
 from sessions.core.usage import Usage
 from storage.records import CallRecord, Subtotal
 
@@ -247,6 +247,35 @@ class Reply:
     def cost(self) -> Decimal | None:
         """USD for all calls of the turn; `None` where no price is published."""
         return total_cost(self.calls)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The reply as plain JSON data, for a web framework to give out.
+
+        `cost` is a decimal number in a `str` (USD), or `None`; `usage` in tokens; `calls` the ids of the ledger's rows.
+        """
+        return {
+            "session": self.session.id,
+            "text": self.text,
+            "content": copied(self.content),
+            "stop_reason": self.stop_reason,
+            "usage": asdict(self.usage),
+            "cost": None if self.cost is None else str(self.cost),
+            "calls": [call.id for call in self.calls],
+        }
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """For pydantic, and what stands on it: a `Reply` is taken as it is and written as `to_dict()`."""
+        from pydantic_core import core_schema
+
+        written = core_schema.plain_serializer_function_ser_schema(
+            cls.to_dict, return_schema=core_schema.dict_schema(core_schema.str_schema(), core_schema.any_schema())
+        )
+        return core_schema.is_instance_schema(cls, serialization=written)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> Any:
+        return {"type": "object", "title": "Reply"}
 
 
 def text_in(content: Iterable[Mapping[str, Any]]) -> str:

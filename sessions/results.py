@@ -179,7 +179,7 @@ def _blocks(found: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
         kept.append({"type": "text", "text": _note(total - limit, total)})
     if (size := len(encode([block for block in kept if block["type"] != "text"]))) > MAX_TOGETHER:
         raise Unusable(f"the result's images and documents have {size:,} bytes, more than {MAX_TOGETHER:,}: give less")
-    encode(kept)
+    encode([{"type": "tool_result", "content": kept}])  # as it will be stored: nesting is counted from there
     return kept
 
 
@@ -189,9 +189,7 @@ def _check(block: Mapping[str, Any], limit: int) -> None:
         _check_source(kind, block.get("source"))
     elif kind == "search_result" and not _are_texts(block.get("content")):
         raise Unusable("a search_result needs a content of text blocks")
-    for key in {"text": ("text",), "search_result": ("source", "title"), "tool_reference": ("tool_name",)}.get(
-        kind, ()
-    ):
+    for key in _TEXTS.get(kind, ()):
         if not isinstance(block.get(key), str):
             raise Unusable(f"a block of type {kind} needs {key!r}, a text")
     if kind != "text" and (size := _words(block)) > limit:

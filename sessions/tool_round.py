@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import anyio
 
+from sessions.arguments import check_choice
 from sessions.books import Books
 from sessions.core.steps import (
     INTERRUPTED,
@@ -30,9 +31,8 @@ InDoubt = Literal["report", "rerun", "raise"]
 
 
 def check_in_doubt(in_doubt: str) -> None:
-    """Raises `ValueError` for a word that is none of them."""
-    if in_doubt not in ("report", "rerun", "raise"):
-        raise ValueError(f"in_doubt must be 'report', 'rerun' or 'raise', not {in_doubt!r}")
+    """Raises `ConfigurationError` for a word that is none of them."""
+    check_choice("in_doubt", in_doubt, get_args(InDoubt))
 
 
 class ToolRound:

@@ -11,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from threading import Lock
 from typing import Any, TypeVar, cast
 
 import psycopg
+from psycopg.pq.abc import PGconn
+from psycopg.waiting import Ready, Wait
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 
@@ -83,8 +85,20 @@ class PostgreSQLDatabase:
     def wait_for(self, number: int) -> None:
         """Waits for that answer and all others. (Not for some: the server's limits need a complete exchange.)"""
         if self._pipeline is not None and number > self._answered:
+            self.raw.wait(_sent(self.raw.pgconn))
             self._pipeline.sync()
             self._answered = self._asked
+
+
+def _sent(connection: PGconn) -> Generator[Wait, Ready | int]:
+    """Sends all that was asked, whatever its size.
+
+    A pipeline (psycopg 3.3) sends once and then waits for answers. Of a last statement that does not fit into the
+    socket's buffer, a megabyte or so, the server would never see the end, and both would wait for ever.
+    """
+    while connection.flush():
+        if (yield Wait.RW) & Ready.R:
+            connection.consume_input()
 
 
 class _Answer:

@@ -11,13 +11,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sessions.core.transcript import sendable_reply
+from sessions.core.transcript import fault_of, is_too_deep, sendable_reply
 from sessions.core.usage import Usage
 
 _TRUNCATED = ("max_tokens", "model_context_window_exceeded")
 _SERVER_CALLS = ("server_tool_use", "mcp_tool_use")
 _NO_USAGE = Usage(counters=False)
 _TEXT_DELTAS = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
+
+
+def _text(value: Any) -> str | None:
+    """A short text of the reply's frame; one that cannot be stored was never said."""
+    return None if value is None or fault_of(str(value)) else str(value)
+
+
+def _is_readable(call: Mapping[str, Any]) -> bool:
+    """Whether a tool call can be stored and run: an object as its input, not too deep, and names that are text."""
+    given = call.get("input")
+    frame = f"{call.get('id')}{call.get('name')}"
+    return isinstance(given, Mapping) and not is_too_deep([call]) and fault_of(frame) is None
 
 
 def _not_json(name: str) -> Any:
@@ -127,24 +139,25 @@ class Incoming:
     @property
     def stop_reason(self) -> str | None:
         """Why the model stopped; `None` where the stream broke before it was said."""
-        reason = self.message.get("stop_reason")
-        return str(reason) if reason is not None else None
+        return _text(self.message.get("stop_reason"))
 
     @property
     def message_id(self) -> str | None:
         """The API's id of the reply."""
-        return self.message.get("id")
+        return _text(self.message.get("id"))
 
     @property
     def prompt_tokens(self) -> int:
         """The size of the prompt behind this reply; with several iterations, that of the last one."""
         iterations = self.usage_fields.get("iterations")
         last = iterations[-1] if isinstance(iterations, list) and iterations else self.usage_fields
+        if not isinstance(last, Mapping):
+            return 0
         return Usage.from_api(last).total_input
 
     @property
     def unfinished_call(self) -> str | None:
-        """The name of a tool call whose input never arrived whole or is no object, or `None`.
+        """The name of a tool call whose input never arrived whole, is no object or cannot be stored, or `None`.
 
         An empty input at the very end of a truncated reply never arrived (facts of November 2026, 17).
         """
@@ -154,7 +167,7 @@ class Incoming:
                 continue
             if index == truncated and not block.get("input"):
                 return str(block.get("name"))
-            if index in self.broken_inputs or index not in self.closed or not isinstance(block.get("input"), Mapping):
+            if index in self.broken_inputs or index not in self.closed or not _is_readable(block):
                 return str(block.get("name"))
         return None
 

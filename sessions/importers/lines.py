@@ -6,18 +6,17 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sessions.core.transcript import is_too_deep
 from sessions.errors import InvalidImport
 from sessions.importers.records import Problem
 
 MAX_BYTES = 1 << 30
 """The largest file taken, unpacked: a gzip file of a few kB can unpack to terabytes."""
-MAX_DEPTH = 100
-"""The deepest nesting taken. Deeper values could not be written again by Python's own JSON encoder in every frame."""
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _CHUNK = 1 << 20
@@ -63,7 +62,7 @@ def parse(raw: bytes) -> Any:
         raise Unreadable("is nested too deeply") from None
     except ValueError as error:
         raise Unreadable(f"is not JSON ({error})") from error
-    if _too_deep(value):
+    if is_too_deep(value):
         raise Unreadable("is nested too deeply")
     return _mended(value) if _SURROGATE.search(text) else value
 
@@ -113,21 +112,6 @@ def _finite(digits: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
-
-
-def _too_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
-        level = [inner for outer in level if (held := _inside(outer)) for inner in held]
-        if not level:
-            return False
-    return True
-
-
-def _inside(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
 
 
 def _mended(value: Any) -> Any:

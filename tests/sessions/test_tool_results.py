@@ -388,3 +388,23 @@ def test_ctrl_c_while_a_tool_runs_ends_the_process(function: str, run: str) -> N
     assert "went on" not in ended.stdout
     assert "KeyboardInterrupt" in ended.stderr
     assert ended.returncode in (1, -signal.SIGINT)
+
+
+async def test_a_result_nested_too_deep_is_an_error_result() -> None:
+    nested: Any = "x"
+    for _ in range(97):
+        nested = [nested]
+
+    @tool
+    def dig() -> Any:
+        """Digs deep."""
+        return [{"type": "text", "text": "seen", "extra": nested}]
+
+    world = World(answers([call("dig")], "fine"))
+    async with world.manager() as manager:
+        session = await create(manager, tools=[dig])
+        assert (await session.send("dig")).text == "fine"
+        (result,) = results(session.messages[2])
+        assert result["is_error"]
+        assert "nested deeper" in str(result["content"])
+    world.check()

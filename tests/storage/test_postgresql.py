@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,6 +39,16 @@ def execute(url: str, *statements: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         for statement in statements:
             connection.execute(statement)
+
+
+@pytest.mark.parametrize("size", [1_100_000, 20_000_000])
+async def test_a_text_larger_than_the_sockets_buffer_is_written(url: str, size: int) -> None:
+    store = open_store(url)
+    await store.open()
+    title = "x" * size
+    await asyncio.wait_for(store.create(replace(session_record("long"), title=title)), 60)
+    assert (await store.load("long")).title == title
+    await store.close()
 
 
 async def test_a_schema_that_is_missing_or_too_new(new_database: Callable[[], str]) -> None:
