@@ -15,7 +15,6 @@ from typing import Any
 
 import anthropic
 import anyio
-from anthropic.resources.messages.messages import DEPRECATED_MODELS, MODELS_TO_WARN_WITH_THINKING_ENABLED
 from anthropic.types import Message, RawMessageStreamEvent
 from anthropic.types.beta import BetaMessage, BetaRawMessageStreamEvent
 from opentelemetry import trace
@@ -53,8 +52,6 @@ _ENCODABLE = frozenset(
     }
 )
 """Arguments of the SDK's `create` that go into the body as they are, and `betas` (a test compares the requests)."""
-_WARNED = frozenset({*DEPRECATED_MODELS, *MODELS_TO_WARN_WITH_THINKING_ENABLED})
-"""Models about which `create` has something to say to the user."""
 _TOO_LONG = ("prompt is too long", "context limit", "context length", "context size", "context window")
 """How the API and compatible servers say that the input alone does not fit (a 400)."""
 _CLIENTS = "AsyncAnthropic, AsyncAnthropicBedrock, AsyncAnthropicVertex, AsyncAnthropicFoundry, …"
@@ -73,6 +70,7 @@ class ModelClient:
         if isinstance(client, anthropic.Anthropic):
             raise ConfigurationError("client must be async: use AsyncAnthropic instead of Anthropic")
         self._client = client
+        self._warned: set[tuple[str, Any]] = set()  # models, with a kind of thinking, that `create` has seen
 
     @property
     def base_url(self) -> str | None:
@@ -108,8 +106,10 @@ class ModelClient:
         """The SDK's `create`; where that would only wrap the body up, a body whose old messages are encoded already."""
         thinking = body.get("thinking") or {}
         beta = bool(BETA_FIELDS & set(body) or "block_binding" in thinking)
-        if (content := self._encoded({**body, **stream})) is None:
-            return await (self.sdk.beta.messages if beta else self.sdk.messages).create(**body, **stream)
+        content = self._encoded({**body, **stream})
+        subject = (body["model"], thinking.get("type"))
+        if content is None or subject not in self._warned:
+            return await self._through_create(self.sdk.beta if beta else self.sdk, subject, {**body, **stream})
         events: Any = BetaRawMessageStreamEvent if beta else RawMessageStreamEvent
         headers = {"anthropic-beta": ",".join(body["betas"])} if "betas" in body else {}
         return await self.sdk.post(
@@ -121,6 +121,15 @@ class ModelClient:
             stream_cls=anthropic.AsyncStream[events],
         )
 
+    async def _through_create(self, resource: Any, subject: tuple[str, Any], body: Mapping[str, Any]) -> Any:
+        """`create` warns of models that end soon, and only it knows which: it sees the first request of each."""
+        self._warned.add(subject)
+        try:
+            return await resource.messages.create(**body)
+        except Warning:  # `python -W error`: the next request is refused too
+            self._warned.discard(subject)
+            raise
+
     def _encoded(self, body: Mapping[str, Any]) -> bytes | None:
         """The body in bytes, or `None` where `create` must see it.
 
@@ -129,7 +138,7 @@ class ModelClient:
         sdk = self.sdk
         if type(sdk) is not anthropic.AsyncAnthropic or sdk.middleware or _is_traced(sdk):
             return None
-        if not set(body) <= _ENCODABLE | {"stream"} or body["model"] in _WARNED:
+        if not set(body) <= _ENCODABLE | {"stream"}:
             return None
         try:
             return encode_body({name: value for name, value in body.items() if name != "betas"})
