@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from rich.markup import escape
 
 from sessions.cli import branches, chat, costs, database, demo, history, load, probe, records, replay, serve, why
 from sessions.cli.terminal import CODES_IN_WORDS, WHOLE, console, errors, report
+from sessions.cli.visible import Lines, express_everything
 from sessions.errors import SessionsError
 
 app = typer.Typer(
@@ -40,6 +42,8 @@ app.add_typer(database.app, name="db")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and ends the process with its exit code."""
     warnings.showwarning = _warn
+    logging.lastResort = Lines(errors)
+    express_everything()
     for one in (console, errors):
         if not one.is_terminal:
             one.width = WHOLE

@@ -7,6 +7,7 @@ from typing import Annotated, TypeVar
 
 import anyio
 import typer
+from rich.markup import escape
 
 from sessions import Conflict, Session, SessionManager
 from sessions.cli.terminal import (
@@ -41,8 +42,8 @@ def fork(
     if as_json:
         print_json({"id": made.id, "head": made.head, "forked_from": session})
     else:
-        console.print(f"A branch of {len(made.entries)} entries: session [bold]{made.id}[/].", soft_wrap=True)
-        console.print(f"[dim]Go on with: warmline chat {made.id}[/]", soft_wrap=True)
+        console.print(f"A branch of {len(made.entries)} entries: session [bold]{escape(made.id)}[/].", soft_wrap=True)
+        console.print(f"[dim]Go on with: warmline chat {escape(made.id)}[/]", soft_wrap=True)
 
 
 def rewind(
@@ -66,7 +67,7 @@ def rewind(
         return
     console.print(f"The conversation has {len(found.entries)} entries now.")
     if before is not None and before != found.head:
-        console.print(f"[dim]What was: warmline fork {found.id} --at {before}[/]", soft_wrap=True)
+        console.print(f"[dim]What was: warmline fork {escape(found.id)} --at {before}[/]", soft_wrap=True)
 
 
 def entry_named(session: Session, name: str) -> str:

@@ -65,7 +65,8 @@ def chat(
         found = None
         if session is not None:
             found = portal.call(partial(manager.open, session, owner=owner))
-            console.print(f"Session [bold]{found.id}[/] with {found.settings.model}. /help tells the commands.")
+            known = f"[bold]{escape(found.id)}[/] with {escape(found.settings.model)}"
+            console.print(f"Session {known}. /help tells the commands.")
         else:
             with given():  # what is wrong is said before the first message
                 manager._check(make_settings(model=model, max_tokens=max_tokens, system=system))
@@ -123,7 +124,7 @@ class Chat:
                     self._session = self._portal.call(self._create)
                 self._do(partial(self._turn, line))
         if self._session is not None:
-            console.print(f"[dim]Go on with: warmline chat {self._session.id}[/]")
+            console.print(f"[dim]Go on with: warmline chat {escape(self._session.id)}[/]")
 
     def _do(self, action: Callable[[], None]) -> None:
         """What goes wrong is told; the conversation goes on."""
@@ -170,7 +171,7 @@ class Chat:
 
     def _below(self, reply: Reply) -> None:
         if reply.stop_reason not in ("end_turn", "stop_sequence"):
-            console.print(f"[yellow]The answer ended early: {reply.stop_reason}.[/]")
+            console.print(f"[yellow]The answer ended early: {escape(str(reply.stop_reason))}.[/]")
         console.print(below(reply.usage, dollars(reply.cost)))
 
     def _finish_interrupted(self) -> None:
@@ -181,7 +182,7 @@ class Chat:
 
     def _fork(self, at: str) -> None:
         self._session = self._portal.call(self.session.fork, entry_named(self.session, at) if at else None)
-        console.print(f"A branch: session [bold]{self.session.id}[/].")
+        console.print(f"A branch: session [bold]{escape(self.session.id)}[/].")
 
     def _rewind(self, to: str) -> None:
         last = None if to else self._last_words()

@@ -16,7 +16,7 @@ from anthropic import AsyncAnthropic
 from rich.markup import escape
 from rich.status import Status
 
-from sessions.cli.terminal import MODEL, Code, JsonOption, ModelOption, console, errors, has_key
+from sessions.cli.terminal import MODEL, Code, JsonOption, ModelOption, console, echo_json, errors, has_key
 from sessions.core.prices import prices_for
 from sessions.core.profiles import MODELS, profile_for
 from sessions.errors import ConfigurationError
@@ -174,14 +174,14 @@ def _finish(made: Probe, path: Path, as_json: bool) -> None:
     """Prints the totals, and writes the profile; what was paid for is printed where it cannot be written."""
     measured = made.measured()
     if as_json:
-        typer.echo(measured.to_json(), nl=False)
+        echo_json(measured.to_json())
     else:
         console.print(_totals(made, measured.endpoint), soft_wrap=True)
     try:
         measured.write(path)
     except ConfigurationError:
         if not as_json:
-            typer.echo(measured.to_json(), nl=False)
+            echo_json(measured.to_json())
         raise
     if not as_json:
         console.print(f"Written to [bold]{escape(str(path))}[/]: SessionManager(profile={str(path)!r})", soft_wrap=True)

@@ -19,6 +19,7 @@ from sessions.cli.terminal import (
     SessionArgument,
     StoreOption,
     console,
+    echo_json,
     errors,
     print_json,
     reading,
@@ -79,7 +80,7 @@ def export(
     messages = anyio.run(run)
     text = json.dumps(messages, ensure_ascii=False, indent=2) + "\n"
     if output is None:
-        typer.echo(text.encode(), nl=False)
+        echo_json(text)
         return
     try:
         output.write_bytes(text.encode())

@@ -94,7 +94,7 @@ def _play(recording: Sequence[RecordedConversation], policy: Policy, number: int
 
 def _print(one: Replay, brief: bool) -> None:
     totals = one.totals
-    console.print(f"[bold]{escape(one.id)}[/]  {one.model}, {len(one.turns)} turns, {totals.requests} requests")
+    console.print(f"[bold]{escape(one.id)}[/]  {escape(one.model)}, {len(one.turns)} turns, {totals.requests} requests")
     if not brief:
         console.print(_turns(one.turns))
     for problem in one.problems:
