@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from sessions import SessionManager, SessionNotFound
+from sessions.cli.output import ForceOption, files_of, writing
 from sessions.cli.terminal import (
     STORE,
     Code,
@@ -25,7 +26,6 @@ from sessions.cli.terminal import (
     reading,
     session_named,
 )
-from sessions.errors import ConfigurationError
 from sessions.history import Damage, first_damage
 from sessions.translate import storage_errors
 from storage import EntryMissing, Store, StoreDamaged
@@ -67,6 +67,7 @@ async def _verified(store: Store, session: str, owner: str | None) -> tuple[int,
 def export(
     session: SessionArgument,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file instead of standard output.")] = None,
+    force: ForceOption = False,
     store: StoreOption = STORE,
     owner: OwnerOption = None,
 ) -> None:
@@ -82,8 +83,6 @@ def export(
     if output is None:
         echo_json(text)
         return
-    try:
-        output.write_bytes(text.encode())
-    except OSError as error:
-        raise ConfigurationError(f"cannot write {output} ({error.strerror or error}): choose another file") from error
+    with writing(output, force=force, never=files_of(store)) as draft:
+        draft.write_bytes(text.encode())
     console.print(f"{len(messages)} messages in {output}.", soft_wrap=True, markup=False)
