@@ -1,5 +1,7 @@
 """One way to call the model: always a stream beneath, content built from raw events, every failure a `ModelError`.
 
+The SDK takes half a second to import, so it is imported where it is needed: who only reads never pays for it.
+
 Retries are the SDK's business. Zero-token requests are the exception that does not stream: the API refuses it there.
 """
 
@@ -9,20 +11,19 @@ import inspect
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
-import anthropic
 import anyio
-from anthropic.resources.messages.messages import DEPRECATED_MODELS, MODELS_TO_WARN_WITH_THINKING_ENABLED
-from anthropic.types import Message, RawMessageStreamEvent
-from anthropic.types.beta import BetaMessage, BetaRawMessageStreamEvent
 from opentelemetry import trace
 from pydantic_core import from_json
 
 from sessions.core.body import encode_body
 from sessions.core.incoming import Incoming
 from sessions.errors import ConfigurationError, ModelError, SessionsError
+
+if TYPE_CHECKING:
+    from anthropic.types import RawMessageStreamEvent
 
 BETA_FIELDS = frozenset(
     {"betas", "context_management", "compaction", "mcp_servers", "fallbacks", "billing_policy", "fallback_credit_token"}
@@ -51,13 +52,19 @@ _ENCODABLE = frozenset(
     }
 )
 """Arguments of the SDK's `create` that go into the body as they are, and `betas` (a test compares the requests)."""
-_WARNED = frozenset({*DEPRECATED_MODELS, *MODELS_TO_WARN_WITH_THINKING_ENABLED})
-"""Models about which `create` has something to say to the user."""
 _CLIENTS = "AsyncAnthropic, AsyncAnthropicBedrock, AsyncAnthropicVertex, AsyncAnthropicFoundry, …"
 _NO_KEY = (
     "no API key: set ANTHROPIC_API_KEY (or pass client=AsyncAnthropic(api_key=…)), "
     "or try it without a key with client=sessions.simulator.client()"
 )
+
+
+@cache
+def _warned() -> frozenset[str]:
+    """Models about which `create` has something to say to the user."""
+    from anthropic.resources.messages.messages import DEPRECATED_MODELS, MODELS_TO_WARN_WITH_THINKING_ENABLED
+
+    return frozenset({*DEPRECATED_MODELS, *MODELS_TO_WARN_WITH_THINKING_ENABLED})
 
 
 class ModelClient:
@@ -66,7 +73,7 @@ class ModelClient:
     def __init__(self, client: Any = None) -> None:
         if client is not None and not (hasattr(client, "messages") and hasattr(client, "base_url")):
             raise ConfigurationError(f"client must be one of the SDK's async clients ({_CLIENTS}), not {client!r:.80}")
-        if isinstance(client, anthropic.Anthropic):
+        if client is not None and _is_blocking(client):
             raise ConfigurationError("client must be async: use AsyncAnthropic instead of Anthropic")
         self._client = client
 
@@ -86,6 +93,8 @@ class ModelClient:
     def sdk(self) -> Any:
         """The SDK's client. Raises `ConfigurationError` where there is no key."""
         if self._client is None:
+            import anthropic
+
             try:
                 self._client = anthropic.AsyncAnthropic()
             except (anthropic.AnthropicError, ValueError) as error:
@@ -94,6 +103,10 @@ class ModelClient:
 
     def check_params(self, params: Mapping[str, Any]) -> None:
         """Raises `ConfigurationError` for a request field that the SDK does not have."""
+        if not params:
+            return
+        import anthropic
+
         known = set(inspect.signature(anthropic.resources.beta.messages.AsyncMessages.create).parameters)
         if unknown := sorted(set(params) - known):
             raise ConfigurationError(
@@ -106,6 +119,10 @@ class ModelClient:
         beta = bool(BETA_FIELDS & set(body) or "block_binding" in thinking)
         if (content := self._encoded({**body, **stream})) is None:
             return await (self.sdk.beta.messages if beta else self.sdk.messages).create(**body, **stream)
+        from anthropic import AsyncStream
+        from anthropic.types import Message, RawMessageStreamEvent
+        from anthropic.types.beta import BetaMessage, BetaRawMessageStreamEvent
+
         events: Any = BetaRawMessageStreamEvent if beta else RawMessageStreamEvent
         headers = {"anthropic-beta": ",".join(body["betas"])} if "betas" in body else {}
         return await self.sdk.post(
@@ -114,7 +131,7 @@ class ModelClient:
             content=content,
             options={"headers": headers},
             stream=bool(stream),
-            stream_cls=anthropic.AsyncStream[events],
+            stream_cls=AsyncStream[events],
         )
 
     def _encoded(self, body: Mapping[str, Any]) -> bytes | None:
@@ -122,10 +139,12 @@ class ModelClient:
 
         Other platforms rewrite it, middleware and tracing look into it, and some arguments are headers.
         """
+        from anthropic import AsyncAnthropic
+
         sdk = self.sdk
-        if type(sdk) is not anthropic.AsyncAnthropic or sdk.middleware or _is_traced(sdk):
+        if type(sdk) is not AsyncAnthropic or sdk.middleware or _is_traced(sdk):
             return None
-        if not set(body) <= _ENCODABLE | {"stream"} or body["model"] in _WARNED:
+        if not set(body) <= _ENCODABLE | {"stream"} or body["model"] in _warned():
             return None
         try:
             return encode_body({name: value for name, value in body.items() if name != "betas"})
@@ -213,6 +232,12 @@ async def _close(events: Any) -> None:
             await _quietly(partial(_unwind, source()))
 
 
+def _is_blocking(client: Any) -> bool:
+    from anthropic import Anthropic
+
+    return isinstance(client, Anthropic)
+
+
 def _is_read(generator: Any) -> bool:
     """Whether a generator has come to its end: nothing is left to unwind, which takes longer than all the rest."""
     return getattr(generator, "ag_frame", ...) is None
@@ -226,10 +251,12 @@ async def _unwind(left: AsyncIterator[Any]) -> None:
 
 
 async def _quietly(work: Callable[[], Awaitable[None]]) -> None:
+    from anthropic import AnthropicError
+
     try:
         await work()
     except Exception as error:  # a broken connection may fail to close; what it delivered has been kept
-        if not is_connection_trouble(error) and not isinstance(error, anthropic.AnthropicError | ValueError):
+        if not is_connection_trouble(error) and not isinstance(error, AnthropicError | ValueError):
             raise
 
 
@@ -251,8 +278,10 @@ def translated(request_id: str | None = None) -> Iterator[None]:
 
 def is_connection_trouble(error: BaseException) -> bool:
     """Whether the connection failed, as opposed to the API refusing: worth another try."""
+    from anthropic import APIConnectionError
+
     library = type(error).__module__.partition(".")[0]
-    return isinstance(error, anthropic.APIConnectionError | OSError) or library in (
+    return isinstance(error, APIConnectionError | OSError) or library in (
         "httpx2",
         "httpcore2",
         "httpx",
@@ -262,7 +291,9 @@ def is_connection_trouble(error: BaseException) -> bool:
 
 def model_error(error: Exception, request_id: str | None = None) -> ModelError:
     """Says in one sentence what failed, who should act, and whether trying again can help."""
-    if isinstance(error, anthropic.APIStatusError):
+    from anthropic import APIStatusError
+
+    if isinstance(error, APIStatusError):
         status = error.status_code
         retryable = status in (408, 409, 429) or status >= 500 or status == 200
         found = getattr(error, "request_id", None) or request_id
@@ -279,8 +310,10 @@ def model_error(error: Exception, request_id: str | None = None) -> ModelError:
 
 def status_of(error: ModelError) -> int | None:
     """The HTTP status behind a `ModelError`, or `None`."""
+    from anthropic import APIStatusError
+
     cause = error.__cause__
-    return cause.status_code if isinstance(cause, anthropic.APIStatusError) else None
+    return cause.status_code if isinstance(cause, APIStatusError) else None
 
 
 def is_refused(error: ModelError) -> bool:

@@ -16,8 +16,6 @@ from weakref import WeakValueDictionary
 
 import anyio.to_thread
 import pydantic_core
-from anthropic import beta_async_tool, beta_tool
-from anthropic.lib.tools import ToolError
 
 from sessions.clock import Clock, within
 from sessions.core.cache import without_marks
@@ -50,6 +48,8 @@ class Tool:
         idempotent: bool = False,
         timeout: float | None = None,
     ) -> None:
+        from anthropic import beta_async_tool, beta_tool  # the SDK is imported where it is needed (`client`)
+
         wrap = beta_async_tool if inspect.iscoroutinefunction(function) else beta_tool
         try:
             self._runner: Any = wrap(function, name=name) if name else wrap(function)
@@ -78,6 +78,8 @@ class Tool:
 
     async def run(self, call: ToolCall, clock: Clock) -> dict[str, Any]:
         """Runs the call and gives its `tool_result` block. Raises nothing but cancellation."""
+        from anthropic.lib.tools import ToolError
+
         try:
             value = await within(clock, self.timeout, lambda: self._invoke(call.input))
             return result_block(call, result_content(value))

@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from decimal import Decimal
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import typer
-from anthropic import AsyncAnthropic
 from pydantic_core import to_json
 from rich.markup import escape
 from rich.table import Table
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from sessions import simulator
 from sessions.cli.visible import Door, json_text
 from sessions.core.usage import Usage
 from sessions.errors import (
@@ -36,6 +34,9 @@ from sessions.errors import (
 )
 from sessions.translate import storage_errors
 from storage import SessionMissing, Store, open_store
+
+if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic
 
 MODEL = "claude-sonnet-5-5"
 STORE = "sqlite:///sessions.db"
@@ -120,6 +121,10 @@ def has_key(client: AsyncAnthropic) -> bool:
 
 def claude() -> AsyncAnthropic:
     """The real API where there are credentials, else the simulator, which is said on the console."""
+    from anthropic import AsyncAnthropic
+
+    from sessions import simulator
+
     client = AsyncAnthropic()
     if has_key(client):
         return client
