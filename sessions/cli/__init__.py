@@ -28,6 +28,7 @@ COMMANDS = {
     "why": "why:why",
     "fork": "branches:fork",
     "rewind": "branches:rewind",
+    "delete": "branches:delete",
     "verify": "records:verify",
     "export": "records:export",
     "replay": "replay:replay",

@@ -24,6 +24,7 @@ from sessions.cli.terminal import (
     OwnerOption,
     StoreOption,
     claude,
+    code_of,
     console,
     dollars,
     report,
@@ -72,7 +73,10 @@ def chat(
                 manager._check(make_settings(model=model, max_tokens=max_tokens, system=system))
             console.print(f"A new session with {escape(model)}. /help tells the commands.")
         create = partial(manager.create, model=model, max_tokens=max_tokens, system=system, owner=owner)
-        Chat(portal, create, found).run()
+        talk = Chat(portal, create, found)
+        talk.run()
+        if talk.failed is not None:
+            raise typer.Exit(code_of(talk.failed))
 
 
 def _check_new(context: typer.Context) -> None:
@@ -94,6 +98,8 @@ class Chat:
         self, portal: BlockingPortal, create: Callable[[], Awaitable[Session]], session: Session | None
     ) -> None:
         self._portal, self._create, self._session = portal, create, session
+        self.failed: SessionsError | None = None
+        """What the last turn ended with, if it failed."""
         self._commands: dict[str, Callable[[str], None]] = {
             "/fork": self._fork,
             "/rewind": self._rewind,
@@ -147,6 +153,14 @@ class Chat:
                 return line
 
     def _turn(self, words: str | list[dict[str, Any]]) -> None:
+        try:
+            self._answered(words)
+        except SessionsError as error:
+            self.failed = error
+            raise
+        self.failed = None
+
+    def _answered(self, words: str | list[dict[str, Any]]) -> None:
         stream = self.session.stream(words)
         answer: Future[Reply] = self._portal.start_task_soon(self._answer, stream)
         try:

@@ -394,3 +394,16 @@ def test_an_export_replaces_what_exists_only_by_force(warmline: Run, stored: str
     assert warmline("export", "one", "-o", "notes.json", "--force").code == 0
     assert json.loads(notes.read_text()) == json.loads(warmline("export", "one").out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.json", "sessions.db"]
+
+
+def test_sessions_are_deleted_for_good_after_a_yes(warmline: Run, stored: str) -> None:
+    unasked = warmline("delete", "one")
+    assert (unasked.code, "pass --yes" in unasked.err) == (2, True)
+    assert warmline("delete", "one", "absent", "--yes").code == 3
+    assert warmline("delete", "one", "--owner", "bob", "--yes").code == 3
+    assert len(json.loads(warmline("list", "--json").out)) == 2, "all are there, or none goes"
+    ran = warmline("delete", "on", "two", "--yes")
+    assert ran.code == 0, ran.err
+    assert "A [bold] trip" in ran.out
+    assert ran.out.endswith("Deleted: 2.\n")
+    assert json.loads(warmline("list", "--json").out) == []
