@@ -1,5 +1,7 @@
 """One way to call the model: always a stream beneath, content built from raw events, every failure a `ModelError`.
 
+The SDK takes half a second to import, so it is imported where it is needed: who only reads never pays for it.
+
 Retries are the SDK's business. Zero-token requests are the exception that does not stream: the API refuses it there.
 """
 
@@ -11,12 +13,9 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
 import anyio
-from anthropic.types import Message, RawMessageStreamEvent
-from anthropic.types.beta import BetaMessage, BetaRawMessageStreamEvent
 from opentelemetry import trace
 from pydantic_core import from_json
 
@@ -24,6 +23,10 @@ from sessions.core.body import encode_body
 from sessions.core.incoming import Incoming
 from sessions.core.transcript import shown
 from sessions.errors import ConfigurationError, ContextFull, ModelError, SessionsError
+
+if TYPE_CHECKING:
+    from anthropic import APIStatusError
+    from anthropic.types import RawMessageStreamEvent
 
 BETA_FIELDS = frozenset(
     {"betas", "context_management", "compaction", "mcp_servers", "fallbacks", "billing_policy", "fallback_credit_token"}
@@ -67,7 +70,7 @@ class ModelClient:
     def __init__(self, client: Any = None) -> None:
         if client is not None and not (hasattr(client, "messages") and hasattr(client, "base_url")):
             raise ConfigurationError(f"client must be one of the SDK's async clients ({_CLIENTS}), not {shown(client)}")
-        if isinstance(client, anthropic.Anthropic):
+        if client is not None and _is_blocking(client):
             raise ConfigurationError("client must be async: use AsyncAnthropic instead of Anthropic")
         self._client = client
         self._warned: set[tuple[str, Any]] = set()  # models, with a kind of thinking, that `create` has seen
@@ -88,6 +91,8 @@ class ModelClient:
     def sdk(self) -> Any:
         """The SDK's client. Raises `ConfigurationError` where there is no key."""
         if self._client is None:
+            import anthropic
+
             try:
                 self._client = anthropic.AsyncAnthropic()
             except (anthropic.AnthropicError, ValueError) as error:
@@ -96,6 +101,10 @@ class ModelClient:
 
     def check_params(self, params: Mapping[str, Any]) -> None:
         """Raises `ConfigurationError` for a request field that the SDK does not have."""
+        if not params:
+            return
+        import anthropic
+
         known = set(inspect.signature(anthropic.resources.beta.messages.AsyncMessages.create).parameters)
         if unknown := sorted(set(params) - known):
             raise ConfigurationError(
@@ -110,6 +119,10 @@ class ModelClient:
         subject = (body["model"], thinking.get("type"))
         if content is None or subject not in self._warned:
             return await self._through_create(self.sdk.beta if beta else self.sdk, subject, {**body, **stream})
+        from anthropic import AsyncStream
+        from anthropic.types import Message, RawMessageStreamEvent
+        from anthropic.types.beta import BetaMessage, BetaRawMessageStreamEvent
+
         events: Any = BetaRawMessageStreamEvent if beta else RawMessageStreamEvent
         headers = {"anthropic-beta": ",".join(body["betas"])} if "betas" in body else {}
         return await self.sdk.post(
@@ -118,7 +131,7 @@ class ModelClient:
             content=content,
             options={"headers": headers},
             stream=bool(stream),
-            stream_cls=anthropic.AsyncStream[events],
+            stream_cls=AsyncStream[events],
         )
 
     async def _through_create(self, resource: Any, subject: tuple[str, Any], body: Mapping[str, Any]) -> Any:
@@ -135,8 +148,10 @@ class ModelClient:
 
         Other platforms rewrite it, middleware and tracing look into it, and some arguments are headers.
         """
+        from anthropic import AsyncAnthropic
+
         sdk = self.sdk
-        if type(sdk) is not anthropic.AsyncAnthropic or sdk.middleware or _is_traced(sdk):
+        if type(sdk) is not AsyncAnthropic or sdk.middleware or _is_traced(sdk):
             return None
         if not set(body) <= _ENCODABLE | {"stream"}:
             return None
@@ -226,6 +241,12 @@ async def _close(events: Any) -> None:
             await _quietly(partial(_unwind, source()))
 
 
+def _is_blocking(client: Any) -> bool:
+    from anthropic import Anthropic
+
+    return isinstance(client, Anthropic)
+
+
 def _is_read(generator: Any) -> bool:
     """Whether a generator has come to its end: nothing is left to unwind, which takes longer than all the rest."""
     return getattr(generator, "ag_frame", ...) is None
@@ -239,10 +260,12 @@ async def _unwind(left: AsyncIterator[Any]) -> None:
 
 
 async def _quietly(work: Callable[[], Awaitable[None]]) -> None:
+    from anthropic import AnthropicError
+
     try:
         await work()
     except Exception as error:  # a broken connection may fail to close; what it delivered has been kept
-        if not is_connection_trouble(error) and not isinstance(error, anthropic.AnthropicError | ValueError):
+        if not is_connection_trouble(error) and not isinstance(error, AnthropicError | ValueError):
             raise
 
 
@@ -266,8 +289,10 @@ def translated(request_id: str | None = None) -> Iterator[None]:
 
 def is_connection_trouble(error: BaseException) -> bool:
     """Whether the connection failed, as opposed to the API refusing: worth another try."""
+    from anthropic import APIConnectionError
+
     library = type(error).__module__.partition(".")[0]
-    return isinstance(error, anthropic.APIConnectionError | OSError) or library in (
+    return isinstance(error, APIConnectionError | OSError) or library in (
         "httpx2",
         "httpcore2",
         "httpx",
@@ -277,7 +302,9 @@ def is_connection_trouble(error: BaseException) -> bool:
 
 def model_error(error: Exception, request_id: str | None = None) -> ModelError:
     """Says in one sentence what failed, who should act, and whether trying again can help."""
-    if isinstance(error, anthropic.APIStatusError):
+    from anthropic import APIStatusError
+
+    if isinstance(error, APIStatusError):
         status = error.status_code
         retryable = status in (408, 409, 429) or status >= 500 or status == 200
         found = _request_id_of(error) or request_id
@@ -305,7 +332,7 @@ def api_type(kind: Any) -> list[str]:
     return [kind] if isinstance(kind, str) and re.fullmatch(r"[a-z_]{1,60}", kind) else []
 
 
-def _request_id_of(error: anthropic.APIStatusError) -> str | None:
+def _request_id_of(error: APIStatusError) -> str | None:
     """The id by which the API knows the request: from a header, or from the body where a gateway lost that."""
     body = error.body if isinstance(error.body, Mapping) else {}
     found = error.request_id or request_id_in(error.response.headers) or body.get("request_id")
@@ -319,17 +346,22 @@ def request_id_in(headers: Mapping[str, str]) -> str | None:
 
 def reason_of(error: ModelError) -> str:
     """The API's own sentence behind a `ModelError`, without the SDK's words around it."""
+    from anthropic import APIStatusError
+
     cause = error.__cause__
-    body = cause.body if isinstance(cause, anthropic.APIStatusError) else None
-    found = body.get("error") if isinstance(body, Mapping) else None
+    if not isinstance(cause, APIStatusError):
+        return str(error)
+    found = cause.body.get("error") if isinstance(cause.body, Mapping) else None
     message = found.get("message") if isinstance(found, Mapping) else None
-    return str(message or (cause.message if isinstance(cause, anthropic.APIStatusError) else error))
+    return str(message or cause.message)
 
 
 def status_of(error: ModelError) -> int | None:
     """The HTTP status behind a `ModelError`, or `None`."""
+    from anthropic import APIStatusError
+
     cause = error.__cause__
-    return cause.status_code if isinstance(cause, anthropic.APIStatusError) else None
+    return cause.status_code if isinstance(cause, APIStatusError) else None
 
 
 def is_refused(error: ModelError) -> bool:

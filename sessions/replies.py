@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from anthropic.types import Message
-
 from sessions.core.diagnosis import Miss
 from sessions.core.plan import Plan
 from sessions.core.transcript import Entry, copied
@@ -17,6 +15,8 @@ from sessions.core.usage import Usage
 from storage.records import CallRecord, Subtotal
 
 if TYPE_CHECKING:
+    from anthropic.types import Message
+
     from sessions.session import Session
 
 
@@ -288,6 +288,8 @@ def message_of(raw: Mapping[str, Any], content: list[dict[str, Any]], stop_reaso
 
     Blocks that the non-beta type does not know stay as they came.
     """
+    from anthropic.types import Message
+
     usage = {"input_tokens": 0, "output_tokens": 0, **(raw.get("usage") or {})}
     whole = {
         **raw,

@@ -9,7 +9,6 @@ from typing import Any
 
 import anyio.lowlevel
 import pydantic_core
-from anthropic.lib.tools import ToolError
 
 from sessions.core.cache import without_marks
 from sessions.core.transcript import Malformed, encode, is_blank, plain
@@ -70,6 +69,8 @@ def content_of(value: Any, limit: int = MAX_RESULT) -> Content:
 
 def told(error: BaseException, limit: int = MAX_RESULT) -> Content:
     """What a tool raised, as content."""
+    from anthropic.lib.tools import ToolError  # the SDK is imported where it is needed (`client`)
+
     if isinstance(error, ToolError):
         try:
             return content_of(error.content, limit)

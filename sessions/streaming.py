@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
-from anthropic.types import RawMessageStreamEvent
 
 from sessions.asking import Event
 from sessions.background import Background
@@ -16,6 +15,9 @@ from sessions.errors import SessionsError
 from sessions.replies import Reply, Step
 from sessions.translate import storage_errors
 from sessions.turn import Turn
+
+if TYPE_CHECKING:
+    from anthropic.types import RawMessageStreamEvent
 
 
 class Driver:

@@ -18,8 +18,6 @@ from types import MethodType
 from typing import Any, TypeVar, overload
 from weakref import WeakValueDictionary
 
-from anthropic import beta_async_tool, beta_tool
-
 from sessions.clock import Clock
 from sessions.core.cache import without_marks
 from sessions.core.steps import ToolCall, result_block
@@ -84,6 +82,8 @@ class Tool:
         timeout: float | None = None,
         max_result: int | None = None,
     ) -> None:
+        from anthropic import beta_async_tool, beta_tool  # the SDK is imported where it is needed (`client`)
+
         options = _Options(name, idempotent, timeout, max_result)
         wrap = beta_async_tool if inspect.iscoroutinefunction(function) else beta_tool
         try:
