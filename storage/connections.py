@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8Dumper
 from sqlalchemy import URL
@@ -35,7 +34,7 @@ class Connections:
     """As many as there are transactions under way; those at rest wait here, the most recently used on top."""
 
     def __init__(self, url: URL) -> None:
-        self._url = url.render_as_string(hide_password=False)
+        self._options = _OPTIONS | _given(url)
         self._idle: deque[tuple[psycopg.Connection, float]] = deque()
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
@@ -44,10 +43,9 @@ class Connections:
     def connect(self, *, autocommit: bool = True) -> psycopg.Connection:
         """A new connection, which the caller closes. Options that the URL names are the user's own."""
         try:
-            options = _OPTIONS | conninfo_to_dict(self._url)
+            raw = psycopg.connect(**self._options, autocommit=autocommit, prepare_threshold=None)
         except psycopg.ProgrammingError as error:  # an option that the driver does not know
             raise psycopg.OperationalError(str(error)) from error
-        raw = psycopg.connect(**options, autocommit=autocommit, prepare_threshold=None)
         raw.adapters.register_dumper(int, Int8Dumper)  # of one size, or each size would have a plan of its own
         return raw
 
@@ -107,6 +105,13 @@ class Connections:
         if not self._idle and self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _given(url: URL) -> dict[str, Any]:
+    """What the URL says, as options of the driver: it would repeat a text that it cannot read."""
+    parts = {"host": url.host, "port": url.port, "user": url.username, "password": url.password, "dbname": url.database}
+    given: dict[str, Any] = {name: value for name, value in parts.items() if value is not None}
+    return given | {name: text if isinstance(text, str) else ",".join(text) for name, text in url.query.items()}
 
 
 def is_pooled(raw: psycopg.Connection) -> bool:

@@ -6,18 +6,14 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
-
 from .errors import StoreUnavailable
 from .records import Statistics
 from .sqlite import SQLite
 from .transactions import Database, Work
+from .urls import parse, unknown
 from .watching import Watch
 
 T = TypeVar("T")
-
-FORMS = "sqlite:///path, sqlite:////absolute/path, sqlite:// (in memory), or postgresql://user@host/database"
 
 
 class Dialect(Protocol):
@@ -40,11 +36,8 @@ def dialect(url: str, reading: bool = False) -> Dialect:
 
     `reading`: it is only to be read, which is enough for an SQLite file that may not be written.
     """
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise StoreUnavailable(f"{url!r} is no store URL: give {FORMS}") from None
-    if parsed.drivername == "sqlite" and not (parsed.host or parsed.query):
+    parsed = parse(url)
+    if parsed.drivername == "sqlite" and not (parsed.host or parsed.username or parsed.query):
         return SQLite(parsed.database, reading)
     if parsed.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
         try:
@@ -52,4 +45,4 @@ def dialect(url: str, reading: bool = False) -> Dialect:
         except ImportError as error:
             raise StoreUnavailable(f"PostgreSQL needs psycopg ({error}): install warmline[postgres]") from error
         return PostgreSQL(parsed.set(drivername="postgresql"))
-    raise StoreUnavailable(f"{parsed.render_as_string()!r} is no store URL that is known here: give {FORMS}")
+    raise unknown(url)

@@ -90,9 +90,9 @@ class TurnKeyTaken(StorageError):
 class SchemaTooOld(StorageError):
     """The database has an older schema: run `warmline db upgrade`, then start again."""
 
-    def __init__(self, store: str, revision: str | None) -> None:
-        found = f"schema {revision}" if revision else "no schema"
-        super().__init__(f"{store} has {found}, older than this version needs: run `warmline db upgrade {store}`")
+    def __init__(self, store: str, revision: str | None, command: str = "`warmline db upgrade`") -> None:
+        found = f"has schema {revision}, older than this version needs" if revision else "has no schema yet"
+        super().__init__(f"{store} {found}: run {command}")
         self.revision = revision
 
 

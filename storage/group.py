@@ -7,19 +7,40 @@ fails, it fails for all of them.
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 from .errors import StoreUnavailable
 from .records import Statistics
 from .transactions import Database
 
 Work = Callable[[Database], Any]
+
+
+RETRY = 1.0
+"""Seconds after which it is tried again to empty the log, where nothing is written meanwhile."""
+
+log = logging.getLogger("storage")
+
+
+class Connection(Database, Protocol):
+    """The writer's connection."""
+
+    @property
+    def owes(self) -> bool:
+        """Whether deleted words may still stand in the log."""
+
+    def truncate(self) -> None:
+        """Tries to empty the log."""
+
+    def rest(self) -> None:
+        """Says that a piece of work has ended."""
 
 
 @dataclass(slots=True)
@@ -35,13 +56,14 @@ class GroupCommit:
     """The one writer of an SQLite database. It owns the connection and closes it."""
 
     def __init__(
-        self, raw: sqlite3.Connection, database: Database, translated: Callable[[BaseException], BaseException]
+        self, raw: sqlite3.Connection, database: Connection, translated: Callable[[BaseException], BaseException]
     ) -> None:
         self._raw = raw
         self._database = database
         self._translated = translated
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._durable = True
+        self._told = False
         self._closing = False
         self._lock = threading.Lock()
         self.statistics = Statistics()
@@ -74,11 +96,13 @@ class GroupCommit:
             closing = len(jobs) < len(waiting)
             if jobs:
                 self._commit(jobs)
+            else:
+                self._truncate()
             del waiting, jobs  # an idle writer keeps nothing alive
 
     def _waiting(self) -> Iterator[_Job | None]:
-        yield self._jobs.get()
         with contextlib.suppress(Empty):
+            yield self._jobs.get(timeout=RETRY if self._database.owes else None)
             while True:
                 yield self._jobs.get_nowait()
 
@@ -90,6 +114,7 @@ class GroupCommit:
             for job in jobs:
                 self._work(job)
             self._raw.execute("COMMIT")
+            self._truncate()
         except BaseException as error:  # whatever it is, those who wait must hear of it
             failure = self._translated(error)
             self._undo()
@@ -104,13 +129,35 @@ class GroupCommit:
     def _work(self, job: _Job) -> None:
         self._raw.execute("SAVEPOINT job")
         try:
-            job.result = job.work(self._database)
+            self._do(job)
         except BaseException as error:
             if not self._raw.in_transaction:  # SQLite gave up all of it, as on a full disk: nobody's work is left
                 raise
             self._raw.execute("ROLLBACK TO job")
             job.error = self._translated(error)
         self._raw.execute("RELEASE job")
+
+    def _do(self, job: _Job) -> None:
+        try:
+            job.result = job.work(self._database)
+        finally:
+            self._database.rest()
+
+    def _truncate(self) -> None:
+        """What was deleted is gone from the log when its caller hears of it, or as soon as its last reader has ended.
+
+        The deletion is durable either way, so a failure here is no failure of it.
+        """
+        if not self._database.owes:
+            return
+        try:
+            self._database.truncate()
+            problem = "somebody still reads from it" if self._database.owes else None
+        except sqlite3.Error as error:
+            problem = str(error)
+        if problem and not self._told:
+            log.warning("deleted words stay in the write-ahead log (%s): it is tried again every second", problem)
+        self._told = problem is not None
 
     def _undo(self) -> None:
         if self._raw.in_transaction:

@@ -32,6 +32,7 @@ from .sharing import Sharing
 from .statements import TELL, Statement
 from .tables import REVISION, VERSION_TABLE
 from .transactions import Cursor, Database, Row, Work, side_by_side
+from .urls import shown, upgrade_command
 from .watching import Watch, topic
 
 T = TypeVar("T")
@@ -77,6 +78,9 @@ class PostgreSQLDatabase:
 
     def tell(self, name: str) -> None:
         self.run(TELL, {"topic": topic(name)})
+
+    def forget(self) -> None:
+        """The server's own files and its vacuum are its operator's."""
 
     def _ask(self, text: bytes, values: Mapping[str, Any]) -> Cursor:
         self._asked += 1
@@ -128,7 +132,7 @@ class PostgreSQL:
     """One database on a server."""
 
     def __init__(self, url: URL) -> None:
-        self._name = url.render_as_string()  # without the password
+        self._name, self._upgrade = shown(url), upgrade_command(url)
         self._connections = Connections(url)
         self._listener = Listener(self._connections.connect, self._tell)
         self._sharing = Sharing(self._together, self._alone)
@@ -142,11 +146,17 @@ class PostgreSQL:
         if self._open:
             return
         with self._translation(), self._connections.lent() as (raw, _):
-            _check_revision(self._name, _revision(raw))
+            self._check_revision(_revision(raw))
         self._process = os.getpid()
         self._open = True
         self._connections.open()
         self._listener.open()
+
+    def _check_revision(self, revision: str | None) -> None:
+        if revision is None or revision < REVISION:
+            raise SchemaTooOld(self._name, revision, self._upgrade)
+        if revision > REVISION:
+            raise SchemaTooNew(self._name, revision)
 
     def close(self) -> None:
         self._open = False
@@ -259,7 +269,7 @@ class PostgreSQL:
         except psycopg.errors.ReadOnlySqlTransaction as error:
             raise StoreUnavailable(f"{self._name} is read-only: name the primary server") from error
         except psycopg.errors.UndefinedTable as error:
-            raise SchemaTooOld(self._name, None) from error
+            raise SchemaTooOld(self._name, None, self._upgrade) from error
         except psycopg.OperationalError as error:
             raise self._unavailable(error) from error
         except DBAPIError as error:  # from a migration
@@ -327,10 +337,3 @@ def _revision(raw: psycopg.Connection) -> str | None:
         return None
     row = raw.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()
     return None if row is None else str(row[0])
-
-
-def _check_revision(store: str, revision: str | None) -> None:
-    if revision is None or revision < REVISION:
-        raise SchemaTooOld(store, revision)
-    if revision > REVISION:
-        raise SchemaTooNew(store, revision)

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sqlalchemy import URL
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from . import migrations, threads
@@ -23,6 +24,7 @@ from .statements import DIALECTS, Statement
 from .tables import REVISION, VERSION_TABLE, metadata
 from .totals import DecimalSum
 from .transactions import Cursor, Database, Work, side_by_side
+from .urls import upgrade_command
 from .watching import Deaf, Watch
 
 T = TypeVar("T")
@@ -33,8 +35,13 @@ BUSY_TIMEOUT = 60.0
 POLL = 0.02
 """Seconds between two looks of somebody who waits for another process: a look costs a file next to nothing."""
 
+TRUNCATING = 0.1
+"""Seconds that emptying the log waits for those who still read from it; nobody writes meanwhile."""
+
 APPLICATION = 0x5741524D
 """Marks a file as ours ("WARM"), so that no other program's database is ever touched."""
+
+_creating = threading.Lock()  # closing a file drops this process's locks on it, those of another store's too
 
 
 class SQLiteDatabase:
@@ -44,9 +51,22 @@ class SQLiteDatabase:
 
     def __init__(self, raw: sqlite3.Connection) -> None:
         self.raw = raw
+        self.owes = False
+        self._asked: list[sqlite3.Cursor] = []
 
     def run(self, statement: Statement, values: Mapping[str, Any]) -> Cursor:
-        return self.raw.execute(statement.text["sqlite"], {**statement.fixed, **values})
+        answer = self.raw.execute(statement.text["sqlite"], {**statement.fixed, **values})
+        if answer.description is not None:
+            self._asked.append(answer)
+        return answer
+
+    def rest(self) -> None:
+        """Ends the work's questions. One that is not read to its end would keep the connection in its transaction for
+        as long as anybody keeps the cursor, and the traceback of an error does.
+        """
+        for answer in self._asked:
+            answer.close()
+        self._asked.clear()
 
     def time(self, now: float) -> float:
         return now
@@ -56,6 +76,17 @@ class SQLiteDatabase:
 
     def tell(self, name: str) -> None:
         """Nobody listens to a file."""
+
+    def forget(self) -> None:
+        self.owes = True
+
+    def truncate(self) -> None:
+        """Empties the log, where deleted words stand on; `owes` stays as long as somebody still reads from it."""
+        self.raw.execute(f"PRAGMA busy_timeout = {TRUNCATING * 1000:.0f}")
+        try:
+            self.owes = bool(self.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+        finally:
+            self.raw.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT * 1000:.0f}")
 
 
 class SQLite:
@@ -80,6 +111,8 @@ class SQLite:
             with self._translation():
                 self._check_path()
                 self._read_only = self._reading and not self._may_write()
+                if self._path is not None and not self._read_only:
+                    _make_private(self._path)
                 raw = self._connect()
                 try:
                     self._prepare(raw)
@@ -142,9 +175,11 @@ class SQLite:
                 raw = self._idle.pop()
             except IndexError:
                 raw = self._connect()
+            database = SQLiteDatabase(raw)
             try:
-                return work(SQLiteDatabase(raw))
+                return work(database)
             finally:
+                database.rest()
                 if self._writer is None:  # closed meanwhile
                     raw.close()
                 else:
@@ -207,7 +242,7 @@ class SQLite:
         if not self._read_only:
             _check_writable(raw)
         elif revision < REVISION:
-            raise SchemaTooOld(self._name, revision)
+            raise SchemaTooOld(self._name, revision, upgrade_command(URL.create("sqlite", database=self._name)))
         if revision < REVISION:
             migrations.upgrade("sqlite://", creator=self._connect)
 
@@ -233,7 +268,8 @@ class SQLite:
     def _translated(self, error: BaseException) -> BaseException:
         """A driver's error as one of ours where the user can do something about it; others as they are."""
         if isinstance(error, OSError):
-            return _caused(StoreUnavailable(f"{self._name} cannot be reached ({error}): check the path"), error)
+            remedy = _REMEDIES[sqlite3.SQLITE_CANTOPEN]
+            return _caused(StoreUnavailable(f"{self._name} cannot be reached ({error}): {remedy}"), error)
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
             found = f"{self._name} is damaged or no SQLite database ({error}): restore a copy, or name another file"
@@ -249,7 +285,7 @@ _REMEDIES = {
     sqlite3.SQLITE_READONLY: "the file or its directory cannot be written; change their rights, or name another file",
     sqlite3.SQLITE_FULL: "the disk is full; free some space and try again",
     sqlite3.SQLITE_IOERR: "the disk failed; nothing of this write was kept",
-    sqlite3.SQLITE_BUSY: f"another process has kept it locked for {BUSY_TIMEOUT:.0f} seconds; try again",
+    sqlite3.SQLITE_BUSY: "another process keeps it locked; try again",
     sqlite3.SQLITE_LOCKED: "another process keeps it locked; try again",
 }
 
@@ -257,6 +293,14 @@ _REMEDIES = {
 def _caused(error: StorageError, cause: BaseException) -> StorageError:
     error.__cause__ = cause
     return error
+
+
+def _make_private(path: Path) -> None:
+    """Makes a new file that only its owner may read; the files beside it take after it. What exists is left alone."""
+    with _creating, contextlib.suppress(FileExistsError):
+        place = path.resolve()
+        if not place.exists():
+            os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def _lower(text: str | None) -> str | None:

@@ -71,6 +71,9 @@ class Database(Protocol):
     def tell(self, name: str) -> None:
         """With the commit, whoever watches that name hears that there is news."""
 
+    def forget(self) -> None:
+        """With the commit, what was deleted is no longer to be read in any file of the database."""
+
 
 Steps: TypeAlias = Generator[None, None, T]
 Work: TypeAlias = Callable[[Database], Steps[T]]
@@ -205,6 +208,7 @@ def delete(db: Database, session: str) -> None:
     for statement in sql.DELETE_ROWS:
         db.run(statement, {"session": session})
     db.run(sql.DELETE_UNNEEDED if remaining else sql.DELETE_TREE, {"tree": tree})
+    db.forget()
 
 
 def release(db: Database, lease: Lease) -> Steps[None]:

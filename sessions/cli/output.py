@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
 from sessions.errors import ConfigurationError
+from storage import StoreUnavailable
+from storage.urls import parse
 
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
 
@@ -52,8 +52,8 @@ def check(path: Path, *, force: bool, never: Sequence[Path] = ()) -> None:
 def files_of(store: str) -> list[Path]:
     """The files of an SQLite store, there or not; none of a store that is no file."""
     try:
-        url = make_url(store)
-    except ArgumentError:
+        url = parse(store)
+    except StoreUnavailable:
         return []
     if url.get_backend_name() != "sqlite" or url.database in {None, "", ":memory:"}:
         return []

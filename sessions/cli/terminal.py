@@ -13,8 +13,6 @@ import typer
 from pydantic_core import to_json
 from rich.markup import escape
 from rich.table import Table
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from sessions.cli.visible import Door, json_text
 from sessions.core.usage import Usage
@@ -33,7 +31,8 @@ from sessions.errors import (
     ToolsChanged,
 )
 from sessions.translate import storage_errors
-from storage import SessionMissing, Store, open_store
+from storage import SessionMissing, Store, StoreUnavailable, open_store
+from storage.urls import parse
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -138,9 +137,9 @@ def existing(store: str) -> str:
     Raises `ConfigurationError` that tells which file was looked for.
     """
     try:
-        url = make_url(store)
+        url = parse(store)
         absent = url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists()
-    except (ArgumentError, OSError):
+    except (StoreUnavailable, OSError):
         return store  # the store's own error says which forms there are, or what is wrong with the path
     if absent:
         raise ConfigurationError(

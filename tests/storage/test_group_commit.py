@@ -174,3 +174,25 @@ def test_a_full_disk_is_said_and_nothing_is_kept(path: Path) -> None:
         database.write(fill).result(30)
     database.close()
     assert sqlite3.connect(path).execute("SELECT 1 FROM sqlite_master WHERE name = 'big'").fetchone() is None
+
+
+def test_a_log_that_cannot_be_emptied_undoes_nothing(
+    writer: GroupCommit, raw: sqlite3.Connection, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    raw.execute("PRAGMA journal_mode = WAL")
+    raw.execute("INSERT INTO words VALUES ('one'), ('two')")
+    unread = raw.execute("SELECT word FROM words")
+
+    def forget(db: Database) -> None:
+        raw.execute("DELETE FROM words WHERE word = 'one'")
+        db.forget()
+
+    for _ in range(2):
+        writer.submit(forget).result(30)
+    assert words(path) == ["two"]
+    assert [one.getMessage() for one in caplog.records] == [
+        "deleted words stay in the write-ahead log (database table is locked): it is tried again every second"
+    ]
+    unread.close()
+    writer.submit(lambda db: None).result(30)
+    assert path.with_name("chat.db-wal").stat().st_size == 0

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,6 +79,27 @@ async def test_a_schema_that_is_missing_or_too_new(new_database: Callable[[], st
         await store.upgrade()
     with pytest.raises(StoreUnavailable, match=r"await open\(\) first"):
         await store.load("s")
+
+
+@pytest.mark.parametrize("password", ["", ":hunter2"])
+async def test_the_command_that_the_first_error_names_works(
+    new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
+    """As it is printed. A password stands in the environment only, and in no message."""
+    url = new_database().replace("@", f"{password}@")
+    store = open_store(url)
+    with pytest.raises(SchemaTooOld, match=r"has no schema yet: run `") as raised:
+        await store.open()
+    assert "hunter2" not in str(raised.value)
+    command = re.search("`(.+)`", str(raised.value))
+    assert command is not None
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if password:
+        monkeypatch.setenv("WARMLINE_STORE", url)
+    upgrading = await asyncio.create_subprocess_shell(command[1], stdout=subprocess.DEVNULL)
+    assert await upgrading.wait() == 0
+    await store.open()
+    await store.close()
 
 
 async def test_a_schema_dropped_under_a_store(url: str, store: Store) -> None:

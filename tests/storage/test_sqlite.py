@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import multiprocessing
 import os
 import sqlite3
@@ -16,10 +17,22 @@ from pathlib import Path
 
 import pytest
 
-from storage import SchemaTooNew, SchemaTooOld, Store, StoreDamaged, StoreUnavailable, open_store
+from storage import (
+    LeaseGone,
+    PromptRecord,
+    SchemaTooNew,
+    SchemaTooOld,
+    Store,
+    StoreDamaged,
+    StoreUnavailable,
+    ToolCallRecord,
+    open_store,
+)
 from storage.sqlite import APPLICATION, SQLite, SQLiteDatabase, _write_ahead
+from storage.statements import listing
 from storage.tables import REVISION
-from storage.testing import NOW, OTHER, change, entries_of, hold, session_record
+from storage.testing import NOW, OTHER, call_record, change, entries_of, hold, session_record, turn_record
+from storage.transactions import Database
 
 
 async def refused(url: str, kind: type[Exception], words: str) -> None:
@@ -110,6 +123,7 @@ async def others() -> AsyncIterator[Path]:
         path = Path(directory) / "chat ö%.db"
         path.parent.chmod(0o777)
         await write(path, "s")
+        path.chmod(0o644)
         yield path
 
 
@@ -378,6 +392,82 @@ async def test_what_is_deleted_cannot_be_read_from_the_file(path: Path, store: S
     assert secret.encode() not in path.read_bytes()
 
 
+SECRET = b"a phrase that nobody else writes"
+
+
+def told(path: Path) -> list[str]:
+    """The files of the database in which the secret stands."""
+    return [one.name for one in sorted(path.parent.iterdir()) if SECRET in one.read_bytes()]
+
+
+async def keep_secret(store: Store) -> None:
+    """Wherever a session keeps words."""
+    secret = SECRET.decode()
+    (entry,) = entries_of("e")
+    call = call_record(error=secret, prompt="p")
+    await store.create(
+        session_record(metadata=secret, head="e"), [entry._replace(content=f'"{secret}{"." * 9000}"')], [call]
+    )
+    await store.record(call_record("d"), PromptRecord("p", secret))
+    lease = await hold(store)
+    journal = (ToolCallRecord("s", "e", 0, "id", "n", False, NOW, content=secret),)
+    turned = change("e", "e", turn=turn_record(error=secret, key=secret), tool_calls=journal, title=secret)
+    await store.commit(lease, turned)
+
+
+async def test_what_is_deleted_is_in_no_file_while_the_store_is_open(path: Path, store: Store) -> None:
+    await keep_secret(store)
+    await store.list(search="nobody else")
+    assert told(path) == ["chat.db-wal"]
+    await store.delete("s")
+    assert told(path) == []
+
+
+async def test_what_is_deleted_goes_when_its_last_reader_has_ended(
+    path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reader in another process still needs the log. Nothing else has to be written for it to go."""
+    await keep_secret(store)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT title FROM sessions").fetchone()
+        await store.delete("s")
+        assert "chat.db-wal" in told(path)
+    ((name, level, words),) = caplog.record_tuples
+    assert (name, level) == ("storage", logging.WARNING)
+    assert "deleted words stay in the write-ahead log" in words
+    for _ in range(600):
+        if not told(path):
+            break
+        await asyncio.sleep(0.05)
+    assert told(path) == []
+
+
+async def test_new_files_are_their_owners_only(path: Path, store: Store) -> None:
+    await store.create(session_record())
+    modes = {one.name: one.stat().st_mode & 0o777 for one in path.parent.iterdir()}
+    assert modes == {"chat.db": 0o600, "chat.db-wal": 0o600, "chat.db-shm": 0o600}
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o666])
+async def test_the_rights_to_a_file_that_exists_are_left(path: Path, url: str, mode: int) -> None:
+    path.touch()
+    path.chmod(mode)
+    store = open_store(url)
+    await store.open()
+    await store.create(session_record())
+    assert {one.stat().st_mode & 0o777 for one in path.parent.iterdir()} == {mode}
+    await store.close()
+
+
+async def test_the_target_of_a_link_is_private_too(path: Path) -> None:
+    path.with_name("link.db").symlink_to(path)
+    store = open_store(f"sqlite:///{path.with_name('link.db')}")
+    await store.open()
+    assert path.stat().st_mode & 0o777 == 0o600
+    await store.close()
+
+
 def open_and_write(url: str, name: str) -> None:
     async def main() -> None:
         store = open_store(url)
@@ -429,6 +519,50 @@ async def test_a_cancelled_commit_is_whole(store: Store) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (await store.load("s")).head == "b"
+
+
+async def test_an_error_that_somebody_keeps_keeps_nothing_open(url: str, store: Store) -> None:
+    """Its traceback holds the answers that were not read; the writes behind it are none of its business."""
+    await store.create(session_record())
+    stale = await hold(store)
+    turned = change(None, None, turn=turn_record(), calls=(call_record("c"), call_record("d")))
+    await store.commit(stale, turned)
+    await store.acquire("s", OTHER, seconds=60, now=stale.expires + 1)
+    (kept,) = await asyncio.gather(store.commit(stale, turned), return_exceptions=True)
+    other = open_store(url)
+    await other.open()
+    await other.create(session_record("of another process"))
+    await store.create(session_record("behind it"))
+    assert isinstance(kept, LeaseGone)
+    await other.close()
+
+
+async def test_an_error_that_a_reader_keeps_keeps_nothing_open(store: Store) -> None:
+    """Else what a later reader finds would be what the first one found."""
+    await store.create(session_record())
+    await store.create(session_record("t"))
+
+    def failing(db: Database) -> None:
+        answer = db.run(listing(owner=False, before=False, search=False, prefix=False), {"limit": 9})
+        raise ZeroDivisionError(answer)
+
+    (kept,) = await asyncio.gather(store._read(failing), return_exceptions=True)
+    await store.delete("t")
+    assert [one.id for one in await store.list()] == ["s"]
+    assert isinstance(kept, ZeroDivisionError)
+
+
+async def test_who_finds_it_locked_is_told_of_no_wait_that_was_not(
+    path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.sqlite.BUSY_TIMEOUT", 0.0)
+    other = open_store(f"sqlite:///{path}")
+    await other.open()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as raw:
+        raw.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable, match="another process keeps it locked; try again"):
+            await other.create(session_record())
+    await other.close()
 
 
 def in_a_fork(store: Store) -> None:
