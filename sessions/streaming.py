@@ -236,5 +236,6 @@ def _block_events(index: int, block: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _typed(raw: dict[str, Any]) -> Any:
     from anthropic._models import construct_type_unchecked  # as the SDK's own stream does: never refuses
+    from anthropic.types import RawMessageStreamEvent
 
     return construct_type_unchecked(value=raw, type_=RawMessageStreamEvent)  # type: ignore[arg-type]
