@@ -180,6 +180,28 @@ SETTINGS: dict[str, dict[str, Any]] = {
             },
         }
     },
+    "servers": {
+        "tools": [{"type": "mcp_toolset", "mcp_server_name": "m"}],
+        "params": {
+            "betas": ["mcp-client-2025-11-20"],
+            "mcp_servers": [{"type": "url", "name": "m", "url": "https://e.org/mcp"}],
+        },
+    },
+    "skills": {
+        "tools": [{"type": "code_execution_20260521", "name": "code_execution"}],
+        "params": {
+            "betas": ["skills-2025-10-02"],
+            "container": {"skills": [{"type": "anthropic", "skill_id": "xlsx", "version": "latest"}]},
+        },
+    },
+    "fast": {"model": "claude-opus-5-5", "params": {"betas": ["fast-mode-2026-02-01"], "speed": "fast"}},
+    "place": {"params": {"inference_geo": "us"}},
+    "a budget of tokens": {
+        "params": {"betas": ["task-budgets-2026-03-13"]},
+        "output_config": {"effort": "low", "task_budget": {"type": "tokens", "total": 50000}},
+    },
+    "any": OURS | {"model": "claude-haiku-4-5", "tool_choice": {"type": "any"}},
+    "this": OURS | {"model": "claude-haiku-4-5", "tool_choice": {"type": "tool", "name": "look"}},
     "compacts": {"compact": "auto", "system": LONG},
     "haiku": {"model": "claude-haiku-5-5", "system": LONG},
     "opus": {"model": "claude-opus-5-5", "system": LONG},

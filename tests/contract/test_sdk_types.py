@@ -20,13 +20,14 @@ async def test_every_kind_of_body_is_what_the_types_say() -> None:
             if wrong := judged(one):
                 found.setdefault(name, []).extend(wrong)
     assert not found
-    assert len(kinds) >= 165
+    assert len(kinds) >= 165, len(kinds)
     sent = [one for _, _, body in kinds.values() for one in _objects(body)]
     types = {one.get("type") for one in sent}
     assert types >= {"text", "image", "document", "search_result", "tool_use", "tool_result", "thinking", "compaction"}
     assert types >= {"server_tool_use", "web_search_tool_result", "summarize", "clear_tool_uses_20250919"}
     assert {one.get("role") for one in sent} >= {"user", "assistant", "system"}
     assert {0, 1, 4000} >= {one["max_tokens"] for one in sent if "max_tokens" in one} >= {0, 4000}
+    assert {(one.get("block_binding") or {}).get("prefix_mismatch_behavior") for one in sent} >= {"drop_block"}
     assert {path for path, _, _ in kinds.values()} == {"/v1/messages", "/v1/messages/batches"}
     for place in ("system", "tools", "messages"):
         marked = [one for _, _, body in kinds.values() for one in _objects(body.get(place)) if "cache_control" in one]
