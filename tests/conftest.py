@@ -18,7 +18,6 @@ from tests.servers import (
     one_store,
     pgbouncer,
     pooler,
-    quick_pooler,
     server,
     template,
 )
@@ -30,7 +29,6 @@ __all__ = [
     "new_store",
     "one_store",
     "pooler",
-    "quick_pooler",
     "server",
     "template",
 ]
@@ -47,7 +45,7 @@ def pytest_configure() -> None:
 
 
 def pytest_report_header() -> str:
-    return f"pooler: {pgbouncer() or 'tests/pooler.py, as pgbouncer is not installed'}"
+    return f"pooler: {pgbouncer() or 'none; tests that need one are skipped, but for those of tests/pooler.py'}"
 
 
 @pytest.fixture

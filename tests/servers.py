@@ -25,7 +25,7 @@ from sessions import SessionManager
 from sessions.leases import SECONDS
 from storage import open_store
 from storage.tables import metadata
-from tests.pooler import SIZE, Pooler
+from tests.pooler import SIZE
 
 ENOUGH = 2 << 30
 """Bytes free in memory where files of the tests may go; the servers of two test processes take half of it."""
@@ -54,17 +54,14 @@ server_login_retry = 1
 
 @pytest.fixture(scope="session")
 def pooler(server: str) -> Iterator[Callable[[str], str]]:
-    """Turns the URL of a database into its URL behind a pooler that shares three connections, by transaction.
-
-    A pgbouncer where there is one; else ours, so that no test needs the system's packages.
-    """
-    with _pgbouncer(server, program) if (program := pgbouncer()) else _ours(server) as behind:
+    """Turns the URL of a database into its URL behind a pgbouncer that shares three connections, by transaction."""
+    with own_pooler(server) as behind:
         yield behind
 
 
-@pytest.fixture(scope="session")
-def quick_pooler(server: str) -> Iterator[Callable[[str], str]]:
-    """The same for processes that send at full speed: ours shares this process's interpreter with model and test."""
+@contextmanager
+def own_pooler(server: str) -> Iterator[Callable[[str], str]]:
+    """A pgbouncer before that server; see `pooler`."""
     if (program := pgbouncer()) is None:
         pytest.skip("pgbouncer is not installed: it comes with the system's packages")
     with _pgbouncer(server, program) as behind:
@@ -73,12 +70,6 @@ def quick_pooler(server: str) -> Iterator[Callable[[str], str]]:
 
 def pgbouncer() -> str | None:
     return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-
-
-@contextmanager
-def _ours(server: str) -> Iterator[Callable[[str], str]]:
-    with Pooler(server) as pooler:
-        yield pooler.behind
 
 
 @contextmanager

@@ -99,7 +99,7 @@ async def test_processes_send_to_one_session(
     """Two processes and two tasks, five messages each; a third process is killed in the middle of its own."""
     url = new_store()
     if way != "straight":
-        url = request.getfixturevalue("quick_pooler")(url)
+        url = request.getfixturevalue("pooler")(url)
     with model_server(Engine(script)) as model, ExitStack() as stack:
         job = Job(url, model, str(tmp_path), pause=0.005)
         await create(job)

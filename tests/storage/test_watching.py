@@ -140,10 +140,10 @@ async def test_who_waits_looks_for_himself_while_nothing_is_heard(empty_store: s
             assert listeners(empty_store) == 1
 
 
-@pytest.fixture(params=["any", "ours"])
+@pytest.fixture(params=["pgbouncer", "ours"])
 def pooled(request: pytest.FixtureRequest, empty_store: str, server: str) -> Iterator[str]:
-    """A database behind the pooler that all tests use, and behind ours, also where that is another one."""
-    if request.param == "any":
+    """A database behind a pgbouncer, where there is one, and behind the small pooler of the tests, everywhere."""
+    if request.param == "pgbouncer":
         pooler: Callable[[str], str] = request.getfixturevalue("pooler")
         yield pooler(empty_store)
         return
