@@ -31,9 +31,12 @@ _OPTIONS: dict[str, Any] = {
 
 
 class Connections:
-    """As many as there are transactions under way; those at rest wait here, the most recently used on top."""
+    """As many as there are transactions under way, at most `size`: who gets none waits for one. Those at rest wait
+    here, the most recently used on top.
+    """
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, size: int) -> None:
+        self._room = threading.BoundedSemaphore(size)
         self._options = _OPTIONS | _given(url)
         self._idle: deque[tuple[psycopg.Connection, float]] = deque()
         self._lock = threading.Lock()
@@ -44,14 +47,21 @@ class Connections:
         """A new connection, which the caller closes. Options that the URL names are the user's own."""
         try:
             raw = psycopg.connect(**self._options, autocommit=autocommit, prepare_threshold=None)
-        except psycopg.ProgrammingError as error:  # an option that the driver does not know
+        except (psycopg.ProgrammingError, ValueError) as error:  # an option that the driver does not know
             raise psycopg.OperationalError(str(error)) from error
         raw.adapters.register_dumper(int, Int8Dumper)  # of one size, or each size would have a plan of its own
         return raw
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[tuple[psycopg.Connection, bool]]:
-        """A connection, and whether it was just made; what the borrower left of a transaction is rolled back."""
+        """A connection, and whether it was just made; what the borrower left of a transaction is rolled back.
+
+        Nobody borrows a second one while they have one: there may be no other.
+        """
+        with self._room:
+            yield from self._lent()
+
+    def _lent(self) -> Iterator[tuple[psycopg.Connection, bool]]:
         raw, is_new = self._rested(), False
         if raw is None:
             raw, is_new = self.connect(), True
@@ -70,8 +80,12 @@ class Connections:
 
     def close(self) -> None:
         """Closes those at rest now, and the others when they come back."""
+        self._is_open = False
+        self.renew()
+
+    def renew(self) -> None:
+        """Closes those at rest: whoever comes next is connected anew, to whatever the URL then leads to."""
         with self._lock:
-            self._is_open = False
             self._retire(time.monotonic())
 
     def _rested(self) -> psycopg.Connection | None:

@@ -20,7 +20,7 @@ import psycopg
 
 from .connections import is_pooled
 from .threads import Bell
-from .watching import CHANNEL, topic
+from .watching import topic
 
 LIVE_PAUSE, DEAF_PAUSE = 0.5, 0.1
 """Seconds between two looks of a waiter: where news comes by itself (a lease may also just lapse), and where not."""
@@ -34,10 +34,12 @@ _DEAF = 60.0
 
 
 class Listener:
-    """The ears of one store. `connect` gives a new connection; `tell` tells something through an ordinary one."""
+    """The ears of one store. `connect` gives a new connection; `tell` tells something through an ordinary one, on the
+    channel that is listened to.
+    """
 
-    def __init__(self, connect: Callable[[], psycopg.Connection], tell: Callable[[str], None]) -> None:
-        self._connect, self._tell = connect, tell
+    def __init__(self, connect: Callable[[], psycopg.Connection], tell: Callable[[str], None], channel: str) -> None:
+        self._connect, self._tell, self._channel = connect, tell, channel
         self._bells: dict[str, set[Bell]] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -109,7 +111,7 @@ class Listener:
 
     def _comes_back(self, raw: psycopg.Connection) -> bool:
         """Whether something told through another connection is heard here."""
-        raw.execute(f"LISTEN {CHANNEL}")
+        raw.execute(f"LISTEN {self._channel}")
         nonce = secrets.token_hex(12)
         self._tell(nonce)
         deadline = time.monotonic() + _ECHO

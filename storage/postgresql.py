@@ -18,22 +18,24 @@ from threading import Lock
 from typing import Any, TypeVar, cast
 
 import psycopg
+from psycopg import waiting
 from psycopg.pq.abc import PGconn
-from psycopg.waiting import Ready, Wait
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 
 from . import migrations, threads
+from . import schema as tables
 from .connections import Connections
-from .errors import SchemaTooNew, SchemaTooOld, ServerAway, StorageError, StoreNotOpen, StoreUnavailable
+from .errors import SchemaTooOld, ServerAway, StorageError, StoreDamaged, StoreNotOpen, StoreUnavailable
 from .listening import Listener, ListeningWatch
+from .patience import Outage, Wait
 from .records import Statistics
 from .sharing import Sharing
 from .statements import TELL, Statement
-from .tables import REVISION, VERSION_TABLE
+from .tables import REVISION
 from .transactions import Cursor, Database, Row, Work, side_by_side
-from .urls import shown, upgrade_command
-from .watching import Watch, topic
+from .urls import own_options, shown, upgrade_command
+from .watching import Watch, channel, topic
 
 T = TypeVar("T")
 
@@ -51,23 +53,30 @@ _LIMITS = (
 )
 _LOST = ("08", "25P", "57P")
 """SQLSTATEs that come with a lost connection: its failure, a transaction that slept too long, a shutdown."""
-_PASSING = (*_LOST, "40", "53300", "55P03")
-"""Those that pass: also deadlocks, no more connections, locks held too long."""
+_PASSING = (*_LOST, "40", "53300", "55P03", "57014")
+"""Those that pass: also deadlocks, no more connections, locks held too long, statements that took too long."""
 _CHECK = "check the URL and that the server runs"
+_REMEDIES: dict[type[psycopg.Error], str] = {
+    psycopg.errors.DiskFull: "free some space",
+    psycopg.errors.InsufficientPrivilege: "grant its user the right to it",
+}
 
 
 class PostgreSQLDatabase:
     """A PostgreSQL connection as the transactions see it; without a pipeline each statement stands for itself."""
 
-    def __init__(self, raw: psycopg.Connection, pipeline: psycopg.Pipeline | None = None, again: bool = False) -> None:
+    def __init__(
+        self, raw: psycopg.Connection, schema: str | None, pipeline: psycopg.Pipeline | None = None, again: bool = False
+    ) -> None:
         self.raw = raw
+        self._schema, self._channel = schema, channel(schema)
         self.again = again
         self._pipeline = pipeline
         self._asked = self._answered = 0
 
     def run(self, statement: Statement, values: Mapping[str, Any]) -> Cursor:
-        text = statement.text["postgresql"].encode()
-        return self._ask(text, {**statement.fixed, **values})
+        fixed = {**statement.fixed, "channel": self._channel}
+        return self._ask(statement.in_schema(self._schema), {**fixed, **values})
 
     def time(self, now: float) -> float:
         return self.ask_time(now)()
@@ -94,14 +103,14 @@ class PostgreSQLDatabase:
             self._answered = self._asked
 
 
-def _sent(connection: PGconn) -> Generator[Wait, Ready | int]:
+def _sent(connection: PGconn) -> Generator[waiting.Wait, waiting.Ready | int]:
     """Sends all that was asked, whatever its size.
 
     A pipeline (psycopg 3.3) sends once and then waits for answers. Of a last statement that does not fit into the
     socket's buffer, a megabyte or so, the server would never see the end, and both would wait for ever.
     """
     while connection.flush():
-        if (yield Wait.RW) & Ready.R:
+        if (yield waiting.Wait.RW) & waiting.Ready.R:
             connection.consume_input()
 
 
@@ -133,30 +142,26 @@ class PostgreSQL:
 
     def __init__(self, url: URL) -> None:
         self._name, self._upgrade = shown(url), upgrade_command(url)
-        self._connections = Connections(url)
-        self._listener = Listener(self._connections.connect, self._tell)
+        place, options = own_options(url)
+        self._schema = options.schema
+        self._connections = Connections(place, options.pool_size)
+        self._listener = Listener(self._connections.connect, self._tell, channel(options.schema))
         self._sharing = Sharing(self._together, self._alone)
         self._open = False
         self._process = 0
         self._lock = Lock()
         self._statistics = Statistics()
-        self._missed: float | None = None
+        self._outage = Outage(self._name)
 
     def open(self) -> None:
         if self._open:
             return
         with self._translation(), self._connections.lent() as (raw, _):
-            self._check_revision(_revision(raw))
+            tables.check(self._name, tables.look(raw, self._schema), self._upgrade)
         self._process = os.getpid()
         self._open = True
         self._connections.open()
         self._listener.open()
-
-    def _check_revision(self, revision: str | None) -> None:
-        if revision is None or revision < REVISION:
-            raise SchemaTooOld(self._name, revision, self._upgrade)
-        if revision > REVISION:
-            raise SchemaTooNew(self._name, revision)
 
     def close(self) -> None:
         self._open = False
@@ -166,10 +171,9 @@ class PostgreSQL:
     def upgrade(self) -> str:
         with self._translation():
             with contextlib.closing(self._connections.connect()) as raw:
-                revision = _revision(raw)
-            if revision is not None and revision > REVISION:
-                raise SchemaTooNew(self._name, revision)
-            migrations.upgrade("postgresql+psycopg://", creator=partial(self._connections.connect, autocommit=False))
+                tables.check_upgradable(self._name, tables.look(raw, self._schema))
+            connect = partial(self._connections.connect, autocommit=False)
+            migrations.upgrade("postgresql+psycopg://", schema=self._schema, creator=connect)
         return REVISION
 
     is_shared = True
@@ -188,14 +192,14 @@ class PostgreSQL:
 
     def read(self, work: Callable[[Database], T]) -> Future[T]:
         self._check_open()
-        return threads.start(self._patiently, partial(_read, work))
+        return threads.start(self._patiently, partial(_read, work, self._schema))
 
     def watch(self, name: str) -> Watch:
         return ListeningWatch(self._listener, name)
 
     def _tell(self, topic: str) -> None:
         with self._connections.lent() as (raw, _):
-            raw.execute(TELL.text["postgresql"].encode(), {**TELL.fixed, "topic": topic})
+            raw.execute(TELL.in_schema(None), {"channel": channel(self._schema), "topic": topic})
 
     def _check_open(self) -> None:
         if not self._open:
@@ -206,13 +210,13 @@ class PostgreSQL:
             )
 
     def _write(self, work: Callable[[Database], T], unknown: bool = False) -> T:
-        result = self._patiently(partial(_transaction, work, PATIENCE), unknown)
+        result = self._patiently(partial(_transaction, work, self._schema, PATIENCE), unknown)
         self._count(1)
         return result
 
     def _together(self, works: Sequence[Work[Any]]) -> list[Any]:
         patience = PATIENCE if len(works) == 1 else SHARED_PATIENCE
-        results = self._attempt(partial(_transaction, partial(side_by_side, works), patience, False))
+        results = self._attempt(partial(_transaction, partial(side_by_side, works), self._schema, patience, False))
         self._count(len(works))
         return results
 
@@ -231,22 +235,16 @@ class PostgreSQL:
         The work is told whether an earlier try may have been committed.
         """
         pause = 0.02
-        while True:
-            try:
-                result = self._attempt(partial(work, unknown))
-            except ServerAway as error:
-                unknown = unknown or error.unknown
-                if not self._may_wait(pause):
-                    raise ServerAway(self._name, error.problem, unknown=unknown) from error.__cause__
-            else:
-                return result
-            time.sleep(pause)
-            pause = min(2 * pause, 1.0)
-
-    def _may_wait(self, pause: float) -> bool:
-        now = time.monotonic()
-        self._missed = self._missed or now
-        return self._open and now + pause < self._missed + PATIENCE
+        with Wait(self._outage) as wait:
+            while True:
+                try:
+                    return self._attempt(partial(work, unknown))
+                except ServerAway as error:
+                    unknown = unknown or error.unknown
+                    if not wait.goes_on(error.problem, pause, PATIENCE) or not self._open:
+                        raise ServerAway(self._name, error.problem, unknown=unknown) from error.__cause__
+                time.sleep(pause)
+                pause = min(2 * pause, 1.0)
 
     def _attempt(self, work: Callable[[psycopg.Connection], T]) -> T:
         """On a connection that was at rest; or on the next one, when that was cut meanwhile (a server restarted)."""
@@ -258,8 +256,12 @@ class PostgreSQL:
                     except psycopg.OperationalError as error:
                         if is_new or not _is_lost(error):
                             raise
+                    except psycopg.errors.ReadOnlySqlTransaction:
+                        raw.close()  # to be connected anew, perhaps to another server
+                        self._connections.renew()
+                        raise
                     else:
-                        self._missed = None
+                        self._outage.over()
                         return result
 
     @contextlib.contextmanager
@@ -267,10 +269,16 @@ class PostgreSQL:
         try:
             yield
         except psycopg.errors.ReadOnlySqlTransaction as error:
-            raise StoreUnavailable(f"{self._name} is read-only: name the primary server") from error
+            raise self._read_only() from error
         except psycopg.errors.UndefinedTable as error:
             raise SchemaTooOld(self._name, None, self._upgrade) from error
-        except psycopg.OperationalError as error:
+        except psycopg.errors.UndefinedColumn as error:
+            raise StoreDamaged(
+                f"{self._name} has lost a column ({error.diag.message_primary}): restore a copy"
+            ) from error
+        except (psycopg.errors.DataCorrupted, psycopg.errors.IndexCorrupted) as error:
+            raise StoreDamaged(f"{self._name} is damaged ({error.diag.message_primary}): restore a copy") from error
+        except (psycopg.OperationalError, psycopg.errors.InsufficientPrivilege) as error:
             raise self._unavailable(error) from error
         except DBAPIError as error:  # from a migration
             raise self._unavailable(error.orig or error) from error
@@ -279,20 +287,28 @@ class PostgreSQL:
         problem = " ".join(str(error).split())
         if self._open and isinstance(error, psycopg.OperationalError) and _is_passing(error):
             return ServerAway(self._name, problem, unknown=isinstance(error, _LostInCommit))
-        remedy = "free some space" if isinstance(error, psycopg.errors.DiskFull) else _CHECK
+        remedy = next((words for kind, words in _REMEDIES.items() if isinstance(error, kind)), _CHECK)
         return StoreUnavailable(f"{self._name} cannot be used ({problem}): {remedy}")
+
+    def _read_only(self) -> StorageError:
+        """A server that has been written to may have handed over to another one, which is waited for."""
+        if self._statistics.writes:
+            return ServerAway(self._name, "it is read-only: name the primary server if it stays so")
+        return StoreUnavailable(f"{self._name} is read-only: name the primary server")
 
 
 class _LostInCommit(psycopg.OperationalError):
     """The connection was lost when the COMMIT was on its way: only a look at the data tells what became of it."""
 
 
-def _read(work: Callable[[Database], T], again: bool, raw: psycopg.Connection) -> T:
+def _read(work: Callable[[Database], T], schema: str | None, again: bool, raw: psycopg.Connection) -> T:
     """Each statement by itself: READ COMMITTED shows each the newest state anyway."""
-    return work(PostgreSQLDatabase(raw))
+    return work(PostgreSQLDatabase(raw, schema))
 
 
-def _transaction(work: Callable[[Database], T], patience: float, again: bool, raw: psycopg.Connection) -> T:
+def _transaction(
+    work: Callable[[Database], T], schema: str | None, patience: float, again: bool, raw: psycopg.Connection
+) -> T:
     done: list[T] = []
     failure: BaseException | None = None
     committing = False
@@ -301,7 +317,7 @@ def _transaction(work: Callable[[Database], T], patience: float, again: bool, ra
             try:
                 raw.execute(_BEGIN, prepare=False)
                 raw.execute(_LIMITS, (f"{FROZEN * 1000:.0f}", f"{patience * 1000:.0f}"))
-                done.append(work(PostgreSQLDatabase(raw, pipeline, again)))
+                done.append(work(PostgreSQLDatabase(raw, schema, pipeline, again)))
                 committing = True
                 raw.execute("COMMIT", prepare=False)
             except BaseException as error:  # raised below: the pipeline would write into the user's log
@@ -329,11 +345,3 @@ def _is_passing(error: psycopg.OperationalError) -> bool:
 
 def _is_lost(error: psycopg.OperationalError) -> bool:
     return not isinstance(error, _LostInCommit) and (error.sqlstate is None or error.sqlstate.startswith(_LOST))
-
-
-def _revision(raw: psycopg.Connection) -> str | None:
-    row = raw.execute("SELECT to_regclass(%s)::text", (VERSION_TABLE,)).fetchone()
-    if row is None or row[0] is None:
-        return None
-    row = raw.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()
-    return None if row is None else str(row[0])

@@ -22,7 +22,6 @@ from sqlalchemy import (
     cast,
     delete,
     func,
-    literal,
     literal_column,
     null,
     or_,
@@ -47,12 +46,24 @@ class Statement:
     """One statement in the words of each dialect; `fixed` are the values it was built with."""
 
     def __init__(self, clause: ClauseElement, *, postgresql: ClauseElement | None = None) -> None:
+        self._postgresql = clause if postgresql is None else postgresql
+        self._in_schema: dict[str, bytes] = {}
         self.text: dict[str, str] = {}
         self.fixed: dict[str, Any] = {}
-        for name, dialect in DIALECTS.items():
-            form = (postgresql if postgresql is not None and name == "postgresql" else clause).compile(dialect=dialect)
-            self.text[name] = str(form)
-            self.fixed |= {key: value for key, value in (form.params or {}).items() if value is not None}
+        for name, form in (("sqlite", clause), ("postgresql", self._postgresql)):
+            compiled = form.compile(dialect=DIALECTS[name])
+            self.text[name] = str(compiled)
+            self.fixed |= {key: value for key, value in (compiled.params or {}).items() if value is not None}
+
+    def in_schema(self, schema: str | None) -> bytes:
+        """For PostgreSQL, with every table in that schema; None leaves it to the server where to look."""
+        if schema is None:
+            return self.text["postgresql"].encode()
+        if schema not in self._in_schema:
+            where: dict[str, Any] = {"schema_translate_map": {None: schema}, "render_schema_translate": True}
+            compiled = self._postgresql.compile(dialect=DIALECTS["postgresql"], **where)
+            self._in_schema[schema] = str(compiled).encode()
+        return self._in_schema[schema]
 
 
 def _bound(column: Column[Any], name: str | None = None) -> ColumnElement[Any]:
@@ -126,10 +137,11 @@ _held = and_(_this, sessions.c.lease_token == _bound(sessions.c.lease_token), se
 RENEW = Statement(update(sessions).where(_held).values(lease_expires=_bound(sessions.c.lease_expires, "expires")))
 _release = update(sessions).where(_held).values(lease_holder=null(), lease_expires=literal_column("0"))
 _released = _release.returning(sessions.c.lease_queue).cte("released")
-TELL = Statement(select(func.pg_notify(literal(CHANNEL), _text("topic"))))
+_notify = func.pg_notify(bindparam("channel", CHANNEL, type_=Text()), _text("topic"))
+TELL = Statement(select(_notify))
 RELEASE = Statement(  # telling is not for nothing (it puts commits in a row): only where somebody waits
     _release,
-    postgresql=select(func.pg_notify(literal(CHANNEL), _text("topic"))).where(_released.c.lease_queue.is_not(None)),
+    postgresql=select(_notify).where(_released.c.lease_queue.is_not(None)),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from typing import NamedTuple
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -19,6 +20,27 @@ _PLAIN = {
     "connect_timeout", "application_name", "target_session_attrs", "load_balance_hosts",
 }  # fmt: skip
 """Options that are shown; a password can stand in any other, in one with a typo too."""
+
+
+POOL_SIZE = 16
+"""Connections to a server that a store has at a time, beside the one that listens."""
+
+
+class Options(NamedTuple):
+    """What is ours among the options of a PostgreSQL URL: the schema of the tables, and the most connections."""
+
+    schema: str | None = None
+    pool_size: int = POOL_SIZE
+
+
+def own_options(url: URL) -> tuple[URL, Options]:
+    """The URL as the driver takes it, and our own options of it. Raises `StoreUnavailable`."""
+    schema, size = url.query.get("schema"), url.query.get("pool_size", str(POOL_SIZE))
+    if schema is not None and not (isinstance(schema, str) and re.fullmatch(r"[A-Za-z_]\w{0,62}", schema, re.ASCII)):
+        raise StoreUnavailable("the schema in the store's URL must be a name of up to 63 letters, digits and _")
+    if not (isinstance(size, str) and re.fullmatch(r"[1-9][0-9]{0,3}", size)):
+        raise StoreUnavailable("the pool_size in the store's URL must be a number of connections from 1 to 9999")
+    return url.difference_update_query(["schema", "pool_size"]), Options(schema, int(size))
 
 
 def parse(url: str) -> URL:

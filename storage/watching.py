@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from types import TracebackType
 from typing import Protocol, Self
@@ -9,7 +10,13 @@ from typing import Protocol, Self
 import anyio
 
 CHANNEL = "warmline"
-"""Where a server tells news."""
+"""Where a server tells news of the tables that it finds by itself."""
+
+
+@functools.cache
+def channel(schema: str | None) -> str:
+    """Where it tells news of the tables in that schema: a channel belongs to a whole database."""
+    return CHANNEL if schema is None else f"{CHANNEL}_{hashlib.blake2b(schema.encode(), digest_size=8).hexdigest()}"
 
 
 def topic(name: str) -> str:

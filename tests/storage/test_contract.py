@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,9 @@ import trio
 
 from storage import SessionRecord, Store, open_store
 from storage.sql import SQLStore
+from storage.tables import metadata
 from storage.testing import CHECKS, Check, check_store, session_record
+from tests.servers import make_database
 
 rules = pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 
@@ -53,6 +56,42 @@ def test_postgresql_on_trio(check: Check, empty_store: str) -> None:
 @rules
 async def test_postgresql_behind_a_pooler(check: Check, empty_store: str, pooler: Callable[[str], str]) -> None:
     await hold(check, open_store(pooler(empty_store)))
+
+
+@pytest.fixture(scope="session")
+def one_schema(server: str) -> str:
+    """The URL of a database whose tables stand in a schema of their own, beside another program's."""
+    url = make_database(server)
+    execute(url, *(f"CREATE TABLE {table} (another_programs text)" for table in metadata.tables))
+    asyncio.run(open_store(f"{url}&schema=Warm_1").upgrade())
+    return url
+
+
+def execute(url: str, *statements: str) -> None:
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+@pytest.fixture
+def empty_schema(one_schema: str) -> str:
+    tables = ", ".join(f'"Warm_1".{table}' for table in metadata.tables)
+    execute(one_schema, f"TRUNCATE {tables}")
+    return one_schema
+
+
+@rules
+async def test_postgresql_in_a_schema(check: Check, empty_schema: str) -> None:
+    await hold(check, open_store(f"{empty_schema}&schema=Warm_1"))
+
+
+@rules
+async def test_postgresql_in_a_schema_behind_a_pooler(
+    check: Check, empty_schema: str, pooler: Callable[[str], str]
+) -> None:
+    await hold(check, open_store(f"{pooler(empty_schema)}?schema=Warm_1"))
 
 
 async def test_all_rules_at_once_without_pytest(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import subprocess
@@ -27,8 +28,9 @@ from storage import (
     open_store,
     transactions,
 )
-from storage.tables import REVISION
-from storage.testing import ME, OTHER, change, entries_of, hold, session_record
+from storage.tables import REVISION, VERSION_TABLE, metadata
+from storage.testing import ME, NOW, OTHER, change, entries_of, hold, session_record
+from storage.watching import channel
 from tests.storage.relay import Relay
 
 psycopg = pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev extra")
@@ -73,10 +75,9 @@ async def test_a_schema_that_is_missing_or_too_new(new_database: Callable[[], st
     with pytest.raises(SchemaTooNew, match="9999"):
         await store.upgrade()
     execute(url, "DELETE FROM warmline_version")
-    with pytest.raises(SchemaTooOld, match="no schema"):
-        await store.open()
-    with pytest.raises(StoreUnavailable, match="already exists"):
-        await store.upgrade()
+    for work in (store.open, store.upgrade):
+        with pytest.raises(StoreUnavailable, match=r"calls, entries, .* no record of who made them"):
+            await work()
     with pytest.raises(StoreUnavailable, match=r"await open\(\) first"):
         await store.load("s")
 
@@ -99,6 +100,129 @@ async def test_the_command_that_the_first_error_names_works(
     upgrading = await asyncio.create_subprocess_shell(command[1], stdout=subprocess.DEVNULL)
     assert await upgrading.wait() == 0
     await store.open()
+    await store.close()
+
+
+async def test_the_tables_of_another_program_are_left_alone(new_database: Callable[[], str]) -> None:
+    url = new_database()
+    execute(url, "CREATE TABLE sessions (cookie text)")
+    store = open_store(url)
+    for work in (store.open, store.upgrade):
+        with pytest.raises(StoreUnavailable, match=r"tables named sessions .* another program's.*\?schema=warmline"):
+            await work()
+    own = open_store(f"{url}&schema=warmline")
+    with pytest.raises(SchemaTooOld, match=r"has no schema yet: run .*schema=warmline'"):
+        await own.open()
+    assert await own.upgrade() == await own.upgrade() == REVISION
+    await own.open()
+    await own.create(session_record())
+    await own.close()
+    made = "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname IN ('public', 'warmline') ORDER BY 1"
+    with psycopg.connect(url) as connection:
+        found = [name for (name,) in connection.execute(made)]
+    assert found == ["public.sessions", *sorted(f"warmline.{name}" for name in [*metadata.tables, VERSION_TABLE])]
+
+
+async def test_schemas_of_one_database_hear_nothing_of_each_other(new_database: Callable[[], str]) -> None:
+    url = new_database()
+    stores = [open_store(f"{url}&schema={name}") for name in ("one", "two")] + [open_store(url)]
+    for store in stores:
+        await store.upgrade()
+        await store.open()
+        await store.create(session_record())
+    with psycopg.connect(url, autocommit=True) as ear:
+        for schema in ("one", "two", None):
+            ear.execute(f"LISTEN {channel(schema)}")
+        heard = []
+        for store in stores:
+            lease = await hold(store)
+            with contextlib.suppress(LeaseTaken):
+                await store.acquire("s", OTHER, seconds=60, now=NOW, queue=60)
+            await store.release(lease)
+            await store.led("p", 1, ttl=None, alive=0, now=NOW)
+            heard.append([notice.channel for notice in ear.notifies(timeout=0.5)])
+    assert heard == [[channel(name)] * 2 for name in ("one", "two", None)]
+    for store in stores:
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("schema=a%22b", "the schema in the store's URL"),
+        ("schema=a&schema=b", "the schema in the store's URL"),
+        (f"schema={'x' * 64}", "up to 63 letters"),
+        ("pool_size=0", "the pool_size in the store's URL"),
+        ("pool_size=many", "from 1 to 9999"),
+    ],
+)
+def test_options_that_make_no_sense(query: str, words: str) -> None:
+    with pytest.raises(StoreUnavailable, match=words):
+        open_store(f"postgresql://me@host/d?{query}")
+
+
+@pytest.mark.parametrize(
+    "damage", ["DROP TABLE turns", "ALTER TABLE turns DROP COLUMN result", "ALTER TABLE turns RENAME TO rounds"]
+)
+async def test_a_schema_that_lacks_something_is_damaged(url: str, damage: str) -> None:
+    execute(url, damage)
+    with pytest.raises(StoreDamaged, match=r"has schema \d+, but lacks turns\..*: restore a copy"):
+        await open_store(url).open()
+
+
+async def test_a_version_table_that_is_none(new_database: Callable[[], str]) -> None:
+    url = new_database()
+    execute(url, f"CREATE TABLE {VERSION_TABLE} (other text)")
+    with pytest.raises(SchemaTooOld, match="no schema yet"):
+        await open_store(url).open()
+    with pytest.raises(StoreUnavailable, match="cannot be used"):
+        await open_store(url).upgrade()
+
+
+async def test_a_column_that_goes_under_a_store(url: str, store: Store) -> None:
+    execute(url, "ALTER TABLE sessions DROP COLUMN gaps")
+    with pytest.raises(StoreDamaged, match=r"has lost a column .*gaps.*: restore a copy"):
+        await store.load("s")
+
+
+async def test_a_page_of_a_server_that_is_damaged(url: str, store: Store) -> None:
+    """What a server says of a page whose checksum is wrong."""
+    wrong = "DO $$ BEGIN RAISE EXCEPTION 'invalid page in block 0' USING ERRCODE = 'XX001'; END $$"
+    with pytest.raises(StoreDamaged, match=r"is damaged \(invalid page in block 0\): restore a copy"):
+        await store._read(lambda db: db.raw.execute(wrong))  # type: ignore[attr-defined]
+
+
+async def test_a_user_without_rights(url: str) -> None:
+    execute(url, "DROP ROLE IF EXISTS nobody", "CREATE ROLE nobody LOGIN")
+    theirs = url.replace("postgres:@", "nobody@")
+    for store in (open_store(theirs), open_store(f"{theirs}&schema=s")):
+        with pytest.raises(StoreUnavailable, match=r"permission denied .*: grant its user the right to it"):
+            await store.upgrade()
+    with pytest.raises(StoreUnavailable, match=r"permission denied .*: grant its user the right to it"):
+        await open_store(theirs).open()
+
+
+async def test_a_pool_has_a_largest_size(url: str) -> None:
+    store = open_store(f"{url}&pool_size=2&application_name=small")
+    await store.open()
+    begun = threading.Barrier(3, timeout=30)
+
+    def work(db: Any) -> None:
+        if len(first) < 2:
+            first.append(1)
+            begun.wait()
+
+    first: list[int] = []
+    reads = [asyncio.ensure_future(store._read(work)) for _ in range(6)]  # type: ignore[attr-defined]
+    while len(first) < 2:
+        await asyncio.sleep(0.01)
+    count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'small'"
+    with psycopg.connect(url) as connection:
+        assert connection.execute(count).fetchone() == (2,)
+    await asyncio.to_thread(begun.wait)
+    await asyncio.gather(*reads)
+    with psycopg.connect(url) as connection:
+        assert connection.execute(count).fetchone() == (2,)
     await store.close()
 
 

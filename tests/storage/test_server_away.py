@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,8 +13,9 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
-from storage import HeadMoved, LeaseGone, SessionExists, SessionMissing, Store, StoreUnavailable, open_store
+from storage import HeadMoved, LeaseGone, ServerAway, SessionExists, SessionMissing, Store, StoreUnavailable, open_store
 from storage.sql import SQLStore
 from storage.statements import LOCK
 from storage.testing import (
@@ -299,6 +301,91 @@ async def test_patience_has_an_end(
     relay.start()
     assert await store.load("s")
     assert len(await store.calls("s")) == 0
+
+
+async def test_the_log_says_when_waiting_begins_and_ends(
+    relay: Relay, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "storage")
+    await store.create(session_record())
+    relay.stop()
+    waiting = [asyncio.ensure_future(store.load("s")) for _ in range(3)]
+    while not caplog.records:
+        await asyncio.sleep(0.01)
+    relay.start()
+    await asyncio.gather(*waiting)
+    begun, ended = caplog.records
+    assert (begun.name, begun.levelname, ended.name, ended.levelname) == ("storage", "WARNING", "storage", "INFO")
+    assert re.search(r"^postgresql://.* is waited for: .*", begun.getMessage())
+    assert re.search(r" is back after \d+\.\d s$", ended.getMessage())
+
+
+async def test_the_log_says_when_waiting_is_given_up(
+    relay: Relay, store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", "storage")
+    monkeypatch.setattr(postgresql, "PATIENCE", 0.3)
+    relay.stop()
+    with pytest.raises(StoreUnavailable):
+        await store.load("s")
+    assert [one.levelname for one in caplog.records] == ["WARNING", "INFO"]
+    assert " is no longer waited for after " in caplog.messages[1]
+    relay.start()
+
+
+async def test_a_statement_that_takes_too_long_is_tried_again(direct: str) -> None:
+    """By the server's own setting: it may be busy with something else for a while."""
+    name = make_url(direct).database
+    execute(direct, f"ALTER DATABASE {name} SET statement_timeout = '150ms'")
+    store = open_store(direct)
+    await store.open()
+    await store.create(session_record())
+    with psycopg.connect(direct) as other:
+        other.execute("LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE")
+        works = [asyncio.ensure_future(work) for work in (store.load("s"), store.record(call_record()))]
+        await asyncio.sleep(0.5)
+        assert not any(work.done() for work in works)
+        other.rollback()
+    await asyncio.gather(*works)
+    assert (await store.load("s")).totals.calls == 1
+    await store.close()
+
+
+async def test_a_server_that_hands_over_is_waited_for(direct: str, relay: Relay, store: Store) -> None:
+    """It takes no writes any more; a new connection leads to the one that does, by and by. Reads go on meanwhile."""
+    await store.create(session_record())
+    name = make_url(direct).database
+    execute(direct, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    relay.cut()
+    writing = asyncio.ensure_future(store.record(call_record()))
+    for _ in range(10):
+        await asyncio.sleep(0.05)
+        assert (await store.load("s")).id == "s"
+    assert not writing.done()
+    execute(
+        direct, "SET default_transaction_read_only = off", f"ALTER DATABASE {name} RESET default_transaction_read_only"
+    )
+    await writing
+    assert (await store.load("s")).totals.calls == 1
+
+
+async def test_a_server_that_stays_read_only_is_named(
+    direct: str, relay: Relay, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reads that go through do not make its writers wait for ever."""
+    await store.create(session_record())
+    name = make_url(direct).database
+    execute(direct, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    relay.cut()
+    monkeypatch.setattr(postgresql, "PATIENCE", 0.5)
+    writing = asyncio.ensure_future(store.record(call_record()))
+    while not writing.done():
+        await store.load("s")
+    with pytest.raises(ServerAway, match=r"is read-only: name the primary server.*nothing was written"):
+        await writing
+    execute(
+        direct, "SET default_transaction_read_only = off", f"ALTER DATABASE {name} RESET default_transaction_read_only"
+    )
 
 
 async def test_closing_ends_the_wait(relay: Relay, store: Store) -> None:
