@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from .errors import StoreUnavailable
@@ -17,11 +18,12 @@ T = TypeVar("T")
 
 
 class Dialect(Protocol):
-    """A database that runs plain functions in transactions; `open`, `close` and `upgrade` block."""
+    """A database that runs plain functions in transactions; `open`, `close`, `upgrade` and `backup` block."""
 
     def open(self) -> None: ...
     def close(self) -> None: ...
     def upgrade(self) -> str: ...
+    def backup(self, place: Path) -> None: ...
     @property
     def is_shared(self) -> bool: ...
     def statistics(self) -> Statistics: ...

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar, cast
 
@@ -175,6 +176,9 @@ class PostgreSQL:
             connect = partial(self._connections.connect, autocommit=False)
             migrations.upgrade("postgresql+psycopg://", schema=self._schema, creator=connect)
         return REVISION
+
+    def backup(self, place: Path) -> None:
+        raise StoreUnavailable(f"{self._name} is a server, which has its own program for copies: use pg_dump")
 
     is_shared = True
 

@@ -138,6 +138,15 @@ class SQLite:
             self.close()
         return REVISION
 
+    def backup(self, place: Path) -> None:
+        """One state of the store, whole, while others write: the pages of the file and what its log adds to them."""
+        with self._translation():
+            self._check_path()
+            self._read_only = not self._may_write()
+            with contextlib.closing(self._connect()) as raw, contextlib.closing(sqlite3.connect(place)) as copy:
+                self._check_owner(raw)
+                raw.backup(copy)
+
     @property
     def is_shared(self) -> bool:
         return self._path is not None
@@ -230,12 +239,15 @@ class SQLite:
                 f"{self._name} is damaged ({' '.join(found.split())}): restore a copy, or name another file"
             )
 
+    def _check_owner(self, raw: sqlite3.Connection) -> None:
+        if _pragma(raw, "application_id") != APPLICATION:
+            raise StoreUnavailable(f"{self._name} is the database of another program: name another file")
+
     def _prepare(self, raw: sqlite3.Connection) -> None:
         """Creates the schema in an empty database, or brings ours up to date; any other is left alone."""
         if self._is_empty(raw):
             self._create(raw)
-        if _pragma(raw, "application_id") != APPLICATION:
-            raise StoreUnavailable(f"{self._name} is the database of another program: name another file")
+        self._check_owner(raw)
         revision = _revision(raw)
         if revision > REVISION:
             raise SchemaTooNew(self._name, revision)
@@ -270,6 +282,9 @@ class SQLite:
         if isinstance(error, OSError):
             remedy = _REMEDIES[sqlite3.SQLITE_CANTOPEN]
             return _caused(StoreUnavailable(f"{self._name} cannot be reached ({error}): {remedy}"), error)
+        if str(error).startswith(_UNREADABLE):  # the driver's words hold the text itself, which is private
+            found = f"{self._name} is damaged (a stored text or number cannot be read): restore a copy"
+            return _caused(StoreDamaged(found), error)
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
             found = f"{self._name} is damaged or no SQLite database ({error}): restore a copy, or name another file"
@@ -278,6 +293,9 @@ class SQLite:
             return _caused(StoreUnavailable(f"{self._name} cannot be used ({error}): {_REMEDIES[code]}"), error)
         return error
 
+
+_UNREADABLE = ("Could not decode to UTF-8", "user-defined function raised", "user-defined aggregate's")
+"""How the driver's errors begin, without a code, where a value is not what was written."""
 
 _REMEDIES = {
     sqlite3.SQLITE_CANTOPEN: "check the path and your rights to the file and its directory",

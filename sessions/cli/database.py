@@ -1,13 +1,19 @@
-"""`warmline db`: the database's schema."""
+"""`warmline db`: the database's schema, and copies of it."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
 
 import anyio
 import typer
 
+from sessions.cli.output import ForceOption, files_of, writing
 from sessions.cli.terminal import STORE, StoreOption, console, existing
+from sessions.errors import ConfigurationError
 from sessions.translate import storage_errors
 from storage import open_store
+from storage.dialects import dialect
 
 app = typer.Typer(help="Look after the database.", no_args_is_help=True)
 
@@ -30,3 +36,25 @@ def upgrade(store: StoreOption = STORE) -> None:
                 await opened.close()
 
     console.print(f"The schema is at revision {anyio.run(run)}.")
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="The copy, a database like the store itself.")],
+    store: StoreOption = STORE,
+    force: ForceOption = False,
+) -> None:
+    """Copy a SQLite store while others use it; a copied file lacks what is still in the write-ahead log."""
+    with storage_errors():
+        source = dialect(existing(store), reading=True)
+        with writing(file, force=force, never=files_of(store)) as draft:
+            _check_alone(file)
+            source.backup(draft)
+    console.print("The copy is written.")
+
+
+def _check_alone(file: Path) -> None:
+    """SQLite would take the log of the database that stood there for one of the copy."""
+    for end in ("-wal", "-journal"):
+        if Path(f"{file.resolve()}{end}").exists():
+            raise ConfigurationError(f"{file} is in use, {file}{end} stands beside it: choose another file")

@@ -28,6 +28,7 @@ from storage import (
     open_store,
     transactions,
 )
+from storage.dialects import dialect
 from storage.tables import REVISION, VERSION_TABLE, metadata
 from storage.testing import ME, NOW, OTHER, change, entries_of, hold, session_record
 from storage.watching import channel
@@ -364,3 +365,8 @@ def test_without_the_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delitem(sys.modules, "storage.postgresql", raising=False)
     with pytest.raises(StoreUnavailable, match=r"install warmline\[postgres\]"):
         open_store("postgresql://host/d")
+
+
+async def test_a_server_is_copied_by_its_own_program(url: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="use pg_dump"):
+        dialect(url).backup(tmp_path / "copy")

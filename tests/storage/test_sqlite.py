@@ -13,6 +13,7 @@ import sqlite3
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -307,6 +308,40 @@ async def test_a_damaged_page_is_said(damaged: Path, url: str) -> None:
     await store.close()
 
 
+async def flip(path: Path, words: str) -> None:
+    """Sets the high bit of the first letter of those words, wherever in the file they stand."""
+    content = path.read_bytes()
+    assert words.encode() in content
+    path.write_bytes(content.replace(words.encode(), bytes([ord(words[0]) | 0x80]) + words[1:].encode()))
+
+
+async def test_a_flipped_bit_in_a_text_is_said_without_the_text(path: Path, url: str) -> None:
+    store = open_store(url)
+    await store.open()
+    await store.create(session_record(title="Rome in May"))
+    await store.close()
+    await flip(path, "Rome in May")
+    await store.open()
+    for look in (store.load("s"), store.list(), store.list(search="may")):
+        with pytest.raises(StoreDamaged, match=r"is damaged .*: restore a copy") as caught:
+            await look
+        assert "May" not in str(caught.value)
+    await store.close()
+
+
+async def test_a_flipped_bit_in_a_cost_is_said(path: Path, url: str) -> None:
+    store = open_store(url)
+    await store.open()
+    await store.create(session_record())
+    await store.record(call_record(cost=Decimal("0.123456789")))
+    await store.close()
+    await flip(path, "0.123456789")
+    await store.open()
+    with pytest.raises(StoreDamaged, match=r"is damaged .*: restore a copy"):
+        await store.totals()
+    await store.close()
+
+
 async def test_a_missing_ancestor_is_said(path: Path, url: str, store: Store) -> None:
     await store.create(session_record(head="c"), entries_of("a", "b", "c"))
     with sqlite3.connect(path) as raw:
@@ -583,3 +618,18 @@ def test_a_store_is_not_used_across_a_fork(url: str) -> None:
 
 def test_the_mark_is_four_letters() -> None:
     assert APPLICATION.to_bytes(4, "big") == b"WARM"
+
+
+async def test_a_backup_is_a_database_and_another_programs_is_none(path: Path, url: str, tmp_path: Path) -> None:
+    store = open_store(url)
+    await store.open()
+    await store.create(session_record(title="kept"))
+    SQLite(str(path)).backup(tmp_path / "copy.db")  # while it is in use
+    await store.close()
+    copy = open_store(f"sqlite:///{tmp_path / 'copy.db'}")
+    await copy.open()
+    assert (await copy.load("s")).title == "kept"
+    await copy.close()
+    sqlite3.connect(tmp_path / "foreign.db").close()
+    with pytest.raises(StoreUnavailable, match="another program"):
+        SQLite(str(tmp_path / "foreign.db")).backup(tmp_path / "none.db")
