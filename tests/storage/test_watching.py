@@ -170,7 +170,7 @@ async def test_a_pooler_that_hides_is_found_out(empty_store: str, server: str, m
     monkeypatch.setattr(listening, "_ECHO", 0.5)
     with Pooler(server, size=1, hides=True) as pooler:
         url = pooler.behind(empty_store)
-        with connections.Connections(make_url(url)).lent() as (raw, _):
+        with connections.Connections(make_url(url), 1).lent() as (raw, _):
             assert not connections.is_pooled(raw)
         await _finds_out(url)
 
