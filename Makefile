@@ -14,7 +14,7 @@ endif
 
 .PHONY: help
 help: ## what there is to make
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(VENV)/.installed ## a conversation, a crash, a resume, eight branches, and the bill (no key needed)
@@ -38,6 +38,29 @@ lint: $(VENV)/.installed-dev ## the same without the tests, and mend what can be
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Environments of their own, made anew each time: what was the newest last month is not.
+EXTRAS := dev,postgres,chat,bench,examples
+NEWEST := .venv-newest
+LOWEST := .venv-lowest
+
+.PHONY: test-newest
+test-newest: ## types and tests with the newest release of everything (a fresh environment, no constraints)
+	$(call test-in,$(NEWEST),)
+
+.PHONY: test-lowest
+test-lowest: ## types and tests with the lowest releases that pyproject.toml allows (a fresh environment)
+	mkdir -p build
+	$(PYTHON) .ci/lowest.py pyproject.toml > build/lowest.txt
+	$(call test-in,$(LOWEST),--constraint build/lowest.txt)
+
+define test-in
+	rm -rf $(1)
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install -qq --disable-pip-version-check $(2) --editable '.[$(EXTRAS)]'
+	$(1)/bin/mypy
+	$(1)/bin/pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal
+endef
+
 .PHONY: bench
 bench: $(VENV)/.installed-dev ## what session.send costs beside the bare SDK call
 	$(BIN)/python -m tests.benchmarks
@@ -58,7 +81,7 @@ bench-speed: $(PEERS_SPEED)/.installed ## what turns, loads, files and open sess
 
 .PHONY: clean
 clean: ## remove the environment, caches and what the programs left
-	rm -rf $(VENV) $(PEERS) $(PEERS_SPEED) build dist .coverage .coverage.* htmlcov .hypothesis .grimp_cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(NEWEST) $(LOWEST) $(PEERS) $(PEERS_SPEED) build dist .coverage .coverage.* htmlcov .hypothesis .grimp_cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment that exists is used as it is; only what is missing goes into it.
@@ -73,7 +96,7 @@ $(VENV)/.installed: pyproject.toml .ci/constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml .ci/constraints.txt | $(BIN)/python
-	@$(PIP) --editable '.[dev,postgres,chat,bench,examples]'
+	@$(PIP) --editable '.[$(EXTRAS)]'
 	@touch $@ $(VENV)/.installed
 
 $(PEERS)/.installed: pyproject.toml .ci/constraints-peers.txt

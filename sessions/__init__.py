@@ -1,5 +1,8 @@
 """Conversation sessions for Claude that stay warm, resume after a crash, and lose nothing."""
 
+from sessions import neighbours as _neighbours  # noqa: F401  # first of all: it looks whose `storage` this is
+
+# isort: split
 from sessions.clock import Clock, SystemClock
 from sessions.core.diagnosis import Miss
 from sessions.core.profiles import Profile, profile_for
@@ -11,6 +14,7 @@ from sessions.errors import (
     BatchIncomplete,
     ConfigurationError,
     Conflict,
+    ContextFull,
     InDoubtToolCalls,
     InvalidHistory,
     InvalidImport,
@@ -38,6 +42,7 @@ __all__ = [
     "Clock",
     "ConfigurationError",
     "Conflict",
+    "ContextFull",
     "Cost",
     "Damage",
     "Entry",

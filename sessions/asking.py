@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import anyio
+
 from sessions.books import CANCELLED, Books
 from sessions.client import belongs_elsewhere
+from sessions.compaction import make_room, obstacle, room_before
 from sessions.core.cache import Where
 from sessions.core.incoming import Incoming
 from sessions.core.plan import Plan, make_plan, render
 from sessions.core.steps import Finished, next_step
 from sessions.core.transcript import Malformed, is_empty_reply, tool_calls
-from sessions.errors import ModelError, StepLimitReached
+from sessions.errors import ContextFull, ModelError, StepLimitReached
 from sessions.flight import Flight
 from sessions.gate import Passage
 from sessions.history import Written
@@ -69,11 +72,9 @@ class Asking:
                 "resume() or send() goes on"
             )
         self._calls += 1
-        instructions = self._history.settings.instructions
-        if instructions and (last := self._history.last) is not None and last.role != "assistant":
-            self._books.stage_instructions(instructions)
-            self._history.adopt(replace(self._history.settings, instructions=()))
-            self._books.settings = self._history.settings.to_json()
+        self._stage_instructions()
+        if self._history.settings.compact == "auto":
+            await self._stop.unless(self._make_room)
         passage = await self._stop.unless(self._go_first_or_wait)
         if passage is None:
             return  # stopped while it waited: the turn's loop closes it
@@ -110,6 +111,22 @@ class Asking:
         flight.span = start_call("turn", self._books.session.id, flight.body, flight.started, self._books.span)
         return flight, incoming
 
+    def _stage_instructions(self) -> None:
+        instructions = self._history.settings.instructions
+        if instructions and (last := self._history.last) is not None and last.role != "assistant":
+            self._books.stage_instructions(instructions)
+            self._history.adopt(replace(self._history.settings, instructions=()))
+            self._books.settings = self._history.settings.to_json()
+
+    async def _make_room(self) -> None:
+        """Compacts before a request that would exceed the window, where the session was created with compact="auto"."""
+        count = room_before(self._history)
+        if count is None or obstacle(self._history.settings, self._history.prompt.profile) is not None:
+            return
+        await make_room(self._books, count)
+        shift = count - 1
+        self.own_marks = tuple(mark._replace(message=mark.message - shift) for mark in self.own_marks)
+
     async def _go_first_or_wait(self) -> Passage:
         """The way through the gate. Who has to wait there has its words stored before."""
         minimum = 1 if self._branches else self._history.prompt.profile.minimum_tokens
@@ -125,16 +142,16 @@ class Asking:
         if history.settings.foreign or not belongs_elsewhere(error):
             return False
         self._calls -= 1  # the request that is healed is no step of the turn
-        record = self._books.record("error", error=str(error))
+        record = self._books.failed_call("error", error)
         settings = replace(history.settings, foreign=True)
         self._books.row = replace(self._books.row, call=None)
-        await self._books.commit(turn=self._books.row, calls=(record,), settings=settings.to_json())
+        await self._books.commit(turn=self._books.row, calls=record, settings=settings.to_json())
         history.use(settings)
         return True
 
     async def _listen(self, flight: Flight, incoming: Incoming, passage: Passage) -> AsyncGenerator[Any]:
         """The stream's events. A stop interrupts the wait for the next one; the first opens the gate for others."""
-        async with AsyncExitStack() as stack:
+        async with self._keeping(incoming), AsyncExitStack() as stack:
             stack.enter_context(self._manager._air.flying(flight))
             stream = self._manager._client.stream(flight.body, incoming)
 
@@ -163,8 +180,31 @@ class Asking:
         if (name := incoming.unfinished_call) is not None and reason != "refusal":
             raise ModelError(self._unfinished(name, reason), request_id=incoming.request_id)
         if reason == "refusal" or is_empty_reply(content):
-            return await self._refused(incoming, content, reason)
+            self._check_limit(incoming, reason)
+            return await self._end_without(content, reason)
         return await self._append(incoming, content, reason), None
+
+    def _check_limit(self, incoming: Incoming, reason: str) -> None:
+        """Raises `ModelError` where a limit was reached before the answer had begun."""
+        if reason == "max_tokens":
+            raise ModelError(
+                f"max_tokens ({self._history.settings.max_tokens}) was reached before the answer began: "
+                "raise it with update(max_tokens=…), then resume()",
+                request_id=incoming.request_id,
+            )
+        if reason == "model_context_window_exceeded":
+            raise ContextFull(request_id=incoming.request_id)
+
+    @asynccontextmanager
+    async def _keeping(self, incoming: Incoming) -> AsyncIterator[None]:
+        """A reply that has come whole is paid: it is stored also where its caller is cancelled just then."""
+        try:
+            yield
+        except BaseException as error:
+            if incoming.ended and not isinstance(error, Exception):
+                with anyio.CancelScope(shield=True), suppress(ModelError):  # what cannot be stored is the ledger's
+                    await self._receive(incoming)
+            raise
 
     def _unfinished(self, name: str, reason: str) -> str:
         if reason == "max_tokens":
@@ -188,15 +228,20 @@ class Asking:
         self._manager._tending.wake(after)
         return books.calls[-1]
 
-    async def _refused(self, incoming: Incoming, content: list[dict[str, Any]], reason: str) -> tuple[Call, Reply]:
-        """A refusal or an empty answer is never appended, and the turn's words leave the chain (they stay readable)."""
-        record = self._books.record("ok")
-        ended = self._books.now()
-        self._books.row = replace(
-            self._books.row, state="finished", ended=ended, call=None, stop_reason=reason, reply=None
+    async def _end_without(self, content: list[dict[str, Any]], reason: str) -> tuple[Call, Reply]:
+        """A refusal or an empty answer is never appended, and ends the turn where it stands.
+
+        The words leave the chain (they stay readable) where the model declines them: in the first request.
+        """
+        books = self._books
+        back = reason == "refusal" and books.row.reply is None
+        record = books.record("ok")
+        head = books.row.base if back else self._history.head
+        books.row = replace(
+            books.row, state="finished", ended=books.now(), call=None, stop_reason=reason, reply=None, result=head
         )
-        await self._books.commit(turn=self._books.row, calls=(record,), head=self._books.row.base, back=True)
-        return self._books.calls[-1], self._books.reply(reason, content)
+        await books.commit(turn=books.row, calls=(record,), head=books.row.base, back=back)
+        return books.calls[-1], books.reply(reason, content)
 
     async def _keep_partial(self, incoming: Incoming) -> None:
         """The user pressed stop: finished blocks and the text so far are the reply; thinking alone is not kept."""

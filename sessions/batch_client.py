@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
-
-import anthropic
+from typing import TYPE_CHECKING, Any
 
 from sessions.client import BETA_FIELDS, ModelClient, status_of, translated
 from sessions.core.body import encode_body
 from sessions.errors import ConfigurationError, ModelError
+
+if TYPE_CHECKING:
+    import anthropic
 
 MOST = 100_000
 """Requests of one batch (batch-processing page, 2026)."""

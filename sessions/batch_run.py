@@ -20,7 +20,7 @@ from sessions.background import log
 from sessions.batch_client import BatchClient, in_batches, may_be_made
 from sessions.batch_part import Part, branch_id, key_of
 from sessions.batch_turn import enlist, plan, put, settle, stored_reply, take_in
-from sessions.errors import ConfigurationError, ModelError, SessionBusy
+from sessions.errors import ConfigurationError, ModelError, SessionBusy, without_words
 from sessions.flight import Flight
 from sessions.leases import Hold
 from sessions.replies import Call, Reply
@@ -282,7 +282,7 @@ class Run:
                 await self._change(index, self.pending[index].held_back(), hold=lead)
             else:
                 self.outcomes[index] = error
-                await self._change(index, None, hold=lead, state="interrupted", error=str(error))
+                await self._change(index, None, hold=lead, state="interrupted", error=without_words(error))
 
         await self._each(chunk, one)
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from sessions.batch_part import Part
 from sessions.books import Books
+from sessions.client import api_type
 from sessions.core.gaps import NEVER, known
 from sessions.core.incoming import Incoming
 from sessions.core.plan import Circumstances, make_plan, render
 from sessions.core.prices import prices_for
 from sessions.core.ttl import Fixed
-from sessions.errors import ModelError
+from sessions.errors import ModelError, without_words
 from sessions.flight import Flight
 from sessions.leases import Hold
 from sessions.replies import Reply
@@ -145,7 +146,9 @@ async def _failed(turn: Turn, result: dict[str, Any]) -> ModelError:
     refused = kind in _REFUSED
     retryable = kind in _RETRYABLE or result["type"] != "errored"
     advice = "resume() of the branch asks again" if not refused else "correct the content"
-    error = ModelError(f"{text} (session {turn._session.id} in {batch}; {advice})", retryable=retryable)
+    about = f"(session {turn._session.id} in {batch}; {advice})"
+    named = text if result["type"] != "errored" else " ".join(["the API refused it:", *api_type(kind)])
+    error = ModelError(f"{text} {about}", retryable=retryable, kind=f"{named} {about}")
     error.request_id = envelope.get("request_id")
     await _end(turn, error, "failed" if refused else "interrupted", back=refused)
     return error
@@ -153,8 +156,9 @@ async def _failed(turn: Turn, result: dict[str, Any]) -> ModelError:
 
 async def _end(turn: Turn, error: ModelError, state: TurnState, *, back: bool = False) -> None:
     books = turn._books
-    record = books.record("error", error=str(error))
-    row = replace(books.row, state=state, ended=books.now(), call=None, error=str(error))
+    text = without_words(error)
+    record = books.record("error", error=text)
+    row = replace(books.row, state=state, ended=books.now(), call=None, error=text)
     await books.commit(turn=row, calls=(record,), head=row.base, back=back)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sessions.core.incoming import Incoming
 from sessions.core.prices import cost
 from sessions.core.transcript import Role
+from sessions.errors import ModelError, named, without_words
 from sessions.flight import Flight
 from sessions.history import Written, make_entry
 from sessions.leases import Hold
@@ -19,7 +20,7 @@ from sessions.misses import judge
 from sessions.replies import Call, Reply
 from sessions.telemetry import end_call, end_turn
 from storage import CallRecord, Change, ToolCallRecord, TurnRecord
-from storage.records import CallKind
+from storage.records import CallKind, CallStatus, TurnState
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -44,6 +45,7 @@ class Books:
         self.history = session._history
         self.hold: Hold
         self.row: TurnRecord
+        self._is_row_due = False
         self.calls: list[Call] = []
         self.flight: Flight | None = None
         self.span: Span | None = None
@@ -67,6 +69,10 @@ class Books:
     def now(self) -> float:
         """Seconds since the epoch, by the manager's clock."""
         return self.manager.clock.now()
+
+    def begin(self, row: TurnRecord) -> None:
+        """The turn's row as it begins or goes on: whatever is committed next takes it along."""
+        self.row, self._is_row_due = row, True
 
     def stage(self, role: Role, content: Sequence[Any], **facts: Any) -> Written:
         """An entry behind the last one, for the next commit; `facts` are fields of `Entry`."""
@@ -104,6 +110,7 @@ class Books:
         `release`: the turn is over, and the lease is given back with it.
         """
         pending, unsaved = tuple(self._pending), tuple(self.unsaved)
+        turn = self.row if turn is None and self._is_row_due else turn
         if back and (texts := self._instructions_behind(head)):
             waiting = replace(self.history.settings, instructions=(*texts, *self.history.settings.instructions))
             self.history.adopt(waiting)
@@ -145,6 +152,7 @@ class Books:
         self._pending = [one for one in self._pending if not any(one is other for other in pending)]
         self.unsaved = [one for one in self.unsaved if not any(one is other for other in unsaved)]
         self.settings = None
+        self._is_row_due = self._is_row_due and change.turn is None
         self.hold.released = change.release
         self.history.committed(change)
         self.gaps = None
@@ -159,7 +167,7 @@ class Books:
 
     async def settle(self, row: TurnRecord, kind: CallKind = "turn") -> TurnRecord:
         """The turn's process ended; a call in flight becomes a row of the ledger with what it should have cost."""
-        settled = replace(row, state="interrupted", call=None)
+        settled = replace(row, call=None)
         if row.call is None:
             await self.commit(turn=settled)
             return settled
@@ -182,6 +190,8 @@ class Books:
         flight = self.flight
         assert flight is not None
         incoming, prompt = self.incoming or Incoming(), self.history.prompt
+        if status != "ok":
+            incoming.estimate_output(self.manager._client.characters_per_token or prompt.profile.characters_per_token)
         batched = flight.kind == "batch"  # when it was processed, and so what was alive then, is not known
         miss = None if batched else judge(self.history, flight, incoming, turn=self.row.id)
         record = flight.record(
@@ -203,6 +213,17 @@ class Books:
         self.manager._tending.saw(self.history, call)
         self.history.learn(call if reply is None else replace(call, entry=flight.asked_from))
         return record
+
+    def failed_call(self, status: CallStatus, error: BaseException) -> tuple[CallRecord, ...]:
+        """The ledger row of the call under way, if there is one, which ends with this error."""
+        if self.incoming is not None and isinstance(error, ModelError):
+            self.incoming.request_id = self.incoming.request_id or error.request_id
+        return () if self.flight is None else (self.record(status, error=without_words(error)),)
+
+    def broken_row(self, state: TurnState, error: BaseException) -> TurnRecord:
+        """The turn's row, as the error leaves it."""
+        self.row = replace(self.row, state=state, ended=self.now(), call=None, error=named(error))
+        return self.row
 
     def end_spans(self) -> None:
         """The turn is over for now, and so is a call whose row could not be written."""
@@ -246,6 +267,7 @@ def _expected_record(flight: dict[str, Any], row: TurnRecord, kind: CallKind) ->
         cache_write_1h=expected["write_1h"],
         counters=expected["counters"],
         points=flight["points"],
+        estimated=True,
         waited=flight.get("waited", 0.0),
         error=_MISSING,
     )

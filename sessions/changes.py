@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,7 @@ from sessions.core.cache import THINKING, text_of
 from sessions.core.profiles import Profile
 from sessions.core.settings import PREFIX_FIELDS, PREFIX_PARAMS, Settings, make_settings
 from sessions.core.transcript import Entry, Malformed, encode
-from sessions.errors import ConfigurationError, ToolsChanged
+from sessions.errors import ToolsChanged
 from sessions.tools import Toolbox
 
 ProfileOf = Callable[[str], Profile]
@@ -78,18 +77,3 @@ def check_tools(settings: Settings, toolbox: Toolbox) -> None:
 
 
 _WAYS_OUT = "give the same tools as on create, or pass rebase=True to store these (the prefix is then billed again)"
-
-
-def check_texts(**given: Any) -> None:
-    """Raises `ConfigurationError` naming the first argument that is neither text nor None."""
-    for name, value in given.items():
-        if not isinstance(value, str | None):
-            raise ConfigurationError(f"{name} must be a str or None, not {value!r:.80}")
-
-
-def metadata_text(metadata: Mapping[str, Any] | None) -> str:
-    """The caller's own data as JSON text. Raises `ConfigurationError` for what JSON cannot hold."""
-    try:
-        return json.dumps(dict(metadata or {}), ensure_ascii=False)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"metadata must be a dict that JSON can hold: {error}") from error

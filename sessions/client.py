@@ -1,5 +1,7 @@
 """One way to call the model: always a stream beneath, content built from raw events, every failure a `ModelError`.
 
+The SDK takes half a second to import, so it is imported where it is needed: who only reads never pays for it.
+
 Retries are the SDK's business. Zero-token requests are the exception that does not stream: the API refuses it there.
 """
 
@@ -7,22 +9,24 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
 import anyio
-from anthropic.resources.messages.messages import DEPRECATED_MODELS, MODELS_TO_WARN_WITH_THINKING_ENABLED
-from anthropic.types import Message, RawMessageStreamEvent
-from anthropic.types.beta import BetaMessage, BetaRawMessageStreamEvent
 from opentelemetry import trace
 from pydantic_core import from_json
 
 from sessions.core.body import encode_body
 from sessions.core.incoming import Incoming
-from sessions.errors import ConfigurationError, ModelError, SessionsError
+from sessions.core.transcript import shown
+from sessions.errors import ConfigurationError, ContextFull, ModelError, SessionsError
+
+if TYPE_CHECKING:
+    from anthropic import APIStatusError
+    from anthropic.types import RawMessageStreamEvent
 
 BETA_FIELDS = frozenset(
     {"betas", "context_management", "compaction", "mcp_servers", "fallbacks", "billing_policy", "fallback_credit_token"}
@@ -51,8 +55,8 @@ _ENCODABLE = frozenset(
     }
 )
 """Arguments of the SDK's `create` that go into the body as they are, and `betas` (a test compares the requests)."""
-_WARNED = frozenset({*DEPRECATED_MODELS, *MODELS_TO_WARN_WITH_THINKING_ENABLED})
-"""Models about which `create` has something to say to the user."""
+_TOO_LONG = ("prompt is too long", "context limit", "context length", "context size", "context window")
+"""How the API and compatible servers say that the input alone does not fit (a 400)."""
 _CLIENTS = "AsyncAnthropic, AsyncAnthropicBedrock, AsyncAnthropicVertex, AsyncAnthropicFoundry, …"
 _NO_KEY = (
     "no API key: set ANTHROPIC_API_KEY (or pass client=AsyncAnthropic(api_key=…)), "
@@ -65,10 +69,11 @@ class ModelClient:
 
     def __init__(self, client: Any = None) -> None:
         if client is not None and not (hasattr(client, "messages") and hasattr(client, "base_url")):
-            raise ConfigurationError(f"client must be one of the SDK's async clients ({_CLIENTS}), not {client!r:.80}")
-        if isinstance(client, anthropic.Anthropic):
+            raise ConfigurationError(f"client must be one of the SDK's async clients ({_CLIENTS}), not {shown(client)}")
+        if client is not None and _is_blocking(client):
             raise ConfigurationError("client must be async: use AsyncAnthropic instead of Anthropic")
         self._client = client
+        self._warned: set[tuple[str, Any]] = set()  # models, with a kind of thinking, that `create` has seen
 
     @property
     def base_url(self) -> str | None:
@@ -86,6 +91,8 @@ class ModelClient:
     def sdk(self) -> Any:
         """The SDK's client. Raises `ConfigurationError` where there is no key."""
         if self._client is None:
+            import anthropic
+
             try:
                 self._client = anthropic.AsyncAnthropic()
             except (anthropic.AnthropicError, ValueError) as error:
@@ -94,6 +101,10 @@ class ModelClient:
 
     def check_params(self, params: Mapping[str, Any]) -> None:
         """Raises `ConfigurationError` for a request field that the SDK does not have."""
+        if not params:
+            return
+        import anthropic
+
         known = set(inspect.signature(anthropic.resources.beta.messages.AsyncMessages.create).parameters)
         if unknown := sorted(set(params) - known):
             raise ConfigurationError(
@@ -104,8 +115,14 @@ class ModelClient:
         """The SDK's `create`; where that would only wrap the body up, a body whose old messages are encoded already."""
         thinking = body.get("thinking") or {}
         beta = bool(BETA_FIELDS & set(body) or "block_binding" in thinking)
-        if (content := self._encoded({**body, **stream})) is None:
-            return await (self.sdk.beta.messages if beta else self.sdk.messages).create(**body, **stream)
+        content = self._encoded({**body, **stream})
+        subject = (body["model"], thinking.get("type"))
+        if content is None or subject not in self._warned:
+            return await self._through_create(self.sdk.beta if beta else self.sdk, subject, {**body, **stream})
+        from anthropic import AsyncStream
+        from anthropic.types import Message, RawMessageStreamEvent
+        from anthropic.types.beta import BetaMessage, BetaRawMessageStreamEvent
+
         events: Any = BetaRawMessageStreamEvent if beta else RawMessageStreamEvent
         headers = {"anthropic-beta": ",".join(body["betas"])} if "betas" in body else {}
         return await self.sdk.post(
@@ -114,18 +131,29 @@ class ModelClient:
             content=content,
             options={"headers": headers},
             stream=bool(stream),
-            stream_cls=anthropic.AsyncStream[events],
+            stream_cls=AsyncStream[events],
         )
+
+    async def _through_create(self, resource: Any, subject: tuple[str, Any], body: Mapping[str, Any]) -> Any:
+        """`create` warns of models that end soon, and only it knows which: it sees the first request of each."""
+        self._warned.add(subject)
+        try:
+            return await resource.messages.create(**body)
+        except Warning:  # `python -W error`: the next request is refused too
+            self._warned.discard(subject)
+            raise
 
     def _encoded(self, body: Mapping[str, Any]) -> bytes | None:
         """The body in bytes, or `None` where `create` must see it.
 
         Other platforms rewrite it, middleware and tracing look into it, and some arguments are headers.
         """
+        from anthropic import AsyncAnthropic
+
         sdk = self.sdk
-        if type(sdk) is not anthropic.AsyncAnthropic or sdk.middleware or _is_traced(sdk):
+        if type(sdk) is not AsyncAnthropic or sdk.middleware or _is_traced(sdk):
             return None
-        if not set(body) <= _ENCODABLE | {"stream"} or body["model"] in _WARNED:
+        if not set(body) <= _ENCODABLE | {"stream"}:
             return None
         try:
             return encode_body({name: value for name, value in body.items() if name != "betas"})
@@ -140,7 +168,7 @@ class ModelClient:
         """
         with translated():
             events = await self._create(body, stream=True)
-        incoming.request_id = events.response.headers.get("request-id")
+        incoming.request_id = request_id_in(events.response.headers)
         try:
             async with aclosing(_events(events, incoming)) as drawn:
                 yield drawn
@@ -213,6 +241,12 @@ async def _close(events: Any) -> None:
             await _quietly(partial(_unwind, source()))
 
 
+def _is_blocking(client: Any) -> bool:
+    from anthropic import Anthropic
+
+    return isinstance(client, Anthropic)
+
+
 def _is_read(generator: Any) -> bool:
     """Whether a generator has come to its end: nothing is left to unwind, which takes longer than all the rest."""
     return getattr(generator, "ag_frame", ...) is None
@@ -226,10 +260,12 @@ async def _unwind(left: AsyncIterator[Any]) -> None:
 
 
 async def _quietly(work: Callable[[], Awaitable[None]]) -> None:
+    from anthropic import AnthropicError
+
     try:
         await work()
     except Exception as error:  # a broken connection may fail to close; what it delivered has been kept
-        if not is_connection_trouble(error) and not isinstance(error, anthropic.AnthropicError | ValueError):
+        if not is_connection_trouble(error) and not isinstance(error, AnthropicError | ValueError):
             raise
 
 
@@ -246,13 +282,17 @@ def translated(request_id: str | None = None) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, TypeError) and "authentication method" in str(error):
             raise ConfigurationError(_NO_KEY) from error
+        if getattr(error, "is_of_script", False):  # of the simulator, which need not be loaded
+            raise ConfigurationError(f"{error}; correct the script, then resume() asks again") from error.__cause__
         raise model_error(error, request_id) from error
 
 
 def is_connection_trouble(error: BaseException) -> bool:
     """Whether the connection failed, as opposed to the API refusing: worth another try."""
+    from anthropic import APIConnectionError
+
     library = type(error).__module__.partition(".")[0]
-    return isinstance(error, anthropic.APIConnectionError | OSError) or library in (
+    return isinstance(error, APIConnectionError | OSError) or library in (
         "httpx2",
         "httpcore2",
         "httpx",
@@ -262,25 +302,66 @@ def is_connection_trouble(error: BaseException) -> bool:
 
 def model_error(error: Exception, request_id: str | None = None) -> ModelError:
     """Says in one sentence what failed, who should act, and whether trying again can help."""
-    if isinstance(error, anthropic.APIStatusError):
+    from anthropic import APIStatusError
+
+    if isinstance(error, APIStatusError):
         status = error.status_code
         retryable = status in (408, 409, 429) or status >= 500 or status == 200
-        found = getattr(error, "request_id", None) or request_id
-        advice = "try again later: resume() goes on" if retryable else "correct the request"
-        return ModelError(
-            f"the API answered {status}: {error.message} ({advice})", retryable=retryable, request_id=found
-        )
-    if is_connection_trouble(error):
-        text = f"the connection failed ({type(error).__name__}: {error}); resume() asks again"
-        return ModelError(text, retryable=True, request_id=request_id)
-    text = f"the answer could not be read ({type(error).__name__}: {error}); resume() asks again"
-    return ModelError(text, retryable=True, request_id=request_id)
+        found = _request_id_of(error) or request_id
+        is_full = status == 400 and any(word in error.message.lower() for word in _TOO_LONG)
+        if is_full:
+            advice = "compact() makes room, or go back to an earlier entry with rewind() or fork(at=…)"
+        else:
+            advice = "try again later: resume() goes on" if retryable else "correct the request"
+        kind = " ".join([f"the API answered {status}", *api_type(getattr(error, "type", None)), f"({advice})"])
+        text = f"the API answered {status}: {error.message} ({advice})"
+        made = ContextFull if is_full else ModelError
+        return made(text, retryable=retryable, request_id=found, kind=kind)
+    failed = "the connection failed" if is_connection_trouble(error) else "the answer could not be read"
+    name, advice = type(error).__name__, "resume() asks again"
+    return ModelError(
+        f"{failed} ({name}: {error}); {advice}",
+        retryable=True,
+        request_id=request_id,
+        kind=f"{failed} ({name}); {advice}",
+    )
+
+
+def api_type(kind: Any) -> list[str]:
+    """The API's word for an error, such as `overloaded_error`; a gateway may put anything there."""
+    return [kind] if isinstance(kind, str) and re.fullmatch(r"[a-z_]{1,60}", kind) else []
+
+
+def _request_id_of(error: APIStatusError) -> str | None:
+    """The id by which the API knows the request: from a header, or from the body where a gateway lost that."""
+    body = error.body if isinstance(error.body, Mapping) else {}
+    found = error.request_id or request_id_in(error.response.headers) or body.get("request_id")
+    return str(found) if found else None
+
+
+def request_id_in(headers: Mapping[str, str]) -> str | None:
+    """The request's id in the headers of a response: the API's, else the one that most gateways give."""
+    return headers.get("request-id") or headers.get("x-request-id")
+
+
+def reason_of(error: ModelError) -> str:
+    """The API's own sentence behind a `ModelError`, without the SDK's words around it."""
+    from anthropic import APIStatusError
+
+    cause = error.__cause__
+    if not isinstance(cause, APIStatusError):
+        return str(error)
+    found = cause.body.get("error") if isinstance(cause.body, Mapping) else None
+    message = found.get("message") if isinstance(found, Mapping) else None
+    return str(message or cause.message)
 
 
 def status_of(error: ModelError) -> int | None:
     """The HTTP status behind a `ModelError`, or `None`."""
+    from anthropic import APIStatusError
+
     cause = error.__cause__
-    return cause.status_code if isinstance(cause, anthropic.APIStatusError) else None
+    return cause.status_code if isinstance(cause, APIStatusError) else None
 
 
 def is_refused(error: ModelError) -> bool:

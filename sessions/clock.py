@@ -19,6 +19,13 @@ class Clock(Protocol):
         """Seconds since the epoch."""
         ...
 
+    def monotonic(self) -> float:
+        """Seconds since some moment, for leases and time limits: nobody sets it, and it never goes back.
+
+        Processes of one machine that share a database read the same. A clock without it is asked for `now` instead.
+        """
+        ...
+
     async def sleep(self, seconds: float) -> None:
         """Waits that long; zero or less returns at the next chance to switch tasks."""
         ...
@@ -30,8 +37,20 @@ class SystemClock:
     def now(self) -> float:
         return time.time()
 
+    def monotonic(self) -> float:
+        return time.monotonic()  # since the machine started, for all its processes
+
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(max(0.0, seconds))
+
+
+def monotonic(clock: Clock) -> float:
+    """The time that leases and limits go by; see `Clock.monotonic`."""
+    try:
+        ask = clock.monotonic
+    except AttributeError:  # a clock of the user's own, from before there was this one
+        ask = clock.now
+    return ask()
 
 
 async def within(clock: Clock, seconds: float | None, work: Callable[[], Awaitable[T]]) -> T:

@@ -7,55 +7,126 @@ first in `messages`; thinking behind it stays valid while `system` and `tools` a
 from __future__ import annotations
 
 import uuid
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
+from sessions.background import log
+from sessions.books import Books
 from sessions.core.incoming import Incoming
 from sessions.core.plan import make_plan, render
-from sessions.core.prompt import COMPACTION_BETA, estimate
+from sessions.core.profiles import Profile
+from sessions.core.prompt import COMPACTION_BETA
 from sessions.core.settings import Settings
-from sessions.core.transcript import tool_calls
+from sessions.core.transcript import Entry, tool_calls
 from sessions.errors import ConfigurationError, ModelError
 from sessions.flight import Flight
 from sessions.history import History, make_entry
 from sessions.replies import Call
 from sessions.telemetry import end_call, inside, start_call
-from storage import CallRecord, Change, EntryRecord, Lease, SessionMissing, TurnRecord
+from storage import CallRecord, Change, EntryRecord, Lease, PromptRecord, SessionMissing, TurnRecord
 
 if TYPE_CHECKING:
     from sessions.manager import SessionManager
     from storage import Store
 
+_PLACES = ("base", "entry", "reply")
+_KEPT = ("stop_reason", "output_tokens", "model", "message_id", "call")
 
-def obstacle(history: History) -> str | None:
-    """Why this conversation cannot be compacted now, or `None`."""
-    settings, last = history.settings, history.last
-    if not history.prompt.profile.compaction:
+
+def obstacle(settings: Settings, profile: Profile) -> str | None:
+    """Why conversations with these settings cannot be compacted, or `None`."""
+    if not profile.compaction:
         return f"the endpoint of {settings.model} has no on-demand compaction: fork an earlier entry or start anew"
-    if last is None or (len(history.entries) == 1 and last.stop_reason == "compaction"):
-        return "there is nothing to summarize yet"
-    if last.role != "assistant" or tool_calls(last.content) or last.stop_reason == "pause_turn":
-        return "the last turn is not finished: call resume() first"
     if "context_management" in (settings.params or {}):
         return "it cannot be combined with params['context_management']"
     return None
 
 
-def is_due(history: History, words: list[dict[str, Any]]) -> bool:
-    """Whether the next reply may not fit into the model's context window any more (tokens, measured where known)."""
-    profile, settings = history.prompt.profile, history.settings
-    new = sum(estimate(block, profile.characters_per_token) for block in words)
-    return history.prompt.total + new + settings.max_tokens > profile.window
+def _open_end(history: History) -> str | None:
+    """Why this conversation cannot be compacted as a whole just now, or `None`."""
+    last = history.last
+    if last is None or (len(history.entries) == 1 and last.stop_reason == "compaction"):
+        return "there is nothing to summarize yet"
+    return None if _is_closed(last) else "the last turn is not finished: call resume() first"
+
+
+def room_before(history: History) -> int | None:
+    """How many entries a compaction would replace so that the next reply fits into the window again.
+
+    `None` where it fits already, or where that does not help: a turn under way stays as it is, so the summary can
+    stand for what lies before it only. Sizes are tokens, measured where known.
+    """
+    prompt, entries = history.prompt, history.entries
+    excess = prompt.total + history.settings.max_tokens - prompt.profile.window
+    if excess <= 0:
+        return None
+    closed = next((n for n in range(len(entries), 0, -1) if _is_closed(entries[n - 1])), 0)
+    if closed == 0 or (closed == 1 and entries[0].stop_reason == "compaction"):
+        return None
+    return closed if prompt.tokens_of(closed) > excess else None
+
+
+def _is_closed(entry: Entry) -> bool:
+    return entry.role == "assistant" and not tool_calls(entry.content) and entry.stop_reason != "pause_turn"
 
 
 async def compact(manager: SessionManager, history: History, lease: Lease) -> Call:
     """Asks for the summary and makes it the head, in one commit. The caller holds the session and has refreshed it."""
-    if (reason := obstacle(history)) is not None:
+    reason = obstacle(history.settings, history.prompt.profile) or _open_end(history)
+    if reason is not None:
         raise ConfigurationError(f"this conversation cannot be compacted: {reason}")
-    prompt, now = history.prompt, manager.clock.now()
+    row, incoming = await _summarize(manager, history, len(history.entries))
+    made = _made(history, lease, row, incoming)
+    try:
+        await manager._store.commit(
+            lease, replace(made.change, turn=made.turn, calls=(made.call,), prompts=made.prompts)
+        )
+    finally:
+        history.discard()
+    await history.refresh()
+    return Call.of(made.call)
+
+
+async def make_room(books: Books, count: int) -> None:
+    """The same within a turn: a summary takes the place of the first `count` entries, and the turn goes on behind it.
+
+    What it cost is written down before the head moves: one commit moves the head and names the turn's entries anew.
+    Where there is no summary, nothing changes.
+    """
+    manager, history = books.manager, books.history
+    await books.commit(turn=books.row)
+    try:
+        row, incoming = await _summarize(manager, history, count)
+    except ModelError as error:  # the window may still hold the next request
+        log.warning("session %s could not be compacted: %s", books.session.id, error)
+        return
+    with anyio.CancelScope(shield=True):
+        made = _made(history, books.hold.lease, row, incoming, history.entries[count:])
+        lease = books.hold.lease
+        paid = Change(history.head, history.head, turn=made.turn, calls=(made.call,), prompts=made.prompts,
+                      updated_at=made.change.updated_at)  # fmt: skip
+        present = books.row
+        places = {name: made.renamed.get(id, id) for name in _PLACES if (id := getattr(present, name)) is not None}
+        moved = replace(present, **places)
+        try:
+            await manager._store.commit(lease, paid)
+            await manager._store.commit(lease, replace(made.change, turn=moved))
+        finally:
+            history.discard()
+        await history.refresh()
+        books.row = moved
+
+
+async def _summarize(manager: SessionManager, history: History, count: int) -> tuple[CallRecord, Incoming]:
+    """The request that summarizes the first `count` entries: its row of the ledger and its answer."""
+    entries, now = history.entries, manager.clock.now()
+    prompt = history.prompt if count == len(entries) else history.new_prompt(history.settings, entries[:count])
     plan = make_plan(prompt, history.warmth, manager._tending.circumstances(history, now))
     body = _body(history.settings, render(prompt, plan.marks))
-    flight = Flight(uuid.uuid4().hex, body, plan, now, history.head, prompt.total)
+    flight = Flight(uuid.uuid4().hex, body, plan, now, entries[count - 1].id, prompt.total)
     flight.span = start_call("compact", history.record.id, body, now)
     incoming = Incoming()
     try:
@@ -63,13 +134,13 @@ async def compact(manager: SessionManager, history: History, lease: Lease) -> Ca
             async with manager._client.stream(body, incoming) as events:
                 async for _ in events:
                     flight.first_event = flight.first_event or manager.clock.now()
-        block = _summary(incoming)
+        _summary(incoming)
     except BaseException as error:
         await manager._record_failed(flight, history, "compact", incoming, error)
         raise
     row = flight.record(history.record.id, "compact", "ok", incoming, prompt, ended=manager.clock.now())
     end_call(flight.span, Call.of(row))
-    return Call.of(await _commit(manager, history, lease, row, block, incoming))
+    return row, incoming
 
 
 def _body(settings: Settings, body: dict[str, Any]) -> dict[str, Any]:
@@ -91,31 +162,46 @@ def _summary(incoming: Incoming) -> dict[str, Any]:
     return blocks[0]
 
 
-async def _commit(
-    manager: SessionManager, history: History, lease: Lease, row: CallRecord, block: dict[str, Any], incoming: Incoming
-) -> CallRecord:
-    now = manager.clock.now()
-    old = history.settings  # a fork of an old entry still needs to know that its thinking may not fit
-    settings = replace(old, unbound=0, foreign=old.foreign or old.unbound > 0)
-    written = make_entry(
-        None, "assistant", [block], now,
-        stop_reason="compaction", model=settings.model, message_id=incoming.message_id, call=row.id,
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What a summary changes: the entries and settings of the new chain, and the rows that say what it cost.
+
+    `renamed`: the new ids of the entries that the summary ends with or that stand behind it, by their old ones.
+    """
+
+    change: Change
+    turn: TurnRecord
+    call: CallRecord
+    prompts: tuple[PromptRecord, ...]
+    renamed: dict[str | None, str]
+
+
+def _made(history: History, lease: Lease, row: CallRecord, incoming: Incoming, behind: Sequence[Entry] = ()) -> _Made:
+    """The new chain: the summary, and behind it, word for word, the entries that it does not stand for."""
+    old, ended = history.settings, row.ended or row.started
+    closed = len(history.entries) - len(behind)
+    # A fork of an old entry still needs to know that its thinking may not fit.
+    settings = replace(old, unbound=max(0, old.unbound - closed + 1), foreign=old.foreign or old.unbound > 0)
+    root = make_entry(
+        None, "assistant", [_summary(incoming)], ended,
+        stop_reason="compaction", model=old.model, message_id=incoming.message_id, call=row.id,
     )  # fmt: skip
+    written, renamed = [root], {row.entry: root.entry.id}
+    for entry in behind:
+        facts = {name: getattr(entry, name) for name in _KEPT}  # sizes were measured behind what is gone
+        again = make_entry(written[-1].entry, entry.role, entry.content, entry.created_at, **facts)
+        renamed[entry.id] = again.entry.id
+        written.append(again)
     turn = TurnRecord(
         uuid.uuid4().hex, history.record.id, history.record.totals.turns + 1, "finished", started=row.started,
-        ended=now, base=history.head, reply=written.entry.id, stop_reason="compaction", token=lease.token,
+        ended=ended, base=row.entry, reply=root.entry.id, stop_reason="compaction", token=lease.token,
     )  # fmt: skip
-    row = replace(row, entry=written.entry.id, turn=turn.id)
     change = Change(
-        history.head, written.entry.id, entries=(written.record,), turn=turn, settings=settings.to_json(),
-        calls=(row,), prompts=(history.settings_record,), updated_at=now,
+        history.head, written[-1].entry.id, entries=tuple(one.record for one in written),
+        settings=settings.to_json(), updated_at=ended,
     )  # fmt: skip
-    try:
-        await manager._store.commit(lease, change)
-    finally:
-        history.discard()
-    await history.refresh()
-    return row
+    call = replace(row, entry=root.entry.id, turn=turn.id)
+    return _Made(change, turn, call, (history.settings_record,), renamed)
 
 
 async def summarized(store: Store, session: str, root: str) -> str | None:

@@ -13,6 +13,7 @@ SessionsError
 ├── InDoubtToolCalls       resume(in_doubt="raise") found calls that may or may not have taken effect
 ├── StepLimitReached       the turn used all its model calls: resume() or send() goes on
 ├── ModelError             the API or the connection failed; what was raised is in __cause__
+│   ├── ContextFull        the prompt does not fit the model's window: compact(), or go back with rewind() or fork()
 │   └── BatchIncomplete    some requests of a batch have no reply; `results` holds the others
 └── SchemaOutOfDate        the database needs `warmline db upgrade`, or a newer warmline
 
@@ -32,7 +33,7 @@ class SessionsError(Exception):
         super().__init__(message or " ".join((self.__doc__ or "").split()))
 
 
-class ConfigurationError(SessionsError):
+class ConfigurationError(SessionsError, ValueError):
     """A setting is not usable. Change it and call again; nothing was stored."""
 
 
@@ -70,7 +71,7 @@ class InvalidImport(SessionsError):
 class PrefixChange(SessionsError):
     """The change breaks the cached prefix. Pass rebase=True to accept that it is billed again.
 
-    `tokens` is the size of the prefix that would be billed again.
+    `tokens`: how much of it is believed cached now and would be billed again (0 where it has lapsed).
     """
 
     def __init__(self, message: str | None = None, *, tokens: int = 0) -> None:
@@ -100,13 +101,26 @@ class StepLimitReached(SessionsError):
 class ModelError(SessionsError):
     """The model call failed; __cause__ holds what the SDK raised.
 
-    `retryable`: the same call may succeed later. `request_id`: the API's id of the request, for its support.
+    `retryable`: the same call may succeed later. `request_id`: the API's id of the request, for its support. `kind`:
+    what failed, in words that are ours alone, where the message quotes others (the API's own may quote the prompt).
     """
 
-    def __init__(self, message: str | None = None, *, retryable: bool = False, request_id: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        retryable: bool = False,
+        request_id: str | None = None,
+        kind: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.retryable = retryable
         self.request_id = request_id
+        self.kind = kind
+
+
+class ContextFull(ModelError):
+    """The prompt does not fit the model's context window. Call compact(), or go back with rewind() or fork(at=…)."""
 
 
 class BatchIncomplete(ModelError):
@@ -122,6 +136,21 @@ class BatchIncomplete(ModelError):
 
 class SchemaOutOfDate(SessionsError):
     """The database has another schema version. Run `warmline db upgrade`, or install a newer warmline."""
+
+
+def without_words(error: BaseException) -> str:
+    """What may be kept of an error and shown to operators: its kind and our own advice, no word of a conversation."""
+    if isinstance(error, ModelError) and error.kind is not None:
+        return error.kind
+    if not isinstance(error, SessionsError):
+        return type(error).__name__
+    return str(error).encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def named(error: BaseException) -> str:
+    """The same, behind the error's name."""
+    name, text = type(error).__name__, without_words(error)
+    return name if text == name else f"{name}: {text}"
 
 
 class PromptWarning(UserWarning):

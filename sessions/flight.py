@@ -134,6 +134,7 @@ class Flight:
             miss_cause=miss.cause if miss else None,
             miss_tokens=miss.tokens if miss else None,
             miss_cost=miss.cost if miss else None,
+            estimated=incoming.is_estimated,
         )
 
 

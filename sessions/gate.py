@@ -16,8 +16,9 @@ from typing import Self, TypeAlias
 import anyio
 
 from sessions.background import Background, log
-from sessions.clock import Clock, within
+from sessions.clock import Clock, monotonic, within
 from sessions.core.plan import Alive, Plan, Warmth
+from sessions.lifecycle import Lifecycle
 from storage import Holder, StorageError, Store, Warmup
 from storage.watching import Watch
 
@@ -81,14 +82,19 @@ class WarmupGate:
     `warmth` is what all sessions of the manager know to be warm. Other processes are met in the store.
     """
 
-    def __init__(self, store: Store, clock: Clock, background: Background, warmth: Warmth, timeout: float) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, background: Background, lifecycle: Lifecycle, warmth: Warmth, timeout: float
+    ) -> None:
         self._store, self._clock, self._warmth, self._timeout = store, clock, warmth, timeout
-        self._background = background
-        self._holder = Holder.current(f"{id(self):x}")
+        self._background, self._lifecycle = background, lifecycle
         self._lines: dict[str, _Line] = {}
         self._barren: dict[str, float] = {}
         self._elsewhere: dict[str, Passage] = {}
         self._renewing = False
+
+    @property
+    def _holder(self) -> Holder:
+        return self._lifecycle.holder
 
     async def enter(self, plan: Callable[[], Plan], minimum: int, before_waiting: _Work | None = None) -> Passage:
         """Waits while others write what this request would write, at most until the timeout.
@@ -106,7 +112,7 @@ class WarmupGate:
             await self._left(passage)
             raise
         if passage._since is not None:
-            passage.waited = self._clock.now() - passage._since
+            passage.waited = monotonic(self._clock) - passage._since
         return passage
 
     async def _passes(self, passage: Passage) -> bool:
@@ -127,7 +133,7 @@ class WarmupGate:
 
     def _worth_waiting_for(self, passage: Passage) -> tuple[str, ...]:
         """The cold points of its plan, the shortest prefix first."""
-        now = self._clock.now()
+        now = monotonic(self._clock)
         cold = (mark.point for mark in passage.plan.writes(passage._minimum))
         return tuple(point for point in cold if point not in passage._seen and self._barren.get(point, now) <= now)
 
@@ -136,7 +142,7 @@ class WarmupGate:
         return line if line is not None and line.leader is not passage else None
 
     def _seconds_left(self, passage: Passage) -> float:
-        spent = 0.0 if passage._since is None else self._clock.now() - passage._since
+        spent = 0.0 if passage._since is None else monotonic(self._clock) - passage._since
         return max(0.0, self._timeout - spent)
 
     # -- within this process --
@@ -146,7 +152,7 @@ class WarmupGate:
             passage._lines[point] = self._lines.setdefault(point, _Line(passage))
 
     async def _begin_to_wait(self, passage: Passage) -> None:
-        passage._since = self._clock.now()
+        passage._since = monotonic(self._clock)
         if passage._before_waiting is not None:
             await passage._before_waiting()
 
@@ -190,7 +196,7 @@ class WarmupGate:
         line.waiting.clear()
 
     def _leave_barren(self, point: str) -> None:
-        self._barren[point] = self._clock.now() + BARREN
+        self._barren[point] = monotonic(self._clock) + BARREN
         if len(self._barren) > _MOST_BARREN:
             del self._barren[next(iter(self._barren))]
 
@@ -253,7 +259,7 @@ class WarmupGate:
     async def _ask(self, point: str) -> Warmup | None:
         """`None` where the store fails: the gate only saves money, so the request goes on without it."""
         try:
-            return await self._store.lead(point, self._holder, seconds=SECONDS, now=self._clock.now())
+            return await self._store.lead(point, self._holder, seconds=SECONDS, now=monotonic(self._clock))
         except StorageError as error:
             log.warning("the store cannot say who warms a prefix, going on without: %s", error)
             return None
@@ -295,6 +301,6 @@ class WarmupGate:
         now, known = self._clock.now(), self._warmth.find(point)
         ttl, alive = (None, BARREN) if known is None or known.until <= now else (known.ttl, known.until - now)
         try:
-            await self._store.led(point, token, ttl=ttl, alive=alive if written else 0.0, now=now)
+            await self._store.led(point, token, ttl=ttl, alive=alive if written else 0.0, now=monotonic(self._clock))
         except StorageError as error:
             log.warning("the store cannot be told that a prefix is written: %s", error)

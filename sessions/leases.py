@@ -9,8 +9,9 @@ from weakref import WeakValueDictionary
 import anyio
 
 from sessions.background import Background, log
-from sessions.clock import Clock, within
+from sessions.clock import Clock, monotonic, within
 from sessions.errors import SessionBusy
+from sessions.lifecycle import Lifecycle
 from storage import Holder, Lease, LeaseGone, LeaseTaken, StorageError, Store
 from storage.watching import Watch
 
@@ -46,9 +47,11 @@ class Hold:
 class Leases:
     """The leases of one manager."""
 
-    def __init__(self, store: Store, clock: Clock, background: Background, busy_timeout: float) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, background: Background, lifecycle: Lifecycle, busy_timeout: float
+    ) -> None:
         self._store, self._clock, self._background, self._busy_timeout = store, clock, background, busy_timeout
-        self.holder = Holder.current(f"{id(self):x}")
+        self._lifecycle = lifecycle
         self._turnstiles: WeakValueDictionary[str, _Turnstile] = WeakValueDictionary()
         self._held: dict[str, Hold] = {}
         self._renewing = False
@@ -60,22 +63,36 @@ class Leases:
 
         With no patience at all it does not stand in line either.
         """
+        self._lifecycle.check()
         patience = self._busy_timeout if patience is None else patience
-        deadline = self._clock.now() + patience
+        deadline = monotonic(self._clock) + patience
         turnstile = self._turnstiles.setdefault(session, _Turnstile())
-        await self._enter(turnstile, patience)
-        try:
-            hold = Hold(await self._acquire(session, deadline))
+        with self._lifecycle.holding():
+            hold = await self._lifecycle.unless_ended(lambda: self._take(session, turnstile, patience, deadline))
             self._held[session] = hold
             self._keep_renewing()
             try:
                 yield hold
             finally:
                 del self._held[session]
-                if not hold.released:
-                    await self._release(hold)
-        finally:
+                try:
+                    if not hold.released:
+                        await self._release(hold)
+                finally:
+                    turnstile.semaphore.release()
+
+    async def _take(self, session: str, turnstile: _Turnstile, patience: float, deadline: float) -> Hold:
+        await self._enter(turnstile, patience)
+        try:
+            return Hold(await self._acquire(session, deadline))
+        except BaseException:
             turnstile.semaphore.release()
+            raise
+
+    @property
+    def holder(self) -> Holder:
+        """Who holds them."""
+        return self._lifecycle.holder
 
     def is_held(self, session: str) -> bool:
         """Whether this manager holds the session now."""
@@ -106,7 +123,7 @@ class Leases:
             raise
 
     async def _acquire(self, session: str, deadline: float) -> Lease:
-        place = _PLACE if deadline > self._clock.now() else 0.0
+        place = _PLACE if deadline > monotonic(self._clock) else 0.0
         try:
             with ExitStack() as stack:
                 watch: Watch | None = None
@@ -115,7 +132,7 @@ class Leases:
                     try:
                         return await self._try(session, place)
                     except LeaseTaken:
-                        if self._clock.now() + _LAST_CHANCE > deadline:
+                        if monotonic(self._clock) + _LAST_CHANCE > deadline:
                             raise
                     watch = watch or stack.enter_context(self._store.watch(session))
                     await self._pause(watch, is_live, deadline)
@@ -125,7 +142,7 @@ class Leases:
             raise
 
     async def _try(self, session: str, place: float) -> Lease:
-        now = self._clock.now()
+        now = monotonic(self._clock)
         return await self._store.acquire(session, self.holder, seconds=self.seconds, now=now, queue=place)
 
     async def _pause(self, watch: Watch, is_live: bool, deadline: float) -> None:
@@ -133,12 +150,12 @@ class Leases:
             await self._clock.sleep(watch.pause)
             return
         with suppress(TimeoutError):
-            await within(self._clock, min(watch.pause, deadline - self._clock.now()), watch.news)
+            await within(self._clock, min(watch.pause, deadline - monotonic(self._clock)), watch.news)
 
     async def _leave(self, session: str) -> None:
         """Gives up the place in line: nobody shall wait for one who is not coming. Asking without a place does that."""
         with anyio.CancelScope(shield=True), suppress(StorageError):
-            now = self._clock.now()
+            now = monotonic(self._clock)
             await self._store.release(await self._store.acquire(session, self.holder, seconds=self.seconds, now=now))
 
     async def _release(self, hold: Hold) -> None:
@@ -162,7 +179,7 @@ class Leases:
 
     async def _renew_one(self, session: str, hold: Hold) -> None:
         try:
-            lease = await self._store.renew(hold.lease, seconds=self.seconds, now=self._clock.now())
+            lease = await self._store.renew(hold.lease, seconds=self.seconds, now=monotonic(self._clock))
         except LeaseGone:
             if hold.releasing or self._held.get(session) is not hold:
                 return  # given back meanwhile

@@ -15,23 +15,35 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 
 import anyio
 
+from sessions.arguments import (
+    check_choice,
+    check_counts,
+    check_names,
+    check_switches,
+    check_texts,
+    duration,
+    metadata_text,
+    tool_list,
+)
 from sessions.background import Background
 from sessions.batching import Batching
-from sessions.changes import check_texts, check_tools, metadata_text
+from sessions.changes import check_tools
 from sessions.client import ModelClient
 from sessions.clock import Clock, SystemClock
+from sessions.core.acceptable import check_acceptable
 from sessions.core.incoming import Incoming
 from sessions.core.plan import Warmth
 from sessions.core.profiles import Profile, nearest_models, profile_for
 from sessions.core.settings import Settings, make_settings
-from sessions.core.transcript import encode
+from sessions.core.transcript import encode, shown
 from sessions.core.ttl import ExpectedCost, Policy
 from sessions.core.usage import Usage
-from sessions.errors import ConfigurationError, SessionNotFound, SessionsError
+from sessions.errors import ConfigurationError, SessionNotFound, SessionsError, without_words
 from sessions.flight import Air, Flight
 from sessions.gate import WarmupGate
 from sessions.history import RECENT_CALLS, History
 from sessions.leases import Leases
+from sessions.lifecycle import Lifecycle
 from sessions.linting import Linter
 from sessions.measured import SIMULATOR, read_profile
 from sessions.recovery import Recovery
@@ -85,12 +97,20 @@ class SessionManager:
         tools: Iterable[Any] = (),
     ) -> None:
         if isinstance(ttl, type) or not isinstance(ttl, Policy):
-            raise ConfigurationError(f"ttl must be a policy such as Fixed('1h') or ExpectedCost(), not {ttl!r}")
-        _check_switches(tend=tend, warmup=warmup, recover=recover, diagnostics=diagnostics)
-        _check_amounts(1, max_steps=max_steps)
-        _check_amounts(0, warmup_timeout=warmup_timeout, busy_timeout=busy_timeout, transcript_bytes=transcript_bytes)
+            raise ConfigurationError(f"ttl must be a policy such as Fixed('1h') or ExpectedCost(), not {shown(ttl)}")
+        if not all(callable(getattr(clock, name, None)) for name in ("now", "sleep")):
+            raise ConfigurationError(f"clock must have now() and sleep(), as SystemClock() does, not {shown(clock)}")
+        if not isinstance(profile, Profile | str | os.PathLike | None):
+            raise ConfigurationError(f"profile must be a Profile or the path of a file, not {shown(profile)}")
+        check_switches(tend=tend, warmup=warmup, recover=recover, diagnostics=diagnostics)
+        check_counts(1, max_steps=max_steps)
+        check_counts(0, transcript_bytes=transcript_bytes)
+        warmup_timeout = duration("warmup_timeout", warmup_timeout)
+        busy_timeout = duration("busy_timeout", busy_timeout)
+        if not isinstance(store, str) and not hasattr(store, "commit"):
+            raise ConfigurationError(f"store must be a URL such as 'sqlite:///chat.db', or a Store, not {shown(store)}")
         with storage_errors():
-            self._store: Store = open_store(store) if isinstance(store, str) else store
+            self._database: Store = open_store(store) if isinstance(store, str) else store
         self._client = ModelClient(client)
         self._profile = profile if isinstance(profile, Profile) else None
         self._measured = read_profile(profile) if isinstance(profile, str | os.PathLike) else None
@@ -99,19 +119,22 @@ class SessionManager:
         self.diagnostics, self.max_steps, self.busy_timeout = diagnostics, max_steps, busy_timeout
         self._background = Background()
         self._air = Air()
-        self._leases = Leases(self._store, clock, self._background, busy_timeout)
+        self._lifecycle = Lifecycle(clock)
+        self._leases = Leases(self._database, clock, self._background, self._lifecycle, busy_timeout)
         self._tending = Tending(self)
         self._transcripts = Transcripts(transcript_bytes, self._leases.is_held)
         self._warmth = Warmth(limit=SHARED_POINTS)
-        self._gate = WarmupGate(self._store, clock, self._background, self._warmth, warmup_timeout if warmup else 0.0)
+        timeout = warmup_timeout if warmup else 0.0
+        self._gate = WarmupGate(self._database, clock, self._background, self._lifecycle, self._warmth, timeout)
         self._warned: set[str] = set()
         self._batching = Batching(self)
-        self._recovery = Recovery(self, tools)
+        self._recovery = Recovery(self, tool_list(tools))
         self._linter = Linter(clock, self._profile_of, self._client.characters_per_token)
 
     async def __aenter__(self) -> Self:
         with storage_errors():
-            await self._store.open()
+            await self._database.open()
+        self._lifecycle.enter()
         if self.recovers:
             self._background.start(self._recovery.watch)
         return self
@@ -119,11 +142,34 @@ class SessionManager:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            await self._background.close()
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._store.close()
+        if self._lifecycle.is_inherited:
+            return  # what there is to close belongs to the process that this one is a copy of
+        self._lifecycle.check()
+        with anyio.CancelScope(shield=True):
+            try:
+                await self.drain()
+                await self._recovery.take_back(self._lifecycle.taken_along(error))
+                await self._background.close()
+            finally:
+                self._lifecycle.leave()
+                await self._database.close()
+
+    @property
+    def _store(self) -> Store:
+        """Every public call passes here: raises `ConfigurationError` in another process or event loop than entered."""
+        self._lifecycle.check()
+        return self._database
+
+    async def drain(self, seconds: float = 0.0) -> None:
+        """No new turns; those under way get `seconds` to end, then they are left to recovery. For a worker's SIGTERM.
+
+        A turn that is left stops at its next durable point: what has come is stored, its `send` raises `SessionsError`,
+        and any live worker's `recover` (or `resume`) goes on with it, as after a kill. Leaving the `async with` block
+        does the same with no time to end. What needs no new turn still works until then.
+        """
+        seconds = duration("seconds", seconds)
+        self._lifecycle.check()
+        await self._lifecycle.end(seconds)
 
     async def create(
         self,
@@ -149,8 +195,9 @@ class SessionManager:
         other request field of the SDK, sent as given on every call. Raises `ConfigurationError` saying which setting
         is wrong; then nothing is stored. Warns (`PromptWarning`) of what in the prompt silently breaks its cache.
         """
-        check_texts(owner=owner, title=title, id=id)
-        toolbox = Toolbox(tools)
+        check_texts(title=title)
+        check_names(owner=owner, id=id)
+        toolbox = Toolbox(tool_list(tools))
         with given():
             settings = make_settings(
                 model=model, max_tokens=max_tokens, system=system, tools=toolbox.definitions, context=context,
@@ -175,14 +222,18 @@ class SessionManager:
         """
         if "id" in settings:
             raise ConfigurationError("prewarm() names its session itself: leave out id")
-        tools = list(settings.pop("tools", None) or ())
-        content = encode([{**settings, "tools": Toolbox(tools).definitions}])
+        tools = tool_list(settings.pop("tools", None) or ())
+        settings |= {"tools": Toolbox(tools).definitions}
+        with given():
+            for one, value in settings.items():
+                encode([{one: value}], where=one)
+            content = encode([settings])
         name = f"prewarm-{blake2b(content.encode(), digest_size=8).hexdigest()}"
         try:
             session = await self.open(name, tools=tools)
         except SessionNotFound:
             try:
-                session = await self.create(**{"title": "pre-warmed", **settings}, tools=tools, id=name)
+                session = await self.create(**{"title": "pre-warmed", **settings, "tools": tools, "id": name})
             except ConfigurationError as error:
                 if not isinstance(error.__cause__, SessionExists):
                     raise
@@ -197,7 +248,9 @@ class SessionManager:
         Raises `SessionNotFound` if it is absent or belongs to another owner (`owner=None` does not check), and
         `ToolsChanged` if the tools' definitions differ from the stored ones (`rebase=True` stores the new ones).
         """
-        tools = list(tools)
+        check_names(id=id, owner=owner)
+        check_switches(rebase=rebase)
+        tools = tool_list(tools)
         toolbox = Toolbox(tools)
         with _finding(id):
             stored = await self._read(id)
@@ -214,6 +267,7 @@ class SessionManager:
         self, *, owner: str | None = None, limit: int = 50, before: str | None = None, search: str | None = None
     ) -> list[SessionInfo]:
         """Sessions, newest first, with totals. `before`: the id of the last one of the page before."""
+        check_names(owner=owner)
         with storage_errors():
             rows = await self._store.list(owner=owner, limit=limit, before=before, search=search)
         return [_info(row) for row in rows]
@@ -226,8 +280,8 @@ class SessionManager:
         `by`: "session" (their ids), "owner" (`None`: nobody), "day" (UTC, "2026-11-30") or "kind" of call. The store
         adds up: no calls are loaded. Raises `SessionNotFound`.
         """
-        if by not in get_args(CostsBy):
-            raise ValueError(f"by must be one of {', '.join(get_args(CostsBy))}, not {by!r}")
+        check_choice("by", by, get_args(CostsBy))
+        check_names(session=session, owner=owner)
         if session is not None:
             await self._find(session, owner)
         with storage_errors():
@@ -240,6 +294,7 @@ class SessionManager:
 
     async def delete(self, id: str, *, owner: str | None = None) -> None:
         """Really deletes a session; entries that a fork still reaches stay. Raises `SessionNotFound`."""
+        check_names(id=id, owner=owner)
         await self._find(id, owner)
         with storage_errors():
             await self._store.delete(id)
@@ -259,7 +314,9 @@ class SessionManager:
     ) -> None:
         """A request outside of turns failed or was cancelled: that is a row of the ledger too."""
         status = "error" if isinstance(error, Exception) else "cancelled"
-        ended, text = self.clock.now(), str(error) or type(error).__name__
+        ended, text = self.clock.now(), without_words(error)
+        incoming.request_id = incoming.request_id or getattr(error, "request_id", None)
+        incoming.estimate_output(self._client.characters_per_token or history.prompt.profile.characters_per_token)
         row = flight.record(history.record.id, kind, status, incoming, history.prompt, ended=ended, error=text)
         end_call(flight.span, Call.of(row))
         with anyio.CancelScope(shield=True):
@@ -306,6 +363,8 @@ class SessionManager:
 
     def _check(self, settings: Settings) -> None:
         self._client.check_params(settings.params or {})
+        with given():
+            check_acceptable(settings, self._client.base_url)
         self._check_endpoint()
         profile = self._profile_of(settings.model)
         if not profile.known and settings.model not in self._warned:
@@ -318,18 +377,6 @@ class SessionManager:
                 "pass SessionManager(profile=…) if you know better",
                 stacklevel=3,
             )
-
-
-def _check_switches(**given: Any) -> None:
-    for name, value in given.items():
-        if not isinstance(value, bool):
-            raise ConfigurationError(f"{name} must be True or False, not {value!r:.80}")
-
-
-def _check_amounts(least: int, **given: Any) -> None:
-    for name, value in given.items():
-        if not isinstance(value, int | float) or not value >= least:
-            raise ConfigurationError(f"{name} must be a number, {least} or more, not {value!r:.80}")
 
 
 @contextmanager

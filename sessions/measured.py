@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from errno import EISDIR
 from pathlib import Path
 from typing import Any
 
@@ -81,15 +80,6 @@ class Measured:
         with _written(path) as beside:
             beside.write_text(self.to_json(), encoding="utf-8")
             beside.replace(path)
-
-
-def check_place(path: Path) -> None:
-    """Raises `ConfigurationError` where `Measured.write` cannot write now: that is told before money is spent."""
-    with _written(path) as beside:
-        if path.is_dir():
-            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
-        beside.touch()
-        beside.unlink()
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from anthropic.lib.tools import ToolError
 from sessions.core.cache import THINKING
 from sessions.core.profiles import MODELS, Profile
 from sessions.importers.records import Block, RecordedConversation, RecordedStep, RecordedTurn
+from sessions.results import NOTHING
 from sessions.simulator import Engine, Request, Scripted, count, filler
-from sessions.tools import NOTHING
 
 DEFAULT_MODEL = "claude-sonnet-5-5"
 """Answers where the recording names no model that has a profile."""

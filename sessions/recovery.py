@@ -6,6 +6,7 @@ A turn that its caller was told about (an error, a time limit, a stop) is left a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -13,6 +14,7 @@ import anyio
 from sessions.background import log
 from sessions.batch_part import Part
 from sessions.batching import POLL
+from sessions.clock import monotonic
 from sessions.core.settings import Settings
 from sessions.core.transcript import encode
 from sessions.errors import ModelError, SessionBusy, SessionNotFound, SessionsError
@@ -22,6 +24,7 @@ from sessions.tool_round import InDoubt
 from sessions.tools import Tool, Toolbox, tool_of
 from sessions.translate import storage_errors
 from sessions.turn import Options, Turn
+from storage import Change, StorageError
 
 if TYPE_CHECKING:
     from sessions.manager import SessionManager
@@ -49,8 +52,8 @@ class Recovery:
         self._looked: set[str] = set()
 
     async def watch(self) -> None:
-        """Looks now and then every few seconds, until cancelled."""
-        while True:
+        """Looks now and then every few seconds, until no new turns are taken."""
+        while self._manager._lifecycle.takes_turns:
             try:
                 await self.finish(in_doubt="report", patient=True)
             except SessionsError as error:
@@ -63,7 +66,7 @@ class Recovery:
         `patient`: what failed a short while ago is left for later, and so are batches that were looked at.
         """
         manager, found = self._manager, Recovered()
-        now = manager.clock.now()
+        now = monotonic(manager.clock)
         with storage_errors():
             ids = dict.fromkeys(await manager._store.orphans(now=now, limit=_LOOK))
         self._later = {id: later for id, later in self._later.items() if later[0] > now or id in ids}
@@ -82,7 +85,7 @@ class Recovery:
         return found
 
     def _is_later(self, name: str) -> bool:
-        return self._later.get(name, (0.0, 0.0))[0] > self._manager.clock.now()
+        return self._later.get(name, (0.0, 0.0))[0] > monotonic(self._manager.clock)
 
     async def _one(self, id: str, in_doubt: InDoubt) -> Mapping[str, Reply | SessionsError]:
         try:
@@ -99,10 +102,31 @@ class Recovery:
         except (SessionBusy, SessionNotFound):
             return {}  # another worker was faster, or its user has come back, or deleted it
         except SessionsError as error:
+            if self._manager._lifecycle.is_ending:
+                return {}  # the next worker goes on
             log.warning("the interrupted turn of session %s could not be finished: %s", id, error)
             if isinstance(error, ModelError) and error.retryable:
                 self._wait(id)
             return {id: error}
+
+    async def take_back(self, turns: Iterable[tuple[str, str]]) -> None:
+        """These turns (session, turn) were not given up by their callers: they are left to recovery after all."""
+        for session, turn in turns:
+            try:
+                await self._take_back(session, turn)
+            except StorageError as error:
+                log.warning("the turn of session %s stays interrupted, resume() goes on: %s", session, error)
+
+    async def _take_back(self, session: str, turn: str) -> None:
+        manager = self._manager
+        store, now = manager._store, monotonic(manager.clock)
+        lease = await store.acquire(session, manager._leases.holder, seconds=manager._leases.seconds, now=now)
+        row, head = await store.open_turn(session), (await store.load(session)).head
+        if row is None or (row.id, row.state) != (turn, "interrupted"):
+            await store.release(lease)
+            return
+        row = replace(row, state="running", ended=None)
+        await store.commit(lease, Change(head, head, turn=row, release=True, updated_at=manager.clock.now()))
 
     async def _look(self, id: str, part: Part) -> Mapping[str, Reply | SessionsError]:
         """A branch that waits for a Message Batch: its fan-out goes on, once in a while."""
@@ -110,12 +134,12 @@ class Recovery:
         if part.group in self._looked:
             return {}
         self._looked.add(part.group)
-        self._later[part.group] = (self._manager.clock.now() + POLL, POLL)
+        self._later[part.group] = (monotonic(self._manager.clock) + POLL, POLL)
         return await self._manager._batching.look(part)
 
     def _wait(self, id: str) -> None:
         delay = min(_LONGEST, 2 * self._later.get(id, (0.0, EVERY / 2))[1])
-        self._later[id] = (self._manager.clock.now() + delay, delay)
+        self._later[id] = (monotonic(self._manager.clock) + delay, delay)
 
     async def _opened(self, id: str) -> Session | None:
         """The session with its tools bound, or `None` where one of them was not given to the manager."""

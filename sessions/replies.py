@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from anthropic.types import Message
-
 from sessions.core.diagnosis import Miss
 from sessions.core.plan import Plan
-from sessions.core.transcript import Entry
+from sessions.core.transcript import Entry, copied
 from sessions.core.usage import Usage
 from storage.records import CallRecord, Subtotal
 
 if TYPE_CHECKING:
+    from anthropic.types import Message
+
     from sessions.session import Session
 
 
@@ -29,7 +29,8 @@ class Call:
 
     `points`: what was marked, as (slot, point, lifetime, prefix tokens). `waited`: seconds at the gate. `cost` is
     `None` where no price is published. `entry`: the reply that the call made, or the head that it was asked from.
-    `settings`: the digest of the settings that it was made with.
+    `settings`: the digest of the settings that it was made with. `estimated`: the answer was cut or stopped before the
+    API had said how long it is; its output is estimated from what had come.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Call:
     miss: Miss | None = None
     error: str | None = None
     settings: str | None = None
+    estimated: bool = False
 
     @classmethod
     def of(cls, record: CallRecord, plan: Plan | None = None) -> Call:
@@ -87,6 +89,7 @@ class Call:
             Miss.from_json(record.miss) if record.miss else None,
             record.error,
             record.prompt,
+            record.estimated,
         )
 
 
@@ -245,6 +248,35 @@ class Reply:
         """USD for all calls of the turn; `None` where no price is published."""
         return total_cost(self.calls)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The reply as plain JSON data, for a web framework to give out.
+
+        `cost` is a decimal number in a `str` (USD), or `None`; `usage` in tokens; `calls` the ids of the ledger's rows.
+        """
+        return {
+            "session": self.session.id,
+            "text": self.text,
+            "content": copied(self.content),
+            "stop_reason": self.stop_reason,
+            "usage": asdict(self.usage),
+            "cost": None if self.cost is None else str(self.cost),
+            "calls": [call.id for call in self.calls],
+        }
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """For pydantic, and what stands on it: a `Reply` is taken as it is and written as `to_dict()`."""
+        from pydantic_core import core_schema
+
+        written = core_schema.plain_serializer_function_ser_schema(
+            cls.to_dict, return_schema=core_schema.dict_schema(core_schema.str_schema(), core_schema.any_schema())
+        )
+        return core_schema.is_instance_schema(cls, serialization=written)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> Any:
+        return {"type": "object", "title": "Reply"}
+
 
 def text_in(content: Iterable[Mapping[str, Any]]) -> str:
     """The text of content blocks, joined."""
@@ -256,6 +288,8 @@ def message_of(raw: Mapping[str, Any], content: list[dict[str, Any]], stop_reaso
 
     Blocks that the non-beta type does not know stay as they came.
     """
+    from anthropic.types import Message
+
     usage = {"input_tokens": 0, "output_tokens": 0, **(raw.get("usage") or {})}
     whole = {
         **raw,

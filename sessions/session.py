@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,12 +12,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
-from sessions.changes import check_texts, has_thinking, metadata_text, new_settings, prefix_changes, unbinds_thinking
+from sessions.arguments import (
+    check_counts,
+    check_key,
+    check_switches,
+    check_texts,
+    listed,
+    metadata_text,
+    seconds,
+    tool_list,
+)
+from sessions.changes import has_thinking, new_settings, prefix_changes, unbinds_thinking
 from sessions.client import belongs_elsewhere
 from sessions.clock import within
 from sessions.compaction import compact, earlier_chains
+from sessions.core.plan import lost_tokens
 from sessions.core.settings import Settings
-from sessions.core.transcript import Entry, canonical, check_history, copied, lift_marks
+from sessions.core.transcript import Entry, canonical, check_history, copied, encode, lift_marks, shown
 from sessions.core.usage import Usage
 from sessions.errors import (
     ConfigurationError,
@@ -185,10 +195,12 @@ class Session:
         self, content: Any, gap: Gap, key: str | None, timeout: float | None, *, streams: bool = False
     ) -> Driver:
         self._check_tools()
+        check_key(key)
         with given():
             words = canonical(content)
-        options = Options(_seconds("expected_gap", gap), key, streams=streams)
-        return Driver(Turn(self, words, options), self._manager.clock, _seconds("timeout", timeout))
+        options = Options(seconds("expected_gap", gap), key, streams=streams)
+        manager = self._manager
+        return Driver(Turn(self, words, options), manager.clock, seconds("timeout", timeout), manager._background)
 
     def _check_tools(self) -> None:
         missing = sorted(set(self.settings.local_tools) - set(self._toolbox.functions))
@@ -205,6 +217,7 @@ class Session:
 
         Raises `Conflict` if this session's tree has no such entry.
         """
+        check_texts(at=at)
         return await self._fork(self.head if at is None else at)
 
     async def _fork(self, at: str | None, *, id: str | None = None) -> Session:
@@ -232,6 +245,7 @@ class Session:
 
         Raises `Conflict` if the entry is not on the chain.
         """
+        check_texts(to=to)
         async with self._exclusive() as commit:
             if self._history.position(to) < 0:
                 raise Conflict(f"entry {to} is not on the chain of session {self.id}: see session.entries")
@@ -250,8 +264,9 @@ class Session:
         some fail, the others still finish; then the error of the first content that failed is raised.
         """
         self._check_tools()
-        with given():
-            words = [canonical(content) for content in contents]
+        if limit is not None:
+            check_counts(1, limit=limit)
+        words = _canonical_all(contents)
         branches = [await self.fork() for _ in words]
         return await _fan_out(branches, words, limit)
 
@@ -272,11 +287,11 @@ class Session:
         `reply.session.resume()`. Raises `BatchIncomplete`, which holds all outcomes, if any request has no reply.
         """
         self._check_tools()
-        if not _seconds("poll", poll):
-            raise ValueError(f"poll must be a positive number of seconds, not {poll!r}")
-        timeout = _seconds("timeout", timeout)
-        with given():
-            words = [canonical(content) for content in contents]
+        if not seconds("poll", poll):
+            raise ConfigurationError(f"poll must be a positive number of seconds, not {poll!r}")
+        timeout = seconds("timeout", timeout)
+        check_key(idempotency_key)
+        words = _canonical_all(contents)
         if not words:
             return []
 
@@ -285,7 +300,7 @@ class Session:
                 return await self._manager._batching.send(self, words, idempotency_key, poll)
 
         try:
-            return await within(self._manager.clock, timeout, send)
+            return await self._manager._lifecycle.unless_ended(lambda: within(self._manager.clock, timeout, send))
         except TimeoutError:
             text = f"the batch had not ended after {timeout:g} seconds: it goes on"
             raise TimeoutError(f"{text}, and the same idempotency_key or manager.recover() collects it") from None
@@ -333,26 +348,19 @@ class Session:
         again, unless `rebase=True`. Warns (`PromptWarning`) of what in the new prompt silently breaks its cache.
         """
         title, metadata = changes.pop("title", None), changes.pop("metadata", None)
+        check_switches(rebase=rebase)
         check_texts(title=title)
         metadata = None if metadata is None else metadata_text(metadata)
-        toolbox = Toolbox(changes["tools"]) if "tools" in changes else self._toolbox
+        toolbox = Toolbox(tool_list(changes["tools"])) if "tools" in changes else self._toolbox
         async with self._exclusive() as commit:
             with given():
                 settings = new_settings(self.settings, changes, toolbox)
             self._manager._check(settings)
             broken = prefix_changes(self.settings, settings)
             entries = self._history.entries
-            tokens = self._history.prompt.total if entries else 0
             unbinds = unbinds_thinking(self.settings, settings, entries, self._manager._profile_of)
-            if broken and tokens and not rebase:
-                also = (
-                    ", and earlier thinking, which is bound to it, is no longer shown to the model" if unbinds else ""
-                )
-                raise PrefixChange(
-                    f"changing {', '.join(broken)} makes about {tokens} cached tokens be billed again{also}; "
-                    "pass rebase=True to accept that, or fork the session first",
-                    tokens=tokens,
-                )
+            if broken and entries and not rebase:
+                raise self._prefix_change(broken, settings, unbinds)
             if unbinds:
                 settings = replace(settings, unbound=len(entries))
             if broken:
@@ -363,6 +371,17 @@ class Session:
             self._history.use(settings)
             self._toolbox = toolbox
 
+    def _prefix_change(self, broken: Sequence[str], settings: Settings, unbinds: bool) -> PrefixChange:
+        history = self._history
+        new = history.new_prompt(settings, history.entries)
+        tokens = lost_tokens(history.prompt, new, history.warmth, self._manager.clock.now())
+        price = f"makes about {tokens} cached tokens be billed again" if tokens else "breaks the cached prefix"
+        also = ", and earlier thinking, which is bound to it, is no longer shown to the model" if unbinds else ""
+        return PrefixChange(
+            f"changing {', '.join(broken)} {price}{also}; pass rebase=True to accept that, or fork the session first",
+            tokens=tokens,
+        )
+
     async def instruct(self, text: str) -> None:
         """New instructions of the operator, from the next call on; the system prompt and its cached prefix stay.
 
@@ -370,7 +389,9 @@ class Session:
         a block of the user message that is marked as an instruction. Raises `ConfigurationError` for blank text.
         """
         if not isinstance(text, str) or not text.strip():
-            raise ConfigurationError("instruct() needs some text that is not blank")
+            raise ConfigurationError(f"text must be some text that is not blank, not {shown(text)}")
+        with given():
+            encode([{"type": "text", "text": text}], where="text")
         async with self._exclusive() as commit:
             settings = replace(self.settings, instructions=(*self.settings.instructions, text))
             await commit(settings=settings.to_json())
@@ -419,7 +440,8 @@ class Session:
         with storage_errors():
             async with self._manager._leases.hold(self.id) as hold:
                 await self._history.refresh(hold.lease)
-                return await self._healing(hold, lambda: compact(self._manager, self._history, hold.lease))
+                summarize = lambda: compact(self._manager, self._history, hold.lease)  # noqa: E731
+                return await self._manager._lifecycle.unless_ended(lambda: self._healing(hold, summarize))
 
     # -- records --
 
@@ -489,17 +511,12 @@ class Session:
 _KEEP: Any = object()
 
 
-def _seconds(name: str, given: Gap) -> float | None:
-    """A time that the caller gives, in seconds. Raises `ValueError` for what is no time to come."""
-    if given is None:
-        return None
-    try:
-        seconds = given.total_seconds() if isinstance(given, timedelta) else float(given)
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if not seconds >= 0:
-        raise ValueError(f"{name} must be zero or more seconds, not {given!r:.80}")
-    return seconds
+def _canonical_all(contents: Iterable[Any]) -> list[list[dict[str, Any]]]:
+    with given():
+        return [
+            canonical(one, where=f"contents[{number}]")
+            for number, one in enumerate(listed("contents", contents, "contents"))
+        ]
 
 
 def _listed(messages: Any) -> list[Any]:

@@ -4,45 +4,107 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
-from anthropic.types import RawMessageStreamEvent
 
 from sessions.asking import Event
-from sessions.clock import Clock, within
+from sessions.background import Background
+from sessions.clock import Clock
 from sessions.errors import SessionsError
 from sessions.replies import Reply, Step
 from sessions.translate import storage_errors
 from sessions.turn import Turn
 
+if TYPE_CHECKING:
+    from anthropic.types import RawMessageStreamEvent
+
 
 class Driver:
-    """Draws what happens out of a turn, within the caller's time limit (seconds for the whole turn)."""
+    """Draws what happens out of a turn, within the caller's time limit (seconds for the whole turn).
 
-    def __init__(self, turn: Turn, clock: Clock, timeout: float | None) -> None:
+    The turn may be drawn, closed and timed out from different tasks: `close` and the end of the time interrupt whoever
+    draws. `background`: where the time is watched, also while nobody draws.
+    """
+
+    def __init__(self, turn: Turn, clock: Clock, timeout: float | None, background: Background | None = None) -> None:
         self.turn = turn
-        self._clock, self._timeout = clock, timeout
-        self._deadline: float | None = None
+        self._clock, self._timeout, self._background = clock, timeout, background
         self._happening: AsyncGenerator[Event | Step | Reply] = turn.drive()
+        self._drawing: anyio.CancelScope | None = None
+        self._inside = self._over = self._replied = self._late = False
+        self._left: anyio.Event | None = None
+        self._watch: anyio.CancelScope | None = None
 
     async def next(self) -> Event | Step | Reply | None:
-        """The next thing that happens, or `None` at the end. Raises `TimeoutError` when the time is up."""
-        if self._timeout is None:
-            with storage_errors():
-                return await anext(self._happening, None)
-        now = self._clock.now()
-        self._deadline = now + self._timeout if self._deadline is None else self._deadline
+        """The next thing that happens, or `None` at the end, or once closed. Raises `TimeoutError` when time is up."""
+        one: Event | Step | Reply | None = None
+        if not self._over:
+            self._begin_watching()
+            with anyio.CancelScope() as self._drawing:
+                one = await self._draw()
+        if self._late and not self._replied and one is None:
+            raise TimeoutError(f"the turn was not done after {self._timeout:g} seconds: resume() goes on")
+        return one
+
+    async def _draw(self) -> Event | Step | Reply | None:
+        one: Event | Step | Reply | None = None
+        self._inside = True
         try:
             with storage_errors():
-                return await within(self._clock, max(0.0, self._deadline - now), lambda: anext(self._happening, None))
-        except TimeoutError:
-            raise TimeoutError(f"the turn was not done after {self._timeout:g} seconds: resume() goes on") from None
+                one = await anext(self._happening, None)
+        finally:
+            self._replied = self._replied or isinstance(one, Reply)
+            self._leave()
+            if one is None:
+                self._end_watching()
+        return one
 
     async def close(self) -> None:
-        """Ends the turn; one that has not finished is left for `resume()`."""
-        with storage_errors():
-            await self._happening.aclose()
+        """Ends the turn; one that has not finished is left for `resume()`. Who draws in another task gets the end."""
+        self._over = True
+        if self._inside:
+            await self._interrupt()
+        self._inside = True
+        try:
+            with storage_errors():
+                await self._happening.aclose()
+        finally:
+            self._leave()
+            self._end_watching()
+
+    async def _interrupt(self) -> None:
+        """Waits until nobody else is inside the turn, and sees to it that this comes soon."""
+        with anyio.CancelScope(shield=True):
+            while self._inside:
+                if self._drawing is not None:
+                    self._drawing.cancel()
+                self._left = self._left or anyio.Event()
+                await self._left.wait()
+
+    def _leave(self) -> None:
+        self._inside, self._drawing = False, None
+        if self._left is not None:
+            self._left.set()
+            self._left = None
+
+    def _begin_watching(self) -> None:
+        if self._timeout is not None and self._watch is None:
+            assert self._background is not None
+            self._watch = anyio.CancelScope()
+            self._background.start(self._end_in_time)
+
+    def _end_watching(self) -> None:
+        if self._watch is not None and not self._late:
+            self._watch.cancel()
+
+    async def _end_in_time(self) -> None:
+        assert self._timeout is not None
+        assert self._watch is not None
+        with self._watch:
+            await self._clock.sleep(self._timeout)
+            self._late = not self._replied
+            await self.close()
 
     async def reply(self) -> Reply | None:
         """Runs to the end; the reply, or `None` if there was nothing to do."""
@@ -59,7 +121,8 @@ class ReplyStream:
     """A turn under way. Iterate it for the SDK's events, or `text_stream` for the text; tools run in between.
 
     Use it as an async context manager. Leaving it early leaves the turn for `resume()`, as a cancelled task does;
-    `cancel()` instead keeps what has come so far as the reply.
+    `cancel()` instead keeps what has come so far as the reply. Another task than the one that reads may leave it, and
+    reading ends.
     """
 
     def __init__(self, driver: Driver) -> None:
@@ -173,5 +236,6 @@ def _block_events(index: int, block: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _typed(raw: dict[str, Any]) -> Any:
     from anthropic._models import construct_type_unchecked  # as the SDK's own stream does: never refuses
+    from anthropic.types import RawMessageStreamEvent
 
     return construct_type_unchecked(value=raw, type_=RawMessageStreamEvent)  # type: ignore[arg-type]

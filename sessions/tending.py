@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from sessions.background import log
-from sessions.clock import within
+from sessions.clock import monotonic, within
 from sessions.core.cache import SECONDS, Where
 from sessions.core.evidence import ENOUGH, IN_A_ROW, Asked, Trust, unreturned
 from sessions.core.gaps import NEVER, NONE, TOOLS, Forecast, Gaps, forecast, human, known
@@ -186,7 +186,12 @@ class Tending:
             heapq.heappop(self._due)
         try:
             found = await manager._store.claim_due(
-                manager._leases.holder, now=now, limit=room, late=0.0 if own else LATE, seconds=CLAIM
+                manager._leases.holder,
+                now=now,
+                limit=room,
+                late=0.0 if own else LATE,
+                seconds=CLAIM,
+                lease_now=monotonic(manager.clock),
             )
             if len(found) == room:
                 heapq.heappush(self._due, now)  # there may be more

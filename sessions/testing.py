@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import sniffio
 
-from sessions import simulator, tools
+from sessions import jobs, simulator
 from sessions.clock import Clock, SystemClock
 from sessions.manager import SessionManager
 from storage import Store, threads
@@ -39,13 +39,22 @@ class ManualClock:
 
     def __init__(self, start: float = 1_700_000_000.0) -> None:
         self._now = float(start)
+        self._stepped = 0.0
         self._waiters: list[_Waiter] = []
         self._count = 0
         self._is_driven = False
 
     def now(self) -> float:
         """The time it shows, in seconds since the epoch."""
+        return self._now + self._stepped
+
+    def monotonic(self) -> float:
+        """The time that has passed, in seconds; `step` does not change it."""
         return self._now
+
+    def step(self, seconds: float) -> None:
+        """Sets the time it shows forwards or backwards, as an administrator does: nobody has waited any longer."""
+        self._stepped += seconds
 
     async def sleep(self, seconds: float) -> None:
         """Waits until the clock has been turned that far."""
@@ -110,14 +119,14 @@ async def _all_wait() -> None:
     """Returns when every other task waits and no worker thread of ours is busy."""
     quiet = 0
     while quiet < _QUIET:
-        if threads.busy() or tools.busy():
+        if threads.busy() or jobs.busy():
             quiet = 0
             await anyio.sleep(_THREAD_PAUSE)
         elif sniffio.current_async_library() == "trio":
             import trio.testing
 
             await trio.testing.wait_all_tasks_blocked()
-            quiet = 0 if threads.busy() or tools.busy() else _QUIET
+            quiet = 0 if threads.busy() or jobs.busy() else _QUIET
         else:
             quiet = quiet + 1 if _others_wait() else 0
             await asyncio.sleep(0)

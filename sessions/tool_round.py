@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import anyio
 
+from sessions.arguments import check_choice
 from sessions.books import Books
 from sessions.core.steps import (
     INTERRUPTED,
@@ -21,16 +22,17 @@ from sessions.core.steps import (
 )
 from sessions.core.transcript import Entry, encode, tool_calls
 from sessions.errors import InDoubtToolCalls
+from sessions.results import MAX_TOGETHER
 from sessions.stopping import Stop
 from storage import ToolCallRecord
 
+TOO_MUCH = "the tool ran, but its result is not shown: with those of the calls beside it, it is larger than"
 InDoubt = Literal["report", "rerun", "raise"]
 
 
 def check_in_doubt(in_doubt: str) -> None:
-    """Raises `ValueError` for a word that is none of them."""
-    if in_doubt not in ("report", "rerun", "raise"):
-        raise ValueError(f"in_doubt must be 'report', 'rerun' or 'raise', not {in_doubt!r}")
+    """Raises `ConfigurationError` for a word that is none of them."""
+    check_choice("in_doubt", in_doubt, get_args(InDoubt))
 
 
 class ToolRound:
@@ -40,6 +42,7 @@ class ToolRound:
         self._books, self._stop, self._in_doubt = books, stop, in_doubt
         self._entry: str | None = None
         self.journal: dict[int, ToolRecord] = {}
+        self._size = 0
         self.inherited = False
         """Whether the last entry was there when this session was forked: its calls were another session's to run."""
 
@@ -52,6 +55,7 @@ class ToolRound:
             self._entry = last.id
             rows = await self._books.manager._store.journal(self._books.session.id, last.id)
             self.journal = {row.index: _tool_record(row) for row in rows}
+            self._size = sum(len(row.content or "") for row in rows)
             self.inherited = await self._is_inherited(last)
             if self.inherited:  # a fork does not run calls that were open where it starts, or earlier
                 for call in calls_of(last.content):
@@ -115,10 +119,15 @@ class ToolRound:
         return again, [call for call in calls if call not in again]
 
     def _note(self, last: Entry, call: ToolCall, result: dict[str, Any]) -> None:
+        content = encode([result])
+        if self._size + len(content) > MAX_TOGETHER:  # one request holds them all
+            result = result_block(call, f"{TOO_MUCH} {MAX_TOGETHER:,} bytes", is_error=True)
+            content = encode([result])
+        self._size += len(content)
         self.journal[call.index] = ToolRecord(call.index, result)
         row = self._tool_row(last, call)
         self._books.unsaved.append(
-            replace(row, ended=self._books.now(), content=encode([result]), is_error=bool(result.get("is_error")))
+            replace(row, ended=self._books.now(), content=content, is_error=bool(result.get("is_error")))
         )
 
     def _tool_row(self, last: Entry, call: ToolCall) -> ToolCallRecord:

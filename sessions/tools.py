@@ -7,39 +7,70 @@ Whatever a tool does, its result goes back to the model: an error, a timeout and
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import inspect
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+import re
+from collections.abc import AsyncIterable, Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from types import MethodType
 from typing import Any, TypeVar, overload
 from weakref import WeakValueDictionary
 
-import anyio.to_thread
-import pydantic_core
-from anthropic import beta_async_tool, beta_tool
-from anthropic.lib.tools import ToolError
-
-from sessions.clock import Clock, within
+from sessions.clock import Clock
 from sessions.core.cache import without_marks
 from sessions.core.steps import ToolCall, result_block
-from sessions.core.transcript import is_blank, plain
+from sessions.core.transcript import plain
 from sessions.errors import ConfigurationError
+from sessions.jobs import in_thread, outcome
+from sessions.results import MAX_RESULT, Content, content_of, gathered, taken, told
 
 F = TypeVar("F", bound=Callable[..., Any])
-NOTHING = "(no output)"
-_busy = 0
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 
 
-def busy() -> int:
-    """How many synchronous tools run in worker threads now."""
-    return _busy
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What `tool` was given beside the function; `None` is what was not. Raises `ConfigurationError`."""
+
+    name: str | None = None
+    idempotent: bool | None = None
+    timeout: float | None = None
+    max_result: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not (isinstance(self.name, str) and _NAME.fullmatch(self.name)):
+            raise ConfigurationError(f"a tool's name must be 1 to 128 letters, digits, _ and -, not {self.name!r:.80}")
+        if self.idempotent is not None and not isinstance(self.idempotent, bool):
+            raise ConfigurationError(f"a tool's idempotent must be True or False, not {self.idempotent!r:.80}")
+        if self.timeout is not None and not _is_positive(self.timeout):
+            raise ConfigurationError(f"a tool's timeout must be a positive number of seconds, not {self.timeout!r:.80}")
+        if self.max_result is not None and not (_is_positive(self.max_result) and isinstance(self.max_result, int)):
+            text = "a tool's max_result must be a whole number of characters, 1 or more"
+            raise ConfigurationError(f"{text}, not {self.max_result!r:.80}")
+
+    def over(self, other: _Options) -> _Options:
+        """These, and the other's where nothing was given."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(other, **{name: value for name, value in given.items() if value is not None})
+
+
+def _is_positive(value: Any) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value) and value > 0
+    except OverflowError:  # an int beyond all floats
+        return False
 
 
 class Tool:
     """A function that the model may call. Made by `tool`; calling it calls the function.
 
     `idempotent`: running it twice is harmless, so a call that a crash interrupted is simply run again. `timeout`:
-    seconds after which a call is given up and reported to the model as an error.
+    seconds after which a call is given up and reported to the model as an error. `max_result`: characters of text that
+    a result may have; a longer one is cut, with a note.
     """
 
     def __init__(
@@ -47,132 +78,172 @@ class Tool:
         function: Callable[..., Any],
         *,
         name: str | None = None,
-        idempotent: bool = False,
+        idempotent: bool | None = None,
         timeout: float | None = None,
+        max_result: int | None = None,
     ) -> None:
+        from anthropic import beta_async_tool, beta_tool  # the SDK is imported where it is needed (`client`)
+
+        options = _Options(name, idempotent, timeout, max_result)
         wrap = beta_async_tool if inspect.iscoroutinefunction(function) else beta_tool
         try:
             self._runner: Any = wrap(function, name=name) if name else wrap(function)
         except Exception as error:
             raise ConfigurationError(f"cannot make a tool of {function!r}: {error}") from error
-        self._set_up(function, idempotent, timeout)
+        self._set_up(function, options)
 
-    def _set_up(self, function: Callable[..., Any], idempotent: bool, timeout: float | None) -> None:
-        if timeout is not None and timeout <= 0:
-            raise ConfigurationError(f"a tool's timeout must be a positive number of seconds, not {timeout!r}")
+    def _set_up(self, function: Callable[..., Any], options: _Options) -> None:
         functools.update_wrapper(self, function)
-        self.function, self.idempotent, self.timeout = function, idempotent, timeout
+        self.function = function
         self.definition = dict(without_marks(plain(self._runner.to_dict())))
         self.name = str(self.definition.get("name") or self._runner.name)
+        self.idempotent, self.max_result = False, MAX_RESULT
+        self.timeout: float | None = None
+        self._adjust(options)
+
+    def _adjust(self, options: _Options) -> None:
+        if options.name is not None and options.name != self.name:
+            if (kind := self.definition.get("type", "custom")) != "custom":
+                raise ConfigurationError(f"name: a tool of type {kind!r} is named by the API: leave the name out")
+            self.name, self.definition = options.name, {**self.definition, "name": options.name}
+        self.idempotent = self.idempotent if options.idempotent is None else options.idempotent
+        self.timeout = self.timeout if options.timeout is None else options.timeout
+        self.max_result = self.max_result if options.max_result is None else options.max_result
 
     @classmethod
     def of_sdk(cls, runner: Any) -> Tool:
         """Wraps one of the SDK's tool objects (`beta_tool`, `beta_async_tool`, memory and other built-in tools)."""
         made = cls.__new__(cls)
         made._runner = runner
-        made._set_up(getattr(runner, "func", runner.call), False, None)
+        made._set_up(getattr(runner, "func", runner.call), _Options())
+        return made
+
+    def _with(self, options: _Options) -> Tool:
+        """The same function with other options; this tool stays as it is."""
+        made = copy.copy(self)
+        made._adjust(options)
         return made
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
 
     async def run(self, call: ToolCall, clock: Clock) -> dict[str, Any]:
-        """Runs the call and gives its `tool_result` block. Raises nothing but cancellation."""
-        try:
-            value = await within(clock, self.timeout, lambda: self._invoke(call.input))
-            return result_block(call, result_content(value))
-        except TimeoutError as error:
-            late = self.timeout is not None and f"{self.timeout:g} seconds" in str(error)
-            text = f"timed out after {self.timeout:g} seconds" if late else _described(error)
-            return result_block(call, text, is_error=True)
-        except asyncio.CancelledError:
-            if _is_ours_cancelled():
-                raise
+        """Runs the call and gives its `tool_result` block. Raises nothing but cancellation and the process's Ctrl-C."""
+        found = await outcome(lambda: self._content(call.input), clock, self.timeout, f"tool {self.name!r}")
+        if found.is_late:
+            return result_block(call, f"timed out after {self.timeout:g} seconds", is_error=True)
+        if found.error is None:
+            return result_block(call, found.value)
+        if isinstance(found.error, asyncio.CancelledError):
             return result_block(call, "the tool was cancelled from within", is_error=True)
-        except ToolError as error:
-            return result_block(call, result_content(error.content), is_error=True)
-        except Exception as error:  # whatever a tool raises is told to the model
-            return result_block(call, _described(error), is_error=True)
+        return result_block(call, told(found.error, self.max_result), is_error=True)
 
-    async def _invoke(self, given: Any) -> Any:
-        if inspect.iscoroutinefunction(self._runner.call):
-            return await self._runner.call(given)
-        return await _in_thread(self._runner.call, given)
+    @property
+    def _is_async(self) -> bool:
+        return inspect.iscoroutinefunction(self._runner.call)
 
+    async def _content(self, given: Any) -> Content:
+        value = await self._value(given)
+        if inspect.isawaitable(value):
+            value = await value
+        if isinstance(value, AsyncIterable):
+            value = await gathered(value, self.max_result)
+        return content_of(value, self.max_result)
 
-def _is_ours_cancelled() -> bool:
-    """Whether the turn itself is being cancelled, and not something that the tool waited for (asyncio)."""
-    task = asyncio.current_task()
-    return bool(task and task.cancelling()) or anyio.current_effective_deadline() == -math.inf
-
-
-async def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
-    global _busy
-    _busy += 1
-    try:
-        return await anyio.to_thread.run_sync(function, *args, abandon_on_cancel=True)
-    finally:
-        _busy -= 1
+    async def _value(self, given: Any) -> Any:
+        if not self._is_async:
+            return await in_thread(lambda: taken(self._runner.call(given), self.max_result))
+        value = await self._runner.call(given)
+        return await in_thread(lambda: taken(value, self.max_result)) if isinstance(value, Iterator) else value
 
 
-def _described(error: Exception) -> str:
-    cause = error.__cause__
-    text = f"{type(error).__name__}: {error}" + (f" ({cause})" if cause else "")
-    return text.encode("utf-8", "replace").decode()
+class ToolMethod:
+    """A tool that was made in a class body: its schema leaves the object out, `agent.search` is the `Tool` itself."""
 
+    def __init__(self, method: Any, options: _Options) -> None:
+        self._method, self._options = method, options
+        functools.update_wrapper(self, getattr(method, "__func__", method))
 
-def result_content(value: Any) -> str | list[dict[str, Any]]:
-    """What a tool returned as the content of a `tool_result`: text and content blocks as they are, the rest as JSON."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode() or NOTHING
-    if value is None:
-        return NOTHING
-    if isinstance(value, Mapping) and isinstance(value.get("type"), str):
-        value = [value]
-    if isinstance(value, Sequence) and value and all(_is_block(one) for one in value):
-        found = [dict(without_marks(plain(one))) for one in value]
-        return [block for block in found if not is_blank(block)] or NOTHING
-    return pydantic_core.to_json(value, fallback=str, inf_nan_mode="constants").decode()
+    @overload
+    def __get__(self, instance: None, owner: type) -> Tool | ToolMethod: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> Tool: ...
+    def __get__(self, instance: Any, owner: type | None = None) -> Tool | ToolMethod:
+        bound = self._method.__get__(instance, owner)
+        return self if bound is self._method else Tool(bound, name=self._options.name)._with(self._options)
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._method(*args, **kwargs)
 
-def _is_block(value: Any) -> bool:
-    kind = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
-    return kind in ("text", "image", "document", "search_result", "tool_reference")
+    def _with(self, options: _Options) -> ToolMethod:
+        return ToolMethod(self._method, options.over(self._options))
 
 
 @overload
-def tool(fn: F, /) -> Tool: ...
-@overload
 def tool(
-    fn: None = None, /, *, name: str | None = None, idempotent: bool = False, timeout: float | None = None
-) -> Callable[[F], Tool]: ...
-def tool(
-    fn: Callable[..., Any] | None = None,
+    fn: None = None,
     /,
     *,
     name: str | None = None,
-    idempotent: bool = False,
+    idempotent: bool | None = None,
     timeout: float | None = None,
+    max_result: int | None = None,
+) -> Callable[[F], Tool]: ...
+@overload
+def tool(
+    fn: Any,
+    /,
+    *,
+    name: str | None = None,
+    idempotent: bool | None = None,
+    timeout: float | None = None,
+    max_result: int | None = None,
+) -> Tool: ...
+def tool(
+    fn: Any = None,
+    /,
+    *,
+    name: str | None = None,
+    idempotent: bool | None = None,
+    timeout: float | None = None,
+    max_result: int | None = None,
 ) -> Any:
     """Makes a tool of a sync or async function; its schema comes from the signature and the docstring.
 
-    `idempotent`: a call interrupted by a crash may simply run again. `timeout`: seconds. Raises `ConfigurationError`
-    where no schema can be made of the function.
+    `idempotent`: a call interrupted by a crash may simply run again. `timeout`: seconds. `max_result`: characters of
+    text in a result (a million where not given); a longer one is cut, with a note. An SDK tool object or a `Tool`
+    becomes a new `Tool` with the options given. In a class body it leaves `self` out: give `agent.search`. Raises
+    `ConfigurationError` where no schema can be made of the function, and for options that make no sense.
     """
-    if fn is None:
-        return functools.partial(tool_of, name=name, idempotent=idempotent, timeout=timeout)
-    return tool_of(fn, name=name, idempotent=idempotent, timeout=timeout)
+    options = _Options(name, idempotent, timeout, max_result)
+    return functools.partial(_made, options=options) if fn is None else _made(fn, options)
 
 
-def tool_of(given: Any, *, name: str | None = None, idempotent: bool = False, timeout: float | None = None) -> Tool:
-    """A `Tool` of a function, of an SDK tool object, or the `Tool` given."""
-    if isinstance(given, Tool):
-        return given
+def _made(given: Any, options: _Options) -> Tool | ToolMethod:
+    if isinstance(given, Tool | ToolMethod):
+        return given if options == _Options() else given._with(options)
     if hasattr(given, "to_dict") and hasattr(given, "call"):
-        return Tool.of_sdk(given)
+        return Tool.of_sdk(given)._with(options)
+    if isinstance(given, MethodType) and isinstance(given.__func__, ToolMethod):
+        return given.__func__.__get__(given.__self__)  # of a class method, from Python 3.13
+    if isinstance(given, classmethod | staticmethod) or _takes_self(given):
+        return ToolMethod(given, options)
     if not callable(given):
         raise ConfigurationError(f"a tool must be a function, an SDK tool object or a dict, not {type(given).__name__}")
-    return Tool(given, name=name, idempotent=idempotent, timeout=timeout)
+    return Tool(given, name=options.name)._with(options)
+
+
+def _takes_self(given: Any) -> bool:
+    return inspect.isfunction(given) and next(iter(inspect.signature(given).parameters), None) in ("self", "cls")
+
+
+def tool_of(given: Any) -> Tool:
+    """A `Tool` of a function, of an SDK tool object, or the `Tool` given."""
+    made = _made(given, _Options())
+    if isinstance(made, ToolMethod):
+        name = getattr(given, "__name__", "method")
+        raise ConfigurationError(f"{given!r} is the method of a class: give it with its object, as agent.{name}")
+    return made
 
 
 _bound: WeakValueDictionary[Any, Tool] = WeakValueDictionary()
@@ -180,7 +251,7 @@ _bound: WeakValueDictionary[Any, Tool] = WeakValueDictionary()
 
 
 def _shared(given: Any) -> Tool:
-    if not isinstance(given, Hashable):
+    if isinstance(given, Tool) or not isinstance(given, Hashable):
         return tool_of(given)
     found = _bound.get(given)
     if found is None:

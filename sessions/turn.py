@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from sessions import compaction
 from sessions.asking import Asking, Event
-from sessions.background import log
 from sessions.batch_part import Part
 from sessions.books import CANCELLED, Books
 from sessions.client import is_refused
@@ -21,16 +19,24 @@ from sessions.core.cache import Where
 from sessions.core.steps import Finished, RunTools, SubmitResults, ToolRecord, close_open_calls, next_step
 from sessions.core.transcript import Entry, encode, lift_marks, tool_calls
 from sessions.core.ttl import PARK_AFTER
-from sessions.errors import ConfigurationError, ModelError
+from sessions.errors import ConfigurationError, ModelError, SessionsError
+from sessions.refused import advise, step_back
 from sessions.replies import Call, Reply, Step
 from sessions.stopping import Stop
 from sessions.telemetry import inside, start_turn
 from sessions.tool_round import InDoubt, ToolRound
-from storage import CallRecord, TurnRecord
-from storage.records import TurnState
+from storage import TurnRecord
 
 if TYPE_CHECKING:
     from sessions.session import Session
+
+
+ATTEMPTS = 5
+"""How many workers may die over one turn after the first, before nobody takes it up by itself any more."""
+TOO_OFTEN = (
+    f"{ATTEMPTS} workers that took this turn up ended before it did: look into what its tools do, "
+    "then resume() or send() goes on"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,7 @@ class Turn:
             self._content, self._marked = lift_marks(content)
         self._options = options
         self._stored: Reply | None = None
+        self._accepted = 0
         self._stop = Stop(is_offered=options.streams)
         self._books = Books(session)
         self._tools = ToolRound(self._books, self._stop, options.in_doubt)
@@ -71,8 +78,11 @@ class Turn:
 
     # -- driving --
 
-    async def drive(self) -> AsyncGenerator[Event | Step | Reply]:
+    def drive(self) -> AsyncGenerator[Event | Step | Reply]:
         """Everything that happens, as it happens; the last value is the `Reply` (none if there was nothing to do)."""
+        return self._manager._lifecycle.through(self._happening())
+
+    async def _happening(self) -> AsyncGenerator[Event | Step | Reply]:
         patience = 0.0 if self._options.recovering else None
         while True:
             async with self._manager._leases.hold(self._session.id, patience) as self._books.hold:
@@ -171,26 +181,43 @@ class Turn:
         if self._options.recovering and (open_turn is None or open_turn.state != "running"):
             return False
         if open_turn is not None and (open_turn.call is not None or open_turn.state == "running"):
-            open_turn = await self._books.settle(open_turn)
-            found = open_turn if found is not None and found.id == open_turn.id else found
+            is_found = found is not None and found.id == open_turn.id
+            open_turn = await self._books.settle(self._taken_up(open_turn, self._content is None or is_found))
+            found = open_turn if is_found else found
+            if self._options.recovering and open_turn.state == "interrupted":
+                raise SessionsError(TOO_OFTEN)
         journal = await self._tools.read()
-        if self._content is None and (self._is_finished(journal) or await self._was_stopped()):
+        if self._content is None and (self._is_finished(journal) or await self._is_over()):
             if open_turn is not None:
                 await self._close_row(open_turn)
             return False
         await self._manager._tending.meet(self._session.owner)
-        await self._make_room()
+        await self._note_accepted()
         known = open_turn if self._content is None else found
         continued = known is not None and known.entry is not None and self._history.position(known.entry) > 0
         known = known if continued or self._content is not None else None
         words = None if continued else self._content
-        self._books.row = self._new_row(known, digest, {} if words is None else self._stage_words(words))
+        self._books.begin(self._new_row(known, digest, {} if words is None else self._stage_words(words)))
         if continued:
             rows = await self._manager._store.calls(self._session.id)
             self._books.calls = [Call.of(row) for row in rows if row.turn == self._books.row.id]
         if words is not None:
             self._note_gap()
         return True
+
+    def _taken_up(self, row: TurnRecord, goes_on: bool) -> TurnRecord:
+        """What is written of a turn whose worker is gone, before anything else is done.
+
+        While it goes on its row says `running`, so that the next worker finds it if this one dies too; the attempts
+        are counted, so that a turn which kills its worker does not kill every worker for ever.
+        """
+        if not goes_on:
+            return replace(row, state="interrupted")
+        if not self._options.recovering:
+            return replace(row, state="running")
+        if row.attempts >= ATTEMPTS:
+            return replace(row, state="interrupted", ended=self._books.now(), error=TOO_OFTEN)
+        return replace(row, state="running", attempts=row.attempts + 1)
 
     def _idle(self) -> float:
         """Seconds since the last request of this conversation; 0 before the first."""
@@ -203,17 +230,6 @@ class Turn:
             gaps = gaps.plus(self._idle())
         self._books.gaps = self._history.note(gaps)
 
-    async def _make_room(self) -> None:
-        """Compacts before new words exceed the window, where the session was created with compact="auto"."""
-        history = self._history
-        if history.settings.compact != "auto" or not compaction.is_due(history, self._content or []):
-            return
-        if compaction.obstacle(history) is None:
-            try:
-                await compaction.compact(self._manager, history, self._books.hold.lease)
-            except ModelError as error:  # the words come first: the window may still hold them
-                log.warning("session %s could not be compacted: %s", self._session.id, error)
-
     async def _found(self, digest: str | None) -> TurnRecord | None:
         """The turn that was sent with this idempotency key."""
         if not self._options.key:
@@ -225,10 +241,10 @@ class Turn:
             )
         return found
 
-    async def _was_stopped(self) -> bool:
-        """Whether the chain ends where the user stopped the last turn: that turn is over."""
-        newest = await self._manager._store.turns(self._session.id, limit=1)
-        return bool(newest) and newest[0].state == "cancelled" and newest[0].result == self._history.head
+    async def _is_over(self) -> bool:
+        """Whether the chain ends where the last turn ended without a reply: stopped, refused, or nothing to say."""
+        ended, last = await self._ended_here(), self._history.last
+        return ended is not None and ended == self._history.head and last is not None and last.role != "assistant"
 
     def _is_finished(self, journal: dict[int, ToolRecord]) -> bool:
         step = next_step(self._history.entries, journal, by_caller=self._session._by_caller)
@@ -241,7 +257,9 @@ class Turn:
         """The turn's row as it begins, or begins again; `places`: `base` and `entry` of words that are new."""
         token = self._books.hold.lease.token
         if known is not None:
-            return replace(known, state="running", ended=None, error=None, call=None, token=token, **places)
+            attempts = known.attempts if self._options.recovering else 0  # whoever asks for it begins to count anew
+            known = replace(known, state="running", ended=None, error=None, call=None, token=token, **places)
+            return replace(known, attempts=attempts)
         return TurnRecord(
             self._books.new_id(),
             self._session.id,
@@ -254,9 +272,23 @@ class Turn:
             **(places or {"base": self._ground()}),
         )
 
+    async def _note_accepted(self) -> None:
+        """How much of the chain the API has accepted: to its newest reply, or to where a turn ended without one."""
+        entries = self._history.entries
+        self._accepted = next((n for n in range(len(entries), 0, -1) if entries[n - 1].role == "assistant"), 0)
+        if self._accepted < len(entries) and (ended := await self._ended_here()) is not None:
+            self._accepted = max(self._accepted, self._history.position(ended))
+
+    async def _ended_here(self) -> str | None:
+        """The entry at which the newest turn ended for good although the model said nothing there."""
+        newest = await self._manager._store.turns(self._session.id, limit=1)
+        is_over = bool(newest) and newest[0].state in ("cancelled", "failed", "finished")
+        return newest[0].result if is_over else None
+
     def _ground(self) -> str | None:
-        """Where the head goes back to if the turn fails for its content: before all words without an answer."""
-        return next((entry.id for entry in reversed(self._history.entries) if entry.role == "assistant"), None)
+        """Where the head goes back to if the turn fails for its content: before all words that were never accepted."""
+        accepted = self._history.entries[: self._accepted]
+        return accepted[-1].id if accepted else None
 
     def _stage_words(self, words: list[dict[str, Any]]) -> dict[str, Any]:
         """The user's words behind the chain, with what they leave open closed before them; what their row says."""
@@ -283,16 +315,22 @@ class Turn:
         return {"base": ground, "entry": written.entry.id}
 
     def _check_results(self, words: list[dict[str, Any]]) -> None:
-        """Refuses a tool_result that answers no open call, before anything changes."""
+        """Refuses results that answer no open call, and some without the others, before anything changes."""
+        given = [str(one["tool_use_id"]) for one in words if one["type"] == "tool_result"]
+        if not given:
+            return
         spoken = (e for e in reversed(self._history.entries) if e.stop_reason != "pause_turn" and e.role != "system")
         last = next(spoken, None)
         open_calls = tool_calls(last.content) if last is not None and last.role == "assistant" else []
         ids = {str(block["id"]) for block in open_calls}
-        unknown = [
-            one["tool_use_id"] for one in words if one["type"] == "tool_result" and one["tool_use_id"] not in ids
-        ]
-        if unknown:
+        if unknown := [id for id in given if id not in ids]:
             raise ConfigurationError(f"tool_result {unknown[0]} answers no open tool call of this session")
+        theirs = [str(block["id"]) for block in open_calls if block["name"] in self._session._by_caller]
+        if missing := [id for id in theirs if id not in given]:
+            raise ConfigurationError(
+                f"there is no tool_result for {', '.join(missing)}: hand in the results of all open calls together "
+                "(one that was not run gets a result with is_error that says so)"
+            )
 
     def _closed(self, last: Entry, words: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The words behind results for every open call."""
@@ -314,21 +352,24 @@ class Turn:
 
     async def _broke(self, error: BaseException) -> None:
         """The turn ends here: the ledger and the turn say how, in one commit; words and finished work are kept."""
-        if not self._history.is_loaded or self._books.hold.released:
+        if not self._history.is_loaded or self._books.hold.released or self._books.row.state != "running":
             return  # a commit failed, or all is said: nothing may be written under this lease
+        if isinstance(error, ModelError) and is_refused(error):
+            await step_back(self._books, error)
+            return
+        if isinstance(error, ModelError):
+            await advise(self._books, error)
         cancelled = not isinstance(error, Exception)
-        refused = isinstance(error, ModelError) and is_refused(error)
-        calls: tuple[CallRecord, ...] = ()
-        if self._books.flight is not None:
-            status = "cancelled" if cancelled else "error"
-            calls = (self._books.record(status, error=str(error) or type(error).__name__),)
-        row = self._books.row
-        later = self._options.recovering and (cancelled or (isinstance(error, ModelError) and error.retryable))
-        state: TurnState = "failed" if refused else "running" if later else "interrupted"
-        ended = self._books.row = replace(
-            row, state=state, ended=self._books.now(), call=None, error=f"{type(error).__name__}: {error}"
-        )
-        await self._books.commit(turn=ended, calls=calls, head=row.base, back=refused)
+        recovering = self._options.recovering
+        later = recovering and (cancelled or (isinstance(error, ModelError) and error.retryable))
+        later |= cancelled and self._manager._lifecycle.is_ending  # this worker was told to end, not the turn
+        calls = self._books.failed_call("cancelled" if cancelled else "error", error)
+        row = self._books.broken_row("running" if later else "interrupted", error)
+        if recovering and later:  # this worker lives: only those that died over the turn are counted
+            row = self._books.row = replace(row, attempts=row.attempts - 1)
+        await self._books.commit(turn=row, calls=calls)
+        if cancelled and not later:
+            self._manager._lifecycle.gave_up(self._session.id, row.id)
 
     async def _finish(self, reason: str | None) -> None:
         last = self._history.last

@@ -23,7 +23,7 @@ def acquire(
     row, now, seconds = moving(locked, session), time(), finite("seconds", seconds)
     present = read_holder(row["lease_holder"])
     waiting = _waiting(row["lease_queue"], holder, now)
-    taken = present is not None and present != holder and row["lease_expires"] > now and not present.is_gone(holder)
+    taken = present is not None and present != holder and present.holds(row["lease_expires"], now, holder)
     others = [(one, until) for one, until in waiting if one != holder]
     if taken or (present != holder and waiting and waiting[0][0] != holder):
         if queue:
@@ -44,7 +44,9 @@ def acquire(
 def _waiting(text: str | None, observer: Holder, now: float) -> list[tuple[Holder, float]]:
     """Who stands in line, first come first: those whose place has not lapsed and whose process is still there."""
     queue = [(Holder(**one), float(until)) for one, until in json.loads(text or "[]")]
-    return [(one, until) for one, until in queue if until > now and (one == observer or not one.is_gone(observer))]
+    return [
+        (one, until) for one, until in queue if until > now and (one == observer or one.holds(until, now, observer))
+    ]
 
 
 def _set_queue(db: Database, session: str, queue: Sequence[tuple[Holder, float]]) -> None:

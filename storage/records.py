@@ -21,6 +21,8 @@ TurnState = Literal["running", "finished", "interrupted", "failed", "cancelled"]
 GroupBy = Literal["session", "owner", "day"]
 WarmupState = Literal["warm", "taken", "leading"]
 
+LONGEST_LEASE = 120.0
+"""Seconds that a lease of another host may have left: one with more was written by a clock that is not ours."""
 CLOCK_SLACK = 2.0
 """Seconds by which two readings of one process's creation time may differ (the wall clock's, off Linux)."""
 
@@ -42,7 +44,7 @@ class Holder:
     def current(cls, name: str = "") -> Holder:
         """This process."""
         pid = os.getpid()
-        return cls(_host(), pid, _creation_time(pid), name)
+        return cls(_host(pid), pid, _creation_time(pid), name)
 
     def is_gone(self, observer: Holder) -> bool:
         """Whether `observer`, on the same host, can tell that this process has ended. Another host never can."""
@@ -55,6 +57,17 @@ class Holder:
             return True
         except psutil.AccessDenied:  # pragma: no cover - Linux tells everybody this much
             return False
+
+    def holds(self, expires: float, now: float, observer: Holder) -> bool:
+        """Whether what this process may do until `expires` is still its own, as far as `observer` can tell.
+
+        Leases go by the clock of one boot of one host (on a server, by the server's). What was written before a reboot,
+        or by the wall clock of an earlier version, can claim days: it counts only while its process is on this host.
+        """
+        left = expires - now
+        if left <= 0 or self.is_gone(observer):
+            return False
+        return left <= LONGEST_LEASE or self.host == observer.host
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +147,7 @@ class CallRecord:
     `entry` is the entry that the call produced, or the head it was asked from. `waited` is seconds at the gate.
     `prompt` is the digest of the settings it was made with, a `PromptRecord` of its session. `miss` tells why it lost
     cached tokens, as the writer's own text; `miss_cause`, `miss_tokens` and `miss_cost` (USD) of it can be added up.
+    `estimated`: the counts are the writer's estimate, as nobody told the real ones.
     """
 
     id: str
@@ -165,6 +179,7 @@ class CallRecord:
     miss_cause: str | None = None
     miss_tokens: int | None = None
     miss_cost: Decimal | None = None
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +242,7 @@ class TurnRecord:
     `key` is the caller's idempotency key, unique in its session; `digest` the hash of the words it came with.
     `base` is the head before the turn, `entry` the user's entry, `reply` the last assistant entry.
     `call` is the model call in flight as JSON, None when there is none; `token` the lease that runs the turn.
+    `attempts`: how many workers have taken it up after the one that began it had died.
     """
 
     id: str
@@ -245,6 +261,7 @@ class TurnRecord:
     call: str | None = None
     token: int = 0
     error: str | None = None
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,8 +323,8 @@ class Statistics:
     transactions: int = 0
 
 
-@functools.cache
-def _host() -> str:
+@functools.lru_cache(maxsize=1)  # keyed by pid, as below: a child may live in a namespace of its own
+def _host(pid: int) -> str:
     return "/".join((platform.node(), _kernel("/proc/sys/kernel/random/boot_id"), _namespace("/proc/self/ns/pid")))
 
 

@@ -147,9 +147,19 @@ class SQLStore:
         await outcome(self._dialect.change(session, work, durable=False))
 
     async def claim_due(
-        self, holder: Holder, *, now: float, limit: int, late: float = 0.0, seconds: float
+        self,
+        holder: Holder,
+        *,
+        now: float,
+        limit: int,
+        late: float = 0.0,
+        seconds: float,
+        lease_now: float | None = None,
     ) -> DueSessions:
-        work = partial(tending.claim_due, holder=holder, now=now, limit=limit, late=late, seconds=seconds)
+        lease_now = now if lease_now is None else lease_now
+        work = partial(
+            tending.claim_due, holder=holder, now=now, limit=limit, late=late, seconds=seconds, lease_now=lease_now
+        )
         return await outcome(self._dialect.write(work, durable=False))
 
     async def orphans(self, *, now: float, limit: int) -> DueSessions:

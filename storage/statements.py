@@ -303,6 +303,7 @@ _free = or_(
     sessions.c.lease_holder.is_(None),
     sessions.c.lease_holder == _bound(sessions.c.lease_holder),
     sessions.c.lease_expires <= _bound(sessions.c.lease_expires, "now"),
+    sessions.c.lease_expires > _bound(sessions.c.lease_expires, "latest"),
 )
 _due = select(sessions.c.id).where(DUE, sessions.c.tend_at <= _bound(sessions.c.tend_at, "due"), _free)
 _claimed = _due.order_by(sessions.c.tend_at, sessions.c.id).limit(_limit()).with_for_update(skip_locked=True)
@@ -324,7 +325,8 @@ RUNNING = Statement(
 # Warm-ups
 
 _point = warmups.c.point == _text("point")
-_idle = and_(warmups.c.until <= _bound(warmups.c.until, "now"), warmups.c.expires <= _bound(warmups.c.until, "now"))
+_now, _latest = _bound(warmups.c.until, "now"), _bound(warmups.c.until, "latest")
+_idle = and_(*(or_(column <= _now, column > _latest) for column in (warmups.c.until, warmups.c.expires)))
 
 
 def _enter() -> Statement:

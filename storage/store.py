@@ -115,7 +115,9 @@ class Store(Protocol):
         Raises `SessionMissing`, and `LeaseTaken` while another holder has it; an expired lease, and one whose process
         on the same host has ended, is taken over. The same holder gets a new lease at once, which ends its old one.
         With `queue`, a holder that is refused keeps its place in line for that many seconds (each try renews it): first
-        come, first served. `now` is the caller's clock; a store on a server uses that server's time instead. A caller
+        come, first served. `now`, here and for all that has to do with leases and leads, is a clock which nobody sets
+        and all processes of the host share; a store on a server uses that server's time instead. Holders on other hosts
+        keep it for two minutes at most without a renewal. A caller
         ended by asyncio's `task.cancel()` holds nothing; any other cancellation comes after the lease is returned.
         """
 
@@ -182,12 +184,20 @@ class Store(Protocol):
         """
 
     async def claim_due(
-        self, holder: Holder, *, now: float, limit: int, late: float = 0.0, seconds: float
+        self,
+        holder: Holder,
+        *,
+        now: float,
+        limit: int,
+        late: float = 0.0,
+        seconds: float,
+        lease_now: float | None = None,
     ) -> DueSessions:
         """The ids of at most `limit` sessions that have been due for `late` seconds, those longest due.
 
         Each is given to one caller only: it is due again `seconds` from now, when that caller has not said otherwise
-        by then (`tend`, or a commit). A session under another holder's lease is left to that holder.
+        by then (`tend`, or a commit). A session under another holder's lease is left to that holder; `lease_now` is the
+        time that leases go by (see `acquire`), where it is another than `now`.
         """
 
     async def orphans(self, *, now: float, limit: int) -> DueSessions:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text, text
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text, false, text
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest schema revision; revisions are numbered upwards."""
 
 VERSION_TABLE = "warmline_version"
@@ -133,6 +133,7 @@ class CallRow(Base, table=True):
     miss_cause: str | None = _text(nullable=True)
     miss_tokens: int | None = Field(sa_type=BigInteger, nullable=True)
     miss_cost: str | None = _text(nullable=True)
+    estimated: bool = Field(sa_column_kwargs={"server_default": false()})  # a default: older workers write on
 
 
 class PromptRow(Base, table=True):
@@ -196,6 +197,7 @@ class TurnRow(Base, table=True):
     error: str | None = _text(nullable=True)
     call: str | None = _text(nullable=True)
     result: str | None = _text(nullable=True)
+    attempts: int = Field(sa_type=BigInteger, nullable=False, sa_column_kwargs={"server_default": text("0")})
 
 
 class WarmupRow(Base, table=True):

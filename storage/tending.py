@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import statements as sql
-from .records import Holder
+from .records import LONGEST_LEASE, Holder
 from .transactions import Database, Steps, read_holder, write_holder
 from .values import at_most
 from .values import seconds as finite
@@ -19,11 +19,14 @@ def tend(db: Database, session: str, after: float | None, now: float, head: str 
     db.run(sql.TEND, values) if head is None else db.run(sql.TEND_AT_HEAD, values | {"of_head": head})
 
 
-def claim_due(db: Database, holder: Holder, now: float, limit: int, late: float, seconds: float) -> list[str]:
+def claim_due(
+    db: Database, holder: Holder, now: float, limit: int, late: float, seconds: float, lease_now: float
+) -> list[str]:
     """Moves the time of those that are due, and gives them."""
-    now = db.time(now)
-    values: dict[str, Any] = {"now": now, "due": now - finite("late", late), "again": now + finite("seconds", seconds)}
-    values |= {"limit": at_most(limit), "lease_holder": write_holder(holder)}
+    now, lease_now = db.time(now), db.time(lease_now)
+    due, again = now - finite("late", late), now + finite("seconds", seconds)
+    values: dict[str, Any] = {"due": due, "again": again, "limit": at_most(limit), "lease_holder": write_holder(holder)}
+    values |= {"now": lease_now, "latest": lease_now + LONGEST_LEASE}
     rows = db.run(sql.CLAIM_DUE, values).fetchall()
     return [id for (id,) in rows]
 
@@ -34,6 +37,6 @@ def orphans(db: Database, now: float, limit: int) -> list[str]:
     found: dict[str, None] = {}
     for _, session, text, expires in sorted(db.run(sql.RUNNING, {}).fetchall()):
         holder = read_holder(text)
-        if holder is None or expires <= now or holder.is_gone(here):
+        if holder is None or not holder.holds(expires, now, here):
             found[session] = None
     return list(found)[: at_most(limit)]

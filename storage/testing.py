@@ -736,7 +736,7 @@ async def the_ledger_keeps_every_field_and_adds_up(store: Store) -> None:
         "c1", "s", "park", "m", 1.5, "error", turn="t", entry="e", first_event=2.5, ended=3.5, request_id="r",
         response_id="i", input=1, cache_read=2, cache_write_5m=3, cache_write_1h=4, output=5, counters=False,
         expected='{"a":1}', cost=Decimal("0.0000003"), points="[1]", waited=0.25, stop_reason="end_turn", miss="{}",
-        error="no", prompt="p",
+        error="no", prompt="p", estimated=True,
     )  # fmt: skip
     priced, unpriced = call_record("c3", cost=Decimal("0.10")), call_record("c2", input=10**12)
     for call in (full, priced, unpriced, replace(full, input=999)):
@@ -766,7 +766,7 @@ async def a_turn_is_replaced_by_its_id(store: Store) -> None:
     """turn finds it by id and key; a key belongs to one turn of the session."""
     lease = await _grown(store, "a")
     fields: dict[str, Any] = {"ended": 2.0, "base": "x", "entry": "a", "reply": "a", "stop_reason": "end_turn"}
-    first = turn_record(key="k", digest="d", result="{}", call="{}", token=7, error="e", **fields)
+    first = turn_record(key="k", digest="d", result="{}", call="{}", token=7, error="e", attempts=4, **fields)
     done = replace(first, state="finished", call=None)
     for turn in (first, done):
         await store.commit(lease, change("a", "a", turn=turn))

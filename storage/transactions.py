@@ -130,7 +130,7 @@ def _session(row: Row) -> SessionRecord:
 def _call(row: Row) -> CallRecord:
     cells = dict(zip(_CALL, row, strict=True))
     costs = {name: None if cells[name] is None else Decimal(cells[name]) for name in _COSTS}
-    return CallRecord(**cells | costs | {"counters": bool(cells["counters"])})
+    return CallRecord(**cells | costs | {name: bool(cells[name]) for name in ("counters", "estimated")})
 
 
 def _turn(row: Row | None) -> TurnRecord | None:

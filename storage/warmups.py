@@ -15,6 +15,9 @@ from .values import seconds as finite
 SWEPT = 100
 """Rows that are no longer of use, removed each time that a new one comes."""
 
+LONGEST_LIFE = 7200.0
+"""Seconds that a point may be known alive: what claims more was written by a clock that is not ours (see `Holder`)."""
+
 _COLUMNS = [column.name for column in warmups.columns]
 
 
@@ -26,7 +29,7 @@ def lead(db: Database, point: str, holder: Holder, seconds: float, now: float) -
     (row,) = db.run(sql.ENTER_WARMUP, values).fetchall()
     cells = dict(zip(_COLUMNS, row, strict=True))
     if cells["token"] == token:
-        db.run(sql.DELETE_WARMUPS, {"now": now, "limit": SWEPT})
+        db.run(sql.DELETE_WARMUPS, {"now": now, "latest": now + LONGEST_LIFE, "limit": SWEPT})
     elif (found := _in_use(cells, holder, now)) is not None:
         return found
     else:
@@ -37,10 +40,10 @@ def lead(db: Database, point: str, holder: Holder, seconds: float, now: float) -
 
 def _in_use(cells: Mapping[str, Any], observer: Holder, now: float) -> Warmup | None:
     """What keeps the observer from leading: the point is known alive, or another live holder writes it."""
-    if cells["until"] > now:
+    if now < cells["until"] <= now + LONGEST_LIFE:
         return Warmup("warm", cells["token"], cells["until"] - now, cells["ttl"])
     other = read_holder(cells["holder"])
-    if other is None or other == observer or cells["expires"] <= now or other.is_gone(observer):
+    if other is None or other == observer or not other.holds(cells["expires"], now, observer):
         return None
     return Warmup("taken", cells["token"], cells["expires"] - now, None, other)
 

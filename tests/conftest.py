@@ -9,9 +9,29 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.servers import empty_store, memory, new_database, new_place, new_store, one_store, pooler, server, template
+from tests.servers import (
+    empty_store,
+    memory,
+    new_database,
+    new_place,
+    new_store,
+    one_store,
+    pgbouncer,
+    pooler,
+    server,
+    template,
+)
 
-__all__ = ["empty_store", "new_database", "new_place", "new_store", "one_store", "pooler", "server", "template"]
+__all__ = [
+    "empty_store",
+    "new_database",
+    "new_place",
+    "new_store",
+    "one_store",
+    "pooler",
+    "server",
+    "template",
+]
 
 
 def pytest_configure() -> None:
@@ -22,6 +42,10 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if (folder := memory()) is not None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))
+
+
+def pytest_report_header() -> str:
+    return f"pooler: {pgbouncer() or 'none; tests that need one are skipped, but for those of tests/pooler.py'}"
 
 
 @pytest.fixture

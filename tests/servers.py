@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for the tests, where its binaries are installed, and a real pooler before it."""
+"""A real PostgreSQL server for the tests, where its binaries are installed, and a pooler before it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from sessions import SessionManager
 from sessions.leases import SECONDS
 from storage import open_store
 from storage.tables import metadata
+from tests.pooler import SIZE
 
 ENOUGH = 2 << 30
 """Bytes free in memory where files of the tests may go; the servers of two test processes take half of it."""
@@ -45,7 +46,7 @@ listen_port = {port}
 unix_socket_dir =
 auth_type = any
 pool_mode = transaction
-default_pool_size = 3
+default_pool_size = {size}
 max_client_conn = 500
 server_login_retry = 1
 """
@@ -61,14 +62,23 @@ def pooler(server: str) -> Iterator[Callable[[str], str]]:
 @contextmanager
 def own_pooler(server: str) -> Iterator[Callable[[str], str]]:
     """A pgbouncer before that server; see `pooler`."""
-    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if program is None:
+    if (program := pgbouncer()) is None:
         pytest.skip("pgbouncer is not installed: it comes with the system's packages")
+    with _pgbouncer(server, program) as behind:
+        yield behind
+
+
+def pgbouncer() -> str | None:
+    return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+
+@contextmanager
+def _pgbouncer(server: str, program: str) -> Iterator[Callable[[str], str]]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with tempfile.NamedTemporaryFile("w", suffix=".ini") as settings:
         host = str(make_url(server).query["host"])
-        settings.write(POOL.format(host=host, port=port))
+        settings.write(POOL.format(host=host, port=port, size=SIZE))
         settings.flush()
         os.chmod(settings.name, 0o644)  # noqa: PTH101 - it has no other path
         user = Path(host).owner() if os.geteuid() == 0 else None  # it does not run as root

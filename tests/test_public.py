@@ -13,9 +13,9 @@ import storage
 
 NAMES = {
     sessions: (
-        "BatchIncomplete Call Clock ConfigurationError Conflict Cost Damage Entry ExpectedCost Fixed InDoubtToolCalls "
-        "InvalidHistory InvalidImport LeaseLost Miss ModelError Option Outlook Policy PrefixChange Profile "
-        "PromptWarning Reply ReplyStream "
+        "BatchIncomplete Call Clock ConfigurationError Conflict ContextFull Cost Damage Entry ExpectedCost Fixed "
+        "InDoubtToolCalls InvalidHistory InvalidImport LeaseLost Miss ModelError Option Outlook Policy PrefixChange "
+        "Profile PromptWarning Reply ReplyStream "
         "SchemaOutOfDate Session SessionBusy SessionInfo SessionManager SessionNotFound SessionsError Settings Step "
         "StepLimitReached SystemClock Tool ToolsChanged Usage profile_for tool"
     ),

@@ -2,51 +2,116 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from typer.core import TyperGroup
 
-from sessions.cli import branches, chat, costs, database, demo, history, load, probe, records, replay, serve, why
-from sessions.cli.terminal import CODES_IN_WORDS, WHOLE, console, errors, report
+from sessions.cli.terminal import CODES_IN_WORDS, WHOLE, Code, console, errors, report
+from sessions.cli.visible import Lines, express_everything
 from sessions.errors import SessionsError
+
+COMMANDS = {
+    "demo": "demo:demo",
+    "chat": "chat:chat",
+    "list": "history:list_sessions",
+    "show": "history:show",
+    "cost": "costs:cost",
+    "why": "why:why",
+    "fork": "branches:fork",
+    "rewind": "branches:rewind",
+    "delete": "branches:delete",
+    "verify": "records:verify",
+    "export": "records:export",
+    "replay": "replay:replay",
+    "probe": "probe:probe",
+    "load": "load:load",
+    "simulate": "serve:simulate",
+    "db": "database:app",
+}
+"""Where each command is: its module is imported when it is asked for, so that reading never waits for the SDK."""
+
+
+class Commands(TyperGroup):
+    """The commands of `COMMANDS`."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """Their names, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
+        """The command of that name, `None` where there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        found = getattr(importlib.import_module(f"sessions.cli.{module}"), name)
+        group = typer.Typer()
+        if isinstance(found, typer.Typer):
+            group.add_typer(found, name=cmd_name)
+        else:
+            group.command(cmd_name)(found)
+        return typer.main.get_group(group).commands[cmd_name]
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        console.print(f"warmline {metadata.version('warmline')}")
+        raise typer.Exit
+
 
 app = typer.Typer(
     help=f"Claude conversations that persist, resume after a crash, and keep their cache warm.\n\n{CODES_IN_WORDS}",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo")(demo.demo)
-app.command("chat")(chat.chat)
-app.command("list")(history.list_sessions)
-app.command("show")(history.show)
-app.command("cost")(costs.cost)
-app.command("why")(why.why)
-app.command("fork")(branches.fork)
-app.command("rewind")(branches.rewind)
-app.command("verify")(records.verify)
-app.command("export")(records.export)
-app.command("replay")(replay.replay)
-app.command("probe")(probe.probe)
-app.command("load")(load.load)
-app.command("simulate")(serve.simulate)
-app.add_typer(database.app, name="db")
+
+
+@app.callback()
+def warmline(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version and exit.")
+    ] = False,
+) -> None:
+    """What stands before the command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and ends the process with its exit code."""
     warnings.showwarning = _warn
+    logging.lastResort = Lines(errors)
+    express_everything()
     for one in (console, errors):
         if not one.is_terminal:
             one.width = WHOLE
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="warmline")
+        try:
+            app(args=None if arguments is None else list(arguments), prog_name="warmline")
+        finally:
+            sys.stdout.flush()
     except SessionsError as error:
         sys.exit(report(error))
+    except OSError as error:
+        sys.exit(_unwritten(error))
+
+
+def _unwritten(error: OSError) -> int:
+    """What cannot be printed is told in one line; a reader that has had enough (`| head -1`) is no failure to tell."""
+    with open(os.devnull, "w") as nothing:  # noqa: PTH123  # what is left in the buffer goes there at exit
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):
+        errors.print(f"[bold red]Error:[/] {escape(error.strerror or str(error))}", soft_wrap=True)
+    return Code.FAILED
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Annotated, TypeVar
 
 import anyio
 import typer
+from rich.markup import escape
 
 from sessions import Conflict, Session, SessionManager
 from sessions.cli.terminal import (
     STORE,
+    Code,
     EntryNotFound,
     JsonOption,
     OwnerOption,
@@ -41,8 +44,8 @@ def fork(
     if as_json:
         print_json({"id": made.id, "head": made.head, "forked_from": session})
     else:
-        console.print(f"A branch of {len(made.entries)} entries: session [bold]{made.id}[/].", soft_wrap=True)
-        console.print(f"[dim]Go on with: warmline chat {made.id}[/]", soft_wrap=True)
+        console.print(f"A branch of {len(made.entries)} entries: session [bold]{escape(made.id)}[/].", soft_wrap=True)
+        console.print(f"[dim]Go on with: warmline chat {escape(made.id)}[/]", soft_wrap=True)
 
 
 def rewind(
@@ -66,7 +69,38 @@ def rewind(
         return
     console.print(f"The conversation has {len(found.entries)} entries now.")
     if before is not None and before != found.head:
-        console.print(f"[dim]What was: warmline fork {found.id} --at {before}[/]", soft_wrap=True)
+        console.print(f"[dim]What was: warmline fork {escape(found.id)} --at {before}[/]", soft_wrap=True)
+
+
+def delete(
+    sessions: Annotated[list[str], typer.Argument(metavar="ID…", help="Whole ids, or their beginnings.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    store: StoreOption = STORE,
+    owner: OwnerOption = None,
+) -> None:
+    """Delete sessions for good. What a branch of theirs still reaches stays."""
+    ids = list(dict.fromkeys(session_named(store, name, owner) for name in sessions))
+
+    async def run(work: Callable[[SessionManager, str], Awaitable[object]]) -> None:
+        async with SessionManager(store) as manager:
+            for id in ids:
+                await work(manager, id)
+
+    async def tell(manager: SessionManager, id: str) -> None:
+        found = await manager.open(id, owner=owner)
+        title = escape(found.title or "Untitled")
+        console.print(f"[bold]{escape(id)}[/]  {len(found.entries)} entries  {title}", soft_wrap=True)
+
+    async def remove(manager: SessionManager, id: str) -> None:
+        await manager.delete(id, owner=owner)
+
+    anyio.run(run, tell)  # all must be there before one is gone
+    if not yes and not sys.stdin.isatty():
+        raise ConfigurationError("nobody is there to be asked: pass --yes to delete for good")
+    if not yes and not typer.confirm("Delete for good?"):
+        raise typer.Exit(Code.REFUSED)
+    anyio.run(run, remove)
+    console.print(f"Deleted: {len(ids)}.")
 
 
 def entry_named(session: Session, name: str) -> str:

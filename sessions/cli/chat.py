@@ -24,6 +24,7 @@ from sessions.cli.terminal import (
     OwnerOption,
     StoreOption,
     claude,
+    code_of,
     console,
     dollars,
     report,
@@ -65,13 +66,17 @@ def chat(
         found = None
         if session is not None:
             found = portal.call(partial(manager.open, session, owner=owner))
-            console.print(f"Session [bold]{found.id}[/] with {found.settings.model}. /help tells the commands.")
+            known = f"[bold]{escape(found.id)}[/] with {escape(found.settings.model)}"
+            console.print(f"Session {known}. /help tells the commands.")
         else:
             with given():  # what is wrong is said before the first message
                 manager._check(make_settings(model=model, max_tokens=max_tokens, system=system))
             console.print(f"A new session with {escape(model)}. /help tells the commands.")
         create = partial(manager.create, model=model, max_tokens=max_tokens, system=system, owner=owner)
-        Chat(portal, create, found).run()
+        talk = Chat(portal, create, found)
+        talk.run()
+        if talk.failed is not None:
+            raise typer.Exit(code_of(talk.failed))
 
 
 def _check_new(context: typer.Context) -> None:
@@ -93,6 +98,8 @@ class Chat:
         self, portal: BlockingPortal, create: Callable[[], Awaitable[Session]], session: Session | None
     ) -> None:
         self._portal, self._create, self._session = portal, create, session
+        self.failed: SessionsError | None = None
+        """What the last turn ended with, if it failed."""
         self._commands: dict[str, Callable[[str], None]] = {
             "/fork": self._fork,
             "/rewind": self._rewind,
@@ -123,7 +130,7 @@ class Chat:
                     self._session = self._portal.call(self._create)
                 self._do(partial(self._turn, line))
         if self._session is not None:
-            console.print(f"[dim]Go on with: warmline chat {self._session.id}[/]")
+            console.print(f"[dim]Go on with: warmline chat {escape(self._session.id)}[/]")
 
     def _do(self, action: Callable[[], None]) -> None:
         """What goes wrong is told; the conversation goes on."""
@@ -146,6 +153,14 @@ class Chat:
                 return line
 
     def _turn(self, words: str | list[dict[str, Any]]) -> None:
+        try:
+            self._answered(words)
+        except SessionsError as error:
+            self.failed = error
+            raise
+        self.failed = None
+
+    def _answered(self, words: str | list[dict[str, Any]]) -> None:
         stream = self.session.stream(words)
         answer: Future[Reply] = self._portal.start_task_soon(self._answer, stream)
         try:
@@ -170,7 +185,7 @@ class Chat:
 
     def _below(self, reply: Reply) -> None:
         if reply.stop_reason not in ("end_turn", "stop_sequence"):
-            console.print(f"[yellow]The answer ended early: {reply.stop_reason}.[/]")
+            console.print(f"[yellow]The answer ended early: {escape(str(reply.stop_reason))}.[/]")
         console.print(below(reply.usage, dollars(reply.cost)))
 
     def _finish_interrupted(self) -> None:
@@ -181,7 +196,7 @@ class Chat:
 
     def _fork(self, at: str) -> None:
         self._session = self._portal.call(self.session.fork, entry_named(self.session, at) if at else None)
-        console.print(f"A branch: session [bold]{self.session.id}[/].")
+        console.print(f"A branch: session [bold]{escape(self.session.id)}[/].")
 
     def _rewind(self, to: str) -> None:
         last = None if to else self._last_words()

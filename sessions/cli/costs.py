@@ -91,7 +91,7 @@ def print_cost(found: Cost) -> None:
     """A session's bill: a row for each kind of call, one for all, and the tokens behind it."""
     table = plain_table("kind", ">USD")
     for kind, price in found.by_kind.items():
-        table.add_row(kind, dollars(price))
+        table.add_row(escape(kind), dollars(price))
     table.add_row("in all", dollars(found.total), style="bold")
     console.print(table)
     usage = found.usage
@@ -130,6 +130,6 @@ def _print_losses(found: Cost) -> None:
         return
     table = plain_table("missed because of", ">calls", ">tokens billed again", ">USD")
     for cause, loss in sorted(found.losses.items(), key=lambda row: row[1].tokens, reverse=True):
-        table.add_row(cause, f"{loss.calls:,}", f"{loss.tokens:,}", dollars(loss.cost))
+        table.add_row(escape(cause), f"{loss.calls:,}", f"{loss.tokens:,}", dollars(loss.cost))
     console.print(table)
     console.print("[dim]What happened and what to change: warmline why SESSION[/]")

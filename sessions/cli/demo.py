@@ -13,6 +13,7 @@ from typing import Annotated
 import anyio
 import typer
 from anthropic import AsyncAnthropic
+from rich.markup import escape
 
 from sessions.cli import acts
 from sessions.cli.job import Job
@@ -53,7 +54,7 @@ def _agree(model: str, yes: bool) -> None:
     prices = prices_for(profile_for(model), PROMPT)
     most = Usage(cache_write_5m=REQUESTS * PROMPT, output=REQUESTS * ANSWER)
     price = "the price of this model is not known" if prices is None else f"{dollars(prices.of(most))} at worst"
-    console.print(f"This sends about {REQUESTS} requests to {model}: {price}.")
+    console.print(f"This sends about {REQUESTS} requests to {escape(model)}: {price}.")
     if not yes and not typer.confirm("Go on?"):
         raise typer.Exit(Code.OK)
 
@@ -63,7 +64,7 @@ async def _run(directory: Path, model: str, live: bool) -> None:
     async with _endpoint(live) as base_url:
         place = Job(directory, model, base_url)
         where = "on the real API" if live else f"simulated at {base_url}"
-        console.print(f"[bold]warmline demo[/]  {model} {where}", soft_wrap=True)
+        console.print(f"[bold]warmline demo[/]  {escape(model)} {where}", soft_wrap=True)
         session = await acts.conversation(place)
         await acts.crash(place, session)
         calls = await acts.branches(place, session)

@@ -70,9 +70,8 @@ def show(
     if as_json:
         print_json({**_about(found), "entries": found.entries, "calls": calls})
         return
-    console.print(
-        f"[bold]{escape(found.title or 'Untitled')}[/]  {found.id}  {found.settings.model}  {moment(found.created_at)}"
-    )
+    about = escape(f"{found.id}  {found.settings.model}  {moment(found.created_at)}")
+    console.print(f"[bold]{escape(found.title or 'Untitled')}[/]  {about}")
     for turn in turns(found.entries, calls):
         console.print()
         for entry in turn.entries:
@@ -91,7 +90,8 @@ def print_sessions(found: Sequence[SessionInfo]) -> None:
     """Two lines for each session: its id, time and cost, then how much was cached, and whose it is."""
     for one in found:
         price = dollars(one.cost) if one.unpriced < one.calls or not one.calls else "unknown price"
-        console.print(f"[bold]{one.id}[/]  {moment(one.updated_at)}  {one.turns:5} turns  {price:>10}", soft_wrap=True)
+        figures = f"{moment(one.updated_at)}  {one.turns:5} turns  {price:>10}"
+        console.print(f"[bold]{escape(one.id)}[/]  {figures}", soft_wrap=True)
         about = ", ".join(filter(None, (one.title, one.owner)))
         console.print(f"  {bar(one.usage) or '[dim]nothing sent[/]'}  {escape(about)}", soft_wrap=True)
 

@@ -38,6 +38,17 @@ def writing(path: Path, *, force: bool, never: Sequence[Path] = ()) -> Iterator[
         raise ConfigurationError(f"cannot write {path} ({error.strerror or error}): choose another file") from error
 
 
+def check(path: Path, *, force: bool, never: Sequence[Path] = ()) -> None:
+    """Raises what `writing` would raise now, and leaves nothing: for what costs time or money before it is written."""
+    try:
+        place = path.resolve()
+        _check(path, place, force, never)
+        with _beside(place):
+            pass
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {path} ({error.strerror or error}): choose another file") from error
+
+
 def files_of(store: str) -> list[Path]:
     """The files of an SQLite store, there or not; none of a store that is no file."""
     try:

@@ -16,11 +16,12 @@ from anthropic import AsyncAnthropic
 from rich.markup import escape
 from rich.status import Status
 
-from sessions.cli.terminal import MODEL, Code, JsonOption, ModelOption, console, errors, has_key
+from sessions.cli.output import ForceOption, check, files_of, writing
+from sessions.cli.terminal import MODEL, STORE, Code, JsonOption, ModelOption, console, echo_json, errors, has_key
 from sessions.core.prices import prices_for
 from sessions.core.profiles import MODELS, profile_for
 from sessions.errors import ConfigurationError
-from sessions.measured import SIMULATOR, check_place
+from sessions.measured import SIMULATOR
 from sessions.probe import Ask, Probe, Result, Rule, Seen, Watcher
 from sessions.probe.simulated import Estimate, estimate, simulated_probe
 
@@ -45,6 +46,7 @@ def probe(
     quick: Annotated[bool, typer.Option("--quick", help="Leave out what must wait for a lifetime to pass.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The profile to write.")] = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Ask an endpoint the rules of the API, and write what it does as a profile for SessionManager(profile=…).
@@ -52,7 +54,8 @@ def probe(
     The endpoint is the simulator, unless --live or --base-url says otherwise; then the price is told first. Some
     sixty small requests, seven minutes, one with --quick. Ctrl-C keeps what has been found.
     """
-    check_place(out or Path("warmline.profile.json"))
+    path = out or Path(f"{_file_name(model) if live or base_url else SIMULATOR}.profile.json")
+    check(path, force=force, never=_store_files())
     other = other_model or (None if base_url else _sibling(model))
     with errors.status("[dim]beginning[/]") as status:
         watcher = _watcher(status, as_json)
@@ -70,7 +73,9 @@ def probe(
         else:
             made = simulated_probe(model, other=other, quick=quick, watcher=watcher)
         interrupted = _run(made, client)
-    _finish(made, _place(made, out, interrupted), as_json)
+    if interrupted and path.exists():  # what is not complete does not replace what may be
+        path = path.with_name(f"{path.name}.partial")
+    _finish(made, path, force, as_json)
     if interrupted:
         raise typer.Exit(INTERRUPTED)
 
@@ -127,12 +132,13 @@ def _sibling(model: str) -> str | None:
     return min(priced)[1] if priced else None
 
 
-def _place(made: Probe, out: Path | None, interrupted: bool) -> Path:
-    """Where the profile goes. What is not complete does not replace what may be."""
-    measured = made.measured()
-    name = SIMULATOR if measured.endpoint == SIMULATOR else re.sub(r"[^\w.-]+", "-", measured.profile.name)
-    path = out or Path(f"{name}.profile.json")
-    return path.with_name(f"{path.name}.partial") if interrupted and path.exists() else path
+def _file_name(model: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", model)
+
+
+def _store_files() -> list[Path]:
+    """The files of the store that the other commands would use; a probe has no other."""
+    return files_of(os.environ.get("WARMLINE_STORE", STORE))
 
 
 def _watcher(status: Status, as_json: bool) -> Watcher:
@@ -170,18 +176,19 @@ def _usage(seen: Seen) -> str:
     return " ".join(f"{name} {tokens:,}" for name, tokens in parts.items() if tokens) or "nothing"
 
 
-def _finish(made: Probe, path: Path, as_json: bool) -> None:
+def _finish(made: Probe, path: Path, force: bool, as_json: bool) -> None:
     """Prints the totals, and writes the profile; what was paid for is printed where it cannot be written."""
     measured = made.measured()
     if as_json:
-        typer.echo(measured.to_json(), nl=False)
+        echo_json(measured.to_json())
     else:
         console.print(_totals(made, measured.endpoint), soft_wrap=True)
     try:
-        measured.write(path)
+        with writing(path, force=force, never=_store_files()) as draft:
+            draft.write_text(measured.to_json(), encoding="utf-8")
     except ConfigurationError:
         if not as_json:
-            typer.echo(measured.to_json(), nl=False)
+            echo_json(measured.to_json())
         raise
     if not as_json:
         console.print(f"Written to [bold]{escape(str(path))}[/]: SessionManager(profile={str(path)!r})", soft_wrap=True)

@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from sessions import SessionManager, SessionNotFound
+from sessions.cli.output import ForceOption, files_of, writing
 from sessions.cli.terminal import (
     STORE,
     Code,
@@ -19,12 +20,12 @@ from sessions.cli.terminal import (
     SessionArgument,
     StoreOption,
     console,
+    echo_json,
     errors,
     print_json,
     reading,
     session_named,
 )
-from sessions.errors import ConfigurationError
 from sessions.history import Damage, first_damage
 from sessions.translate import storage_errors
 from storage import EntryMissing, Store, StoreDamaged
@@ -66,6 +67,7 @@ async def _verified(store: Store, session: str, owner: str | None) -> tuple[int,
 def export(
     session: SessionArgument,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file instead of standard output.")] = None,
+    force: ForceOption = False,
     store: StoreOption = STORE,
     owner: OwnerOption = None,
 ) -> None:
@@ -79,10 +81,8 @@ def export(
     messages = anyio.run(run)
     text = json.dumps(messages, ensure_ascii=False, indent=2) + "\n"
     if output is None:
-        typer.echo(text.encode(), nl=False)
+        echo_json(text)
         return
-    try:
-        output.write_bytes(text.encode())
-    except OSError as error:
-        raise ConfigurationError(f"cannot write {output} ({error.strerror or error}): choose another file") from error
+    with writing(output, force=force, never=files_of(store)) as draft:
+        draft.write_bytes(text.encode())
     console.print(f"{len(messages)} messages in {output}.", soft_wrap=True, markup=False)

@@ -17,8 +17,12 @@ from rich.table import Table
 from sessions import ExpectedCost, Fixed, Policy, Usage
 from sessions.cli.terminal import Code, JsonOption, bar, console, dollars, errors, plain_table, print_json
 from sessions.importers import RecordedConversation, read
+from sessions.importers.lines import MAX_BYTES
 from sessions.replay import Replay, ReplayTurn, Totals, recordings
 from sessions.replay import replay as play
+
+MAX_MIB = MAX_BYTES >> 20
+MaxMibOption = Annotated[int, typer.Option("--max-mib", min=1, help="The largest file taken, unpacked, in MiB.")]
 
 
 class Ttl(StrEnum):
@@ -41,6 +45,7 @@ def replay(
     ],
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a file with a line that cannot be read.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first conversations of each file.")] = None,
+    max_mib: MaxMibOption = MAX_MIB,
     ttl: Annotated[Ttl, typer.Option(help="The lifetime of what is written to the cache.")] = Ttl.AUTO,
     brief: Annotated[bool, typer.Option("--brief", help="A line for each conversation instead of each turn.")] = False,
     as_json: JsonOption = False,
@@ -51,7 +56,7 @@ def replay(
     uncached, and with one top-level cache_control. Ends with code 1 if a request was refused, or read less of the cache
     than it should have.
     """
-    recorded = [recording for file in files for recording in _read(file, strict)[:limit]]
+    recorded = [recording for file in files for recording in _read(file, strict, max_mib)[:limit]]
     played = [_play(recording, ttl.policy, number, len(recorded)) for number, recording in enumerate(recorded, 1)]
     if as_json:
         print_json([{"id": one.id, "model": one.model, "totals": one.totals, "turns": one.turns} for one in played])
@@ -65,9 +70,9 @@ def replay(
         raise typer.Exit(Code.FAILED)
 
 
-def _read(file: Path, strict: bool) -> list[list[RecordedConversation]]:
+def _read(file: Path, strict: bool, max_mib: int) -> list[list[RecordedConversation]]:
     """The recordings of one file; what was skipped is told on standard error."""
-    imported = read(file, strict=strict)
+    imported = read(file, strict=strict, max_bytes=max_mib << 20)
     for problem in imported.problems:
         errors.print(f"[yellow]{escape(str(file))}: {escape(str(problem))} (skipped)[/]", soft_wrap=True)
     return recordings(imported.conversations)
@@ -94,7 +99,7 @@ def _play(recording: Sequence[RecordedConversation], policy: Policy, number: int
 
 def _print(one: Replay, brief: bool) -> None:
     totals = one.totals
-    console.print(f"[bold]{escape(one.id)}[/]  {one.model}, {len(one.turns)} turns, {totals.requests} requests")
+    console.print(f"[bold]{escape(one.id)}[/]  {escape(one.model)}, {len(one.turns)} turns, {totals.requests} requests")
     if not brief:
         console.print(_turns(one.turns))
     for problem in one.problems:

@@ -6,17 +6,15 @@ from collections.abc import Mapping
 from decimal import Decimal
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import typer
-from anthropic import AsyncAnthropic
 from pydantic_core import to_json
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sessions import simulator
+from sessions.cli.visible import Door, json_text
 from sessions.core.usage import Usage
 from sessions.errors import (
     ConfigurationError,
@@ -36,12 +34,14 @@ from sessions.translate import storage_errors
 from storage import SessionMissing, Store, StoreUnavailable, open_store
 from storage.urls import parse
 
+if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic
+
 MODEL = "claude-sonnet-5-5"
 STORE = "sqlite:///sessions.db"
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
-
+console = Door(highlight=False, emoji=False)
+errors = Door(stderr=True, highlight=False, emoji=False)
 
 WHOLE = 1_000_000
 """Columns of a console that is no terminal: what goes into a file or a pipe is neither wrapped nor cut."""
@@ -105,7 +105,12 @@ def report(error: SessionsError) -> Code:
 
 def print_json(value: object) -> None:
     """Prints dataclasses and plain values as one JSON document; decimals are strings, so that none is rounded."""
-    typer.echo(to_json(value, indent=2).decode())
+    echo_json(to_json(value, indent=2).decode() + "\n")
+
+
+def echo_json(document: str) -> None:
+    """Prints a JSON document as it is, but for characters that a terminal would obey: these are escaped."""
+    typer.echo(json_text(document).encode(), nl=False)
 
 
 def has_key(client: AsyncAnthropic) -> bool:
@@ -115,6 +120,10 @@ def has_key(client: AsyncAnthropic) -> bool:
 
 def claude() -> AsyncAnthropic:
     """The real API where there are credentials, else the simulator, which is said on the console."""
+    from anthropic import AsyncAnthropic
+
+    from sessions import simulator
+
     client = AsyncAnthropic()
     if has_key(client):
         return client

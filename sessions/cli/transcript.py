@@ -11,6 +11,7 @@ from rich.text import Text
 
 from sessions import Call, Entry
 from sessions.cli.terminal import bar, console, figures
+from sessions.cli.visible import visible
 from sessions.core.usage import Usage
 
 VOICES = {"user": ("you", "bold cyan"), "assistant": ("claude", "bold magenta")}
@@ -75,12 +76,12 @@ def line(block: Mapping[str, Any], who: str, style: str) -> Iterator[Text]:
 
 def said(who: str, text: str, style: str = "bold") -> Text:
     """Somebody's words beside their name."""
-    return Text.assemble("  ", (f"{who:8}", style), indented(Text(text)))
+    return Text.assemble("  ", (f"{who:8}", style), indented(Text(visible(text))))
 
 
 def aside(text: str, style: str) -> Text:
     """A line that is not said by anybody."""
-    return Text.assemble(" " * INDENT, indented(Text(text, style=style)))
+    return Text.assemble(" " * INDENT, indented(Text(visible(text), style=style)))
 
 
 def below(usage: Usage, note: str = "") -> Text:

@@ -8,16 +8,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sessions.core.transcript import sendable_reply
+from sessions.core.transcript import fault_of, is_too_deep, sendable_reply
 from sessions.core.usage import Usage
 
 _TRUNCATED = ("max_tokens", "model_context_window_exceeded")
 _SERVER_CALLS = ("server_tool_use", "mcp_tool_use")
 _NO_USAGE = Usage(counters=False)
 _TEXT_DELTAS = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
+
+
+def _text(value: Any) -> str | None:
+    """A short text of the reply's frame; one that cannot be stored was never said."""
+    return None if value is None or fault_of(str(value)) else str(value)
+
+
+def _is_readable(call: Mapping[str, Any]) -> bool:
+    """Whether a tool call can be stored and run: an object as its input, not too deep, and names that are text."""
+    given = call.get("input")
+    frame = f"{call.get('id')}{call.get('name')}"
+    return isinstance(given, Mapping) and not is_too_deep([call]) and fault_of(frame) is None
 
 
 def _not_json(name: str) -> Any:
@@ -28,7 +40,8 @@ def _not_json(name: str) -> Any:
 class Incoming:
     """The state of one reply. `started`: a `message_start` was seen; `ended`: a `message_stop` was seen.
 
-    `usage`: what is known so far, `usage_fields` as the API says it.
+    `has_output`: the API has said how much was put out (`message_start` holds a placeholder);
+    `is_estimated`: the size of a cut answer is ours. `usage`: what is known so far, `usage_fields` as the API says it.
     """
 
     message: dict[str, Any] = field(default_factory=dict)
@@ -38,6 +51,8 @@ class Incoming:
     usage: Usage = _NO_USAGE
     started: bool = False
     ended: bool = False
+    has_output: bool = False
+    is_estimated: bool = False
     request_id: str | None = None
     broken_inputs: dict[int, str] = field(default_factory=dict)
     _inputs: dict[int, list[str]] = field(default_factory=dict)
@@ -58,6 +73,7 @@ class Incoming:
         elif kind == "message_delta":
             self.message.update({key: value for key, value in event["delta"].items() if value is not None})
             self.merge_usage(event.get("usage") or {})
+            self.has_output = True
             if (edits := event.get("context_management")) is not None:
                 self.message["context_management"] = edits
         elif kind == "message_stop":
@@ -67,7 +83,7 @@ class Incoming:
         """Takes in a message that came whole."""
         self.feed({"type": "message_start", "message": message})
         self.blocks = {index: dict(block) for index, block in enumerate(message.get("content") or ())}
-        self.closed, self.ended = set(self.blocks), True
+        self.closed, self.ended, self.has_output = set(self.blocks), True, True
 
     def merge_usage(self, usage: Mapping[str, Any]) -> None:
         """Last value of each field wins; null says nothing."""
@@ -101,6 +117,20 @@ class Incoming:
         """The blocks in index order, as far as they have come."""
         return [self.blocks[index] for index in sorted(self.blocks)]
 
+    def estimate_output(self, characters_per_token: float) -> None:
+        """The answer ends here: where the API never said how long it is, its size is told from what has come.
+
+        It counts text, thinking and the inputs of calls; `message_start` holds only a placeholder.
+        """
+        if not self.started or self.has_output:
+            return
+        waiting = {index: "".join(parts) for index, parts in self._inputs.items()} | self.broken_inputs
+        texts = [str(block.get(name) or "") for block in self.blocks.values() for name in ("text", "thinking")]
+        inputs = [json.dumps(block["input"]) for block in self.blocks.values() if block.get("input")]
+        output = int(sum(map(len, (*texts, *inputs, *waiting.values()))) / characters_per_token)
+        self.usage = replace(self.usage, output=max(self.usage.output, output))
+        self.is_estimated = True
+
     @property
     def reply(self) -> list[dict[str, Any]]:
         """The content as it is stored and may be sent back."""
@@ -109,24 +139,25 @@ class Incoming:
     @property
     def stop_reason(self) -> str | None:
         """Why the model stopped; `None` where the stream broke before it was said."""
-        reason = self.message.get("stop_reason")
-        return str(reason) if reason is not None else None
+        return _text(self.message.get("stop_reason"))
 
     @property
     def message_id(self) -> str | None:
         """The API's id of the reply."""
-        return self.message.get("id")
+        return _text(self.message.get("id"))
 
     @property
     def prompt_tokens(self) -> int:
         """The size of the prompt behind this reply; with several iterations, that of the last one."""
         iterations = self.usage_fields.get("iterations")
         last = iterations[-1] if isinstance(iterations, list) and iterations else self.usage_fields
+        if not isinstance(last, Mapping):
+            return 0
         return Usage.from_api(last).total_input
 
     @property
     def unfinished_call(self) -> str | None:
-        """The name of a tool call whose input never arrived whole or is no object, or `None`.
+        """The name of a tool call whose input never arrived whole, is no object or cannot be stored, or `None`.
 
         An empty input at the very end of a truncated reply never arrived (facts of November 2026, 17).
         """
@@ -136,7 +167,7 @@ class Incoming:
                 continue
             if index == truncated and not block.get("input"):
                 return str(block.get("name"))
-            if index in self.broken_inputs or index not in self.closed or not isinstance(block.get("input"), Mapping):
+            if index in self.broken_inputs or index not in self.closed or not _is_readable(block):
                 return str(block.get("name"))
         return None
 

@@ -265,6 +265,13 @@ def _deepest(prompt: Prompt, warmth: Warmth, now: float) -> int | None:
     return max(_alive(prompt, warmth, now), default=None)
 
 
+def lost_tokens(old: Prompt, new: Prompt, warmth: Warmth, now: float) -> int:
+    """How much of `old` is believed readable now and will not be in `new`: what changing to it bills again."""
+    before, after = _deepest(old, warmth, now), _deepest(new, warmth, now)
+    kept = 0 if after is None else old.tokens(old.index.get(new.points[after].digest, -1) + 1)
+    return 0 if before is None else max(0, old.tokens(before + 1) - kept)
+
+
 def _alive(prompt: Prompt, warmth: Warmth, now: float) -> list[int]:
     return [prompt.index[point] for point in warmth.points if point in prompt.index and warmth.is_alive(point, now)]
 

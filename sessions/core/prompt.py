@@ -207,6 +207,11 @@ class Prompt:
         rate = known / self._weights[below] if below else 1.0
         return known + round(weight * min(4.0, max(0.25, rate)))
 
+    def tokens_of(self, messages: int) -> int:
+        """Tokens of the first messages, without what stands before them."""
+        end = self.head_points + sum(len(message["content"]) for message in self.messages[:messages])
+        return self.tokens(end) - self.tokens(self.head_points)
+
     @property
     def is_measured(self) -> bool:
         """Whether any past call has told the size of a part of this prompt."""

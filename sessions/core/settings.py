@@ -8,13 +8,17 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from sessions.core.cache import content_blocks
-from sessions.core.transcript import Malformed, canonical, encode, is_blank, lift_marks, plain
+from sessions.core.transcript import Malformed, canonical, encode, fault_of, is_blank, lift_marks, plain, shown
+from sessions.core.usage import MOST_TOKENS
 
 PREFIX_FIELDS = frozenset({"model", "system", "tools", "tool_choice", "thinking", "output_config", "context"})
 """Settings that are part of the cached prefix."""
 
 PREFIX_PARAMS = frozenset({"speed", "context_management", "betas", "mcp_servers", "inference_geo"})
 """Fields of `params` that are part of the cached prefix, or that change which cache is asked (September 2026)."""
+
+MOST_CHARACTERS = 1000
+"""Of a model's name: a platform's longest ids have some 200."""
 
 _RESERVED = frozenset(
     {
@@ -96,12 +100,12 @@ def make_settings(
     local_tools: Sequence[str] = (),
 ) -> Settings:
     """Settings in canonical shape, checked; raises `Malformed` saying which setting is wrong and how to mend it."""
-    if not str(model or "").strip():
-        raise Malformed("model must be a model name, such as 'claude-sonnet-5-5'")
-    if type(max_tokens) is not int or max_tokens < 1:
-        raise Malformed(f"max_tokens must be a positive int, not {max_tokens!r}")
-    if compact not in (None, "auto"):
-        raise Malformed(f"compact must be None or 'auto', not {compact!r}")
+    if not isinstance(model, str) or not model.strip() or fault_of(model) or len(model) > MOST_CHARACTERS:
+        raise Malformed(f"model must be a model name, such as 'claude-sonnet-5-5', not {shown(model)}")
+    if type(max_tokens) is not int or not 1 <= max_tokens <= MOST_TOKENS:
+        raise Malformed(f"max_tokens must be a positive int, not {shown(max_tokens)}")
+    if compact is not None and compact != "auto":
+        raise Malformed(f"compact must be None or 'auto', not {shown(compact)}")
     made = Settings(model, max_tokens, compact=compact, local_tools=tuple(local_tools))
     made = _with_blocks(made, "system", _system(system))
     made = _with_blocks(made, "context", canonical(context, where="context") if context else [])
@@ -117,7 +121,7 @@ def make_settings(
 
 def _with_blocks(settings: Settings, name: str, given: Sequence[Mapping[str, Any]]) -> Settings:
     bare, marked = lift_marks(given)
-    encode(bare)
+    encode(bare, where=name)
     marks = (*settings.marks, *((name, index) for index in marked))
     return replace(settings, marks=marks, **{name: tuple(bare)})  # type: ignore[arg-type]
 
@@ -125,9 +129,9 @@ def _with_blocks(settings: Settings, name: str, given: Sequence[Mapping[str, Any
 def _system(system: Any) -> list[dict[str, Any]]:
     if system is None or system == "" or system == []:
         return []
-    if not isinstance(system, Sequence):
+    if not isinstance(system, Sequence) or isinstance(system, bytes | bytearray):
         raise Malformed(f"system must be a str or a list of text blocks, not {type(system).__name__}")
-    found = [plain(block) for block in content_blocks(system)]
+    found = [plain(block, where=f"system[{index}]") for index, block in enumerate(content_blocks(system))]
     for index, block in enumerate(found):
         if block.get("type") != "text" or is_blank(block):
             raise Malformed(f"system[{index}] must be a text block that is not blank")
@@ -140,23 +144,38 @@ def _tool(given: Any, index: int) -> dict[str, Any]:
     if not given.get("type") and "input_schema" not in given:
         raise Malformed(f"tools[{index}] needs an 'input_schema' (your own tool) or a 'type' (a server tool)")
     if "input_schema" in given and not isinstance(given.get("name"), str):
-        raise Malformed(f"tools[{index}] needs a 'name'")
+        raise Malformed(f"tools[{index}] needs a 'name' that is a str")
+    if (name := given.get("name")) is not None and (not isinstance(name, str) or fault_of(name)):
+        raise Malformed(f"tools[{index}].name must be a str that can be stored, not {shown(name)}")
     return dict(given)
 
 
 def _mapping(name: str, given: Mapping[str, Any] | None, *needs: str) -> dict[str, Any] | None:
     if given is None:
         return None
-    if not hasattr(given, "keys") or any(key not in given for key in needs):
+    if not isinstance(given, Mapping) or any(not isinstance(given.get(key), str) for key in needs):
         wanted = f" with {', '.join(map(repr, needs))}" if needs else ""
-        raise Malformed(f"{name} must be a dict{wanted}, not {given!r:.80}")
-    return dict(given)
+        raise Malformed(f"{name} must be a dict{wanted}, not {shown(given)}")
+    return _fields(name, given)
 
 
 def _params(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if given is not None and not isinstance(given, Mapping):
+        raise Malformed(f"params must be a dict of request fields, not {shown(given)}")
     if not given:
         return None
-    if taken := sorted(_RESERVED & set(given)):
+    found = _fields("params", given)
+    if taken := sorted(_RESERVED & set(found)):
         raise Malformed(f"params may not hold {', '.join(taken)}: the session sets what it sends there")
-    encode([dict(given)])
-    return dict(given)
+    betas = found.get("betas", [])
+    if not isinstance(betas, list) or not all(isinstance(one, str) for one in betas):
+        raise Malformed(f"params['betas'] must be a list of str, not {shown(betas)}")
+    return found
+
+
+def _fields(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    if odd := [key for key in given if not isinstance(key, str)]:
+        raise Malformed(f"the keys of {name} must be str, not {shown(odd[0])}")
+    found = dict(given)
+    encode([found], where=name)
+    return found

@@ -19,6 +19,8 @@ _ID = re.compile(r"[a-zA-Z0-9_-]+")
 _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 MAX_MESSAGES = 100_000
 """Messages per request that the API takes (docstring of the SDK 2.11)."""
+MAX_DEPTH = 100
+"""The deepest nesting taken. Deeper values could not be written again by Python's own JSON encoder in every frame."""
 
 
 class Malformed(ValueError):
@@ -52,14 +54,56 @@ class Entry:
         return {"role": self.role, "content": copied(self.content)}
 
 
-def encode(content: Sequence[Mapping[str, Any]]) -> str:
-    """The exact text that is stored and hashed. Keys keep their order: another order is another cache entry."""
+def encode(content: Sequence[Mapping[str, Any]], *, where: str = "content") -> str:
+    """The exact text that is stored and hashed. Keys keep their order: another order is another cache entry.
+
+    Raises `Malformed` for what is no JSON, and for what is nested so deep that it could not be read back everywhere.
+    """
     try:
         text = _ENCODE(content)
         text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise Malformed(f"content is not valid JSON text: {error}") from error
+    except RecursionError as error:
+        raise Malformed(f"{where} is nested deeper than {MAX_DEPTH} levels: make it flatter") from error
+    except (TypeError, ValueError) as error:
+        raise Malformed(f"{where} is not valid JSON text: {error}") from error
+    if text.count("[") + text.count("{") > MAX_DEPTH and is_too_deep(content):
+        raise Malformed(f"{where} is nested deeper than {MAX_DEPTH} levels: make it flatter")
     return text
+
+
+def is_too_deep(value: Any) -> bool:
+    """Whether JSON data holds anything more than `MAX_DEPTH` levels down."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [inner for outer in level if (held := _inside(outer)) for inner in held]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
+
+
+def fault_of(text: str) -> str | None:
+    """What keeps a text from being stored everywhere, or `None`."""
+    if "\0" in text:
+        return "holds a NUL character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "holds half of a surrogate pair"
+    return None
+
+
+def shown(value: Any) -> str:
+    """A value that was given, in the sentence that refuses it."""
+    try:
+        return f"{value!r:.80}"
+    except Exception:  # too deep, too many digits, or a repr of its own that fails
+        return f"a value of type {type(value).__name__}"
 
 
 def decode(text: str) -> list[dict[str, Any]]:
@@ -99,12 +143,12 @@ def is_blank(block: Block) -> bool:
     return block.get("type") == "text" and not str(block.get("text") or "").strip()
 
 
-def plain(block: Any) -> dict[str, Any]:
+def plain(block: Any, *, where: str = "a content block") -> dict[str, Any]:
     """A block as a plain dict: SDK objects are taken too, with unknown fields kept and unset ones left out."""
-    if hasattr(block, "model_dump"):
+    if hasattr(type(block), "model_dump"):
         return dict(block.model_dump(mode="json", exclude_unset=True, by_alias=True))
     if not isinstance(block, Mapping):
-        raise Malformed(f"a content block must be a dict with a 'type', not {type(block).__name__}: {block!r:.80}")
+        raise Malformed(f"{where} must be a dict with a 'type', not {type(block).__name__}: {shown(block)}")
     return dict(block)
 
 
@@ -117,12 +161,12 @@ def canonical(content: Any, *, where: str = "content") -> list[dict[str, Any]]:
         content = [{"type": "text", "text": content}]
     if isinstance(content, Mapping) or not isinstance(content, Iterable):
         raise Malformed(f"{where} must be a str or a list of content blocks, not {type(content).__name__}")
-    found = [plain(block) for block in content]
+    found = [plain(block, where=f"{where}[{index}]") for index, block in enumerate(content)]
     for index, block in enumerate(found):
         _check_block(block, f"{where}[{index}]")
     if not found:
         raise Malformed(f"{where} is blank: give some text, or leave the message out")
-    encode(found)
+    encode(found, where=where)
     return found
 
 
@@ -188,7 +232,7 @@ def check_history(
 
 
 def _check_message(given: Any, where: str) -> dict[str, Any]:
-    message = plain(given) if hasattr(given, "model_dump") or isinstance(given, Mapping) else None
+    message = plain(given) if hasattr(type(given), "model_dump") or isinstance(given, Mapping) else None
     if message is None or message.get("role") not in _ROLES:
         raise Malformed(f"{where} must be a dict with a role of {', '.join(_ROLES)} and a content")
     content = canonical(message.get("content"), where=f"{where}.content")

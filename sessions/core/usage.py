@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+MOST_TOKENS = 1_000_000_000
+"""More than one request can have: a larger figure is a server's mistake, and a few thousand would overflow a total."""
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -51,24 +54,37 @@ class Usage:
         """Reads a `usage` object of the Messages API. Every cache field may be null or absent.
 
         With the compaction and fallback betas the top level leaves out some attempts: `iterations`, where present,
-        is the sum that is billed (claude_api facts, 12).
+        is the sum that is billed (claude_api facts, 12). A figure that is no sane count is treated as absent.
         """
-        if iterations := usage.get("iterations"):
-            return sum((cls._from_one(one) for one in iterations), start=cls())
+        iterations = usage.get("iterations")
+        if isinstance(iterations, list) and iterations:
+            return sum((cls._from_one(_object(one)) for one in iterations), start=cls())
         return cls._from_one(usage)
 
     @classmethod
     def _from_one(cls, usage: Mapping[str, Any]) -> Usage:
-        split = usage.get("cache_creation") or {}
-        written = usage.get("cache_creation_input_tokens")
-        read = usage.get("cache_read_input_tokens")
-        one_hour = int(split.get("ephemeral_1h_input_tokens") or 0)
-        total = int(written if written is not None else one_hour + int(split.get("ephemeral_5m_input_tokens") or 0))
+        split = _object(usage.get("cache_creation"))
+        written = _count(usage.get("cache_creation_input_tokens"))
+        read = _count(usage.get("cache_read_input_tokens"))
+        one_hour = _count(split.get("ephemeral_1h_input_tokens")) or 0
+        five_minutes = _count(split.get("ephemeral_5m_input_tokens")) or 0
+        total = written if written is not None else one_hour + five_minutes
         return cls(
-            input=int(usage.get("input_tokens") or 0),
-            cache_read=int(read or 0),
+            input=_count(usage.get("input_tokens")) or 0,
+            cache_read=read or 0,
             cache_write_5m=max(0, total - one_hour),
             cache_write_1h=one_hour,
-            output=int(usage.get("output_tokens") or 0),
+            output=_count(usage.get("output_tokens")) or 0,
             counters=written is not None or read is not None or bool(split),
         )
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens, or `None` for what cannot be one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_TOKENS:
+        return None
+    return int(value)
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

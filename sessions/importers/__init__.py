@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from sessions.errors import InvalidImport
 from sessions.importers import claude_code, messages_json, traces
-from sessions.importers.lines import Unreadable, load, parse, parsed
+from sessions.importers.lines import MAX_BYTES, Unreadable, load, parse, parsed
 from sessions.importers.records import (
     Imported,
     Problem,
@@ -51,32 +51,34 @@ _READERS: tuple[tuple[Callable[[Any], bool], _Reader], ...] = (
 )
 
 
-def read(path: _Path, *, strict: bool = False) -> Imported:
+def read(path: _Path, *, strict: bool = False, max_bytes: int = MAX_BYTES) -> Imported:
     """Reads a file of any of the three formats, told by its first readable line.
+
+    `max_bytes`: the most that is read and unpacked; one JSON value for 16 of these bytes is taken.
 
     Raises:
         InvalidImport: the file cannot be read, is no transcript, holds no conversation, or (`strict`) has a problem.
     """
-    return _read(path, strict, None)
+    return _read(path, strict, max_bytes, None)
 
 
-def read_claude_code(path: _Path, *, strict: bool = False) -> Imported:
+def read_claude_code(path: _Path, *, strict: bool = False, max_bytes: int = MAX_BYTES) -> Imported:
     """`read` for a file that is known to be a Claude Code transcript."""
-    return _read(path, strict, claude_code.conversations)
+    return _read(path, strict, max_bytes, claude_code.conversations)
 
 
-def read_messages(path: _Path, *, strict: bool = False) -> Imported:
+def read_messages(path: _Path, *, strict: bool = False, max_bytes: int = MAX_BYTES) -> Imported:
     """`read` for a file that is known to be Messages JSON: a document, or one message or conversation a line."""
-    return _read(path, strict, messages_json.conversations)
+    return _read(path, strict, max_bytes, messages_json.conversations)
 
 
-def read_traces(path: _Path, *, strict: bool = False) -> Imported:
+def read_traces(path: _Path, *, strict: bool = False, max_bytes: int = MAX_BYTES) -> Imported:
     """`read` for a file that is known to be traces."""
-    return _read(path, strict, traces.conversations)
+    return _read(path, strict, max_bytes, traces.conversations)
 
 
-def _read(path: _Path, strict: bool, reader: _Reader | None) -> Imported:
-    data, problems = load(path)
+def _read(path: _Path, strict: bool, max_bytes: int, reader: _Reader | None) -> Imported:
+    data, problems = load(path, max_bytes)
     notes: Counter[str] = Counter()
     values, found = _values(data, problems, reader)
     if found is None:

@@ -15,6 +15,7 @@ import anyio.lowlevel
 from sessions.clock import Clock
 from sessions.simulator.engine import Engine
 from sessions.simulator.exchange import Exchange
+from sessions.simulator.script import Answer, ScriptError
 from sessions.simulator.wire import error_event, message
 
 
@@ -48,14 +49,14 @@ async def prepare(engine: Engine, exchange: Exchange, clock: Clock, latency: Lat
 
     Afterwards either `exchange.error` is set, or `exchange.state` is `failed` (drop the connection), or
     `exchange.result` is a message, or `exchange.events` are to be sent with a `Stream`. Raises `Broken` where a message
-    that is not streamed breaks off. Cancelled before the first event: nothing is charged.
+    that is not streamed breaks off, `ScriptError` where the script fails. Cancelled before the first event: nothing is
+    charged.
     """
     await anyio.lowlevel.checkpoint()
     if exchange.state != "open" or exchange.prompt is None:
         return
     try:
-        answer = engine.ask(exchange)
-        if not engine.answer(exchange, await answer if inspect.isawaitable(answer) else answer):
+        if not engine.answer(exchange, await _asked(engine, exchange)):
             return
         await _wait(clock, latency.prefill(exchange))
         engine.begin(exchange, clock.now())
@@ -64,6 +65,15 @@ async def prepare(engine: Engine, exchange: Exchange, clock: Clock, latency: Lat
     except BaseException:
         engine.end(exchange, clock.now(), cut=True)
         raise
+
+
+async def _asked(engine: Engine, exchange: Exchange) -> Answer:
+    """What the script answers. Raises `ScriptError` for what it raises: that is no failure of the connection."""
+    try:
+        answer = engine.ask(exchange)
+        return await answer if inspect.isawaitable(answer) else answer
+    except Exception as error:
+        raise ScriptError(error) from error
 
 
 async def _whole(engine: Engine, exchange: Exchange, clock: Clock, latency: Latency) -> None:

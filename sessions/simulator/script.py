@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from anthropic import AnthropicError
+
 from sessions.simulator.faults import Fault
 
 Block: TypeAlias = Mapping[str, Any]
@@ -98,6 +100,15 @@ class Request:
             for block in message["content"]
             if block["type"] == "tool_use"
         }
+
+
+class ScriptError(AnthropicError):
+    """A script failed: `__cause__` is what it raised. The SDK takes it for no failed connection, and asks once."""
+
+    is_of_script = True
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"the simulator's script raised {type(cause).__name__}: {cause}")
 
 
 Answer: TypeAlias = str | Sequence[Block] | Scripted | Fault

@@ -7,55 +7,83 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
+from ipaddress import ip_address
 from typing import Any
 
 import anyio
 import uvicorn
 
 from sessions.clock import Clock, SystemClock
+from sessions.simulator.batches import LARGEST as LARGEST_BATCH
 from sessions.simulator.batches import ROOT as BATCHES
 from sessions.simulator.catalogue import models
 from sessions.simulator.delivery import Broken, Latency, Stream, prepare
 from sessions.simulator.engine import Engine
 from sessions.simulator.exchange import Exchange
-from sessions.simulator.transport import jsonl, lowered, receive
+from sessions.simulator.refusal import Refusal
+from sessions.simulator.transport import LARGEST, TOO_LARGE, jsonl, lowered, receive
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+MODELS = "/v1/models"
+_POSTED = frozenset({"/v1/messages", "/v1/messages/count_tokens", "/_simulator/evict"})
+_PAGES = frozenset({MODELS, "/_simulator/bill", "/_simulator/requests"})
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::\d+)?")
+
 
 class Application:
-    """The ASGI application around one engine."""
+    """The ASGI application around one engine. `host`: the address it is bound to, a name that it may be called by."""
 
-    def __init__(self, engine: Engine, *, clock: Clock | None = None, latency: Latency | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        clock: Clock | None = None,
+        latency: Latency | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:
         self.engine = engine
+        self.host = host
         self.clock: Clock = clock or SystemClock()
         self.latency = latency or Latency()
 
     async def __call__(self, scope: Scope, receive_: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        path, raw = scope["path"], await _body(receive_)
-        if raw is None:
+        path = scope["path"]
+        try:
+            raw = await _body(receive_, LARGEST_BATCH if path.startswith(BATCHES) else LARGEST)
+        except ConnectionAbortedError:
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if not is_called_by(headers.get("host", ""), self.host):
+            refusal = Refusal(f"Host not allowed: call it by an address of this machine or {self.host}", status=403)
+            await _json(send, refusal.status, refusal.envelope("req_host"))
             return
         await self.engine.batches.process(self.clock.now())
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        if path.startswith(BATCHES):
-            exchange = self._batches(scope, raw, headers)
-        elif scope["method"] == "GET" or path == "/_simulator/evict":
-            status, found = self._look(path)
-            await _json(send, status, found)
+        if (found := self._page(scope["method"], path)) is not None:
+            await _json(send, *found)
             return
-        else:
-            exchange = receive(self.engine, path, raw, headers, self.clock.now())
+        exchange = self._exchange(scope, raw, headers)
         async with anyio.create_task_group() as group:
             group.start_soon(_watch, receive_, group.cancel_scope)
             await self._respond(exchange, send)
             group.cancel_scope.cancel()
+
+    def _exchange(self, scope: Scope, raw: bytes | None, headers: dict[str, str]) -> Exchange:
+        method, path = scope["method"], scope["path"]
+        refusal = _refused(method, path, raw, headers)
+        if refusal is not None or raw is None:
+            return self.engine.reject(refusal or TOO_LARGE, path, self.clock.now())
+        if path.startswith(BATCHES):
+            return self._batches(scope, raw, headers)
+        return receive(self.engine, path, raw, headers, self.clock.now())
 
     def _batches(self, scope: Scope, raw: bytes, headers: dict[str, str]) -> Exchange:
         url, base = (scope["path"], scope["query_string"].decode()), f"{scope['scheme']}://{headers.get('host', '')}"
@@ -87,17 +115,50 @@ class Application:
             stream.close()
         await send({"type": "http.response.body", "body": b""})
 
-    def _look(self, path: str) -> tuple[int, Any]:
-        """The simulator's own pages: `bill`, `requests`, `evict`."""
-        if path.startswith("/v1/models"):
+    def _page(self, method: str, path: str) -> tuple[int, Any] | None:
+        """The models, and the simulator's own `bill`, `requests` and `evict`; None for other requests."""
+        if path == "/_simulator/evict" and method in ("GET", "POST"):
+            return 200, {"evicted": self.engine.evict()}
+        if method != "GET":
+            return None
+        if path == MODELS or path.startswith(f"{MODELS}/"):
             return models(path)
         if path == "/_simulator/bill":
             return 200, _bill(self.engine)
         if path == "/_simulator/requests":
             return 200, [_row(exchange) for exchange in self.engine.requests]
-        if path == "/_simulator/evict":
-            return 200, {"evicted": self.engine.evict()}
-        return 404, {"type": "error", "error": {"type": "not_found_error", "message": "Not Found"}}
+        return None
+
+
+def is_called_by(host: str, bound: str) -> bool:
+    """Whether a `Host` header names this machine: a web page whose name is made to lead here does not (DNS rebinding).
+
+    Where `bound` is every address of the machine, any address will do, but no name.
+    """
+    parts = _HOST.fullmatch(host)
+    if parts is None:
+        return False
+    name = parts[1].strip("[]").lower()
+    if name in ("localhost", bound.lower()):
+        return True
+    try:
+        return ip_address(name).is_loopback or ip_address(bound).is_unspecified
+    except ValueError:
+        return False
+
+
+def _refused(method: str, path: str, raw: bytes | None, headers: Mapping[str, str]) -> Refusal | None:
+    """Why a request is not even read."""
+    if raw is None:
+        return TOO_LARGE
+    if not path.startswith(BATCHES) and method != "POST":
+        return Refusal("Method Not Allowed", status=405) if path in _POSTED else Refusal("Not Found", status=404)
+    if path in _PAGES:
+        return Refusal("Method Not Allowed", status=405)
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if method == "POST" and raw and kind != "application/json":
+        return Refusal(f"content-type: expected application/json, not {kind or 'none'}")
+    return None
 
 
 def _bill(engine: Engine) -> dict[str, Any]:
@@ -151,16 +212,24 @@ def _drop(send: Send) -> None:
     connection.abort()
 
 
-async def _body(receive_: Receive) -> bytes | None:
-    """The whole body; `None` where the client hangs up before its end."""
-    chunks = []
+async def _body(receive_: Receive, largest: int) -> bytes | None:
+    """The whole body; `None` for one of more than `largest` bytes, which is read to its end and not kept.
+
+    Raises `ConnectionAbortedError` where the client hangs up before the end.
+    """
+    body = bytearray()
+    fits = True
     while True:
         event = await receive_()
         if event["type"] == "http.disconnect":
-            return None
-        chunks.append(event.get("body", b""))
+            raise ConnectionAbortedError
+        if fits:
+            body += event.get("body", b"")
+        if len(body) > largest:
+            fits = False
+            body.clear()
         if not event.get("more_body"):
-            return b"".join(chunks)
+            return bytes(body) if fits else None
 
 
 async def _watch(receive_: Receive, scope: anyio.CancelScope) -> None:
@@ -194,7 +263,7 @@ async def serving(
 
     Raises `OSError` where the port is taken. May be entered in one task and left in another.
     """
-    application = Application(engine or Engine(), clock=clock, latency=latency)
+    application = Application(engine or Engine(), clock=clock, latency=latency, host=host)
     listener = socket.create_server((host, port))
     config = uvicorn.Config(application, log_level="critical", lifespan="off", access_log=False)
     server = _Server(config)

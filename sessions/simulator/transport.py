@@ -19,6 +19,7 @@ from sessions.simulator.tokens import BYTES_PER_TOKEN
 
 LARGEST = 32 * 1024 * 1024
 """Bytes of a request body (Messages reference, 2026)."""
+TOO_LARGE = Refusal("Request exceeds the maximum size", status=413)
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -80,9 +81,11 @@ def receive(engine: Engine, path: str, raw: bytes, headers: Any, now: float) -> 
     """Parses a request and hands it to the engine; unknown paths and unreadable bodies are refused there."""
     names = lowered(headers)
     if len(raw) > LARGEST:
-        return engine.reject(Refusal("Request exceeds the maximum size", status=413), path, now)
+        return engine.reject(TOO_LARGE, path, now)
     try:
         body = json.loads(raw)
+    except RecursionError:
+        return engine.reject(Refusal("The request body is not valid JSON: nested too deeply"), path, now)
     except ValueError as error:
         return engine.reject(Refusal(f"The request body is not valid JSON: {error}"), path, now)
     if path == "/v1/messages":

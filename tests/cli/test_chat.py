@@ -79,6 +79,7 @@ def test_an_unknown_model_is_told_before_the_first_word(warmline: Run) -> None:
     assert ran.err.startswith(said)
     assert ran.err.count("nothing is known") == 1
     assert "ModelError: the API answered 404" in ran.err
+    assert ran.code == 1, "the last turn failed"
 
 
 def test_wrong_settings_are_told_before_the_first_word(warmline: Run) -> None:

@@ -367,3 +367,43 @@ def test_a_damaged_database_is_not_upgraded(warmline: Run, stored: str, tmp_path
     assert ran.err.startswith(f"ConfigurationError: {path} is damaged ")
     assert path.read_bytes() == content
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+# -- files that commands write --
+
+
+@pytest.mark.parametrize("name", ["sessions.db", "sessions.db-wal", "link.json"])
+def test_an_export_never_replaces_the_store(warmline: Run, stored: str, tmp_path: Path, name: str) -> None:
+    (tmp_path / "link.json").symlink_to("sessions.db")
+    before = (tmp_path / "sessions.db").read_bytes()
+    for force in ([], ["--force"]):
+        ran = warmline("export", "one", "-o", name, *force)
+        assert ran.code == 2
+        assert f"ConfigurationError: {name} belongs to the store itself" in ran.err
+    assert (tmp_path / "sessions.db").read_bytes() == before
+    assert not (tmp_path / "sessions.db-wal").exists()
+
+
+def test_an_export_replaces_what_exists_only_by_force(warmline: Run, stored: str, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.json"
+    notes.write_text("dear to somebody")
+    refused = warmline("export", "one", "-o", "notes.json")
+    assert refused.code == 2
+    assert refused.err.startswith("ConfigurationError: notes.json exists: ")
+    assert notes.read_text() == "dear to somebody"
+    assert warmline("export", "one", "-o", "notes.json", "--force").code == 0
+    assert json.loads(notes.read_text()) == json.loads(warmline("export", "one").out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.json", "sessions.db"]
+
+
+def test_sessions_are_deleted_for_good_after_a_yes(warmline: Run, stored: str) -> None:
+    unasked = warmline("delete", "one")
+    assert (unasked.code, "pass --yes" in unasked.err) == (2, True)
+    assert warmline("delete", "one", "absent", "--yes").code == 3
+    assert warmline("delete", "one", "--owner", "bob", "--yes").code == 3
+    assert len(json.loads(warmline("list", "--json").out)) == 2, "all are there, or none goes"
+    ran = warmline("delete", "on", "two", "--yes")
+    assert ran.code == 0, ran.err
+    assert "A [bold] trip" in ran.out
+    assert ran.out.endswith("Deleted: 2.\n")
+    assert json.loads(warmline("list", "--json").out) == []

@@ -89,14 +89,22 @@ def test_nothing_is_spent_without_a_yes(warmline: Run, served: str, tmp_path: Pa
     assert not (tmp_path / f"{MODEL}.profile.json").exists()
 
 
-@pytest.mark.parametrize(("out", "said"), [("absent/p.json", "No such file"), ("folder", "Is a directory")])
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("absent/p.json", "cannot write absent/p.json (No such file"),
+        ("folder", "folder is no ordinary file"),
+        ("there.json", "there.json exists: choose another file, or replace it with --force"),
+        ("sessions.db", "sessions.db belongs to the store itself"),
+    ],
+)
 def test_a_place_that_cannot_be_written_is_told_before_anything_is_sent(
     warmline: Run, served: str, tmp_path: Path, out: str, said: str
 ) -> None:
     (tmp_path / "folder").mkdir()
     ran = warmline("probe", "--base-url", served, "--quick", "--yes", "--out", out)
     assert ran.code == 2
-    assert f"ConfigurationError: the profile cannot be written to {out}: {said}" in ran.err
+    assert f"ConfigurationError: {said}" in ran.err
     assert httpx2.get(f"{served}/_simulator/bill").json()["charged"] == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "there.json"]
 
@@ -113,7 +121,7 @@ def test_what_was_paid_for_is_printed_where_it_cannot_be_written(served: str, tm
         (tmp_path / "folder").rmdir()  # the place was right when it was looked at
         out, error = asked.communicate(timeout=120)
     assert asked.returncode == 2
-    assert "ConfigurationError: the profile cannot be written to folder/p.json" in error
+    assert "ConfigurationError: cannot write folder/p.json (No such file" in error
     text, brace, profile = out.partition("{\n")
     assert ("requests for $" in text) is (form == [])
     assert json.loads(brace + profile)["profile"]["lookback"] == 10
@@ -136,7 +144,7 @@ def test_ctrl_c_keeps_what_was_paid_for(served: str, tmp_path: Path) -> None:
     whole = tmp_path / f"{MODEL}.profile.json"
     whole.write_text("a whole one")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("ANTHROPIC_", "WARMLINE_"))}
-    command = [sys.executable, "-W", "error", "-m", "sessions", "probe", "--base-url", served, "--yes"]
+    command = [sys.executable, "-W", "error", "-m", "sessions", "probe", "--base-url", served, "--yes", "--force"]
     pipe = subprocess.PIPE
     with subprocess.Popen(
         command, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path, env={**environment, "COLUMNS": "120"}

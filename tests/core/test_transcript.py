@@ -24,9 +24,11 @@ from sessions.core.transcript import (
     decode_all,
     encode,
     entry_id,
+    fault_of,
     is_empty_reply,
     lift_marks,
     sendable_reply,
+    shown,
 )
 from tests.core.strategies import (
     assistant,
@@ -371,3 +373,30 @@ def test_a_copy_is_equal_and_shares_nothing_that_can_be_changed(value: Any) -> N
     made = copied(value)
     assert made == value
     assert not set(parts(made)) & set(parts(value))
+
+
+class Failing:
+    """A value whose repr fails."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+def test_a_value_is_shown_whatever_its_repr_does() -> None:
+    assert shown("x" * 100) == "'" + "x" * 79
+    assert shown(Failing()) == "a value of type Failing"
+    assert fault_of("fine") is None
+
+
+def test_nesting_ends_at_a_hundred_levels() -> None:
+    def nested(depth: int) -> Any:
+        value: Any = "x"
+        for _ in range(depth):
+            value = [value]
+        return value
+
+    assert encode(nested(100))
+    assert encode([nested(1)] * 200)  # many brackets, none of them deep
+    for depth in (101, 930, 100_000):
+        with pytest.raises(Malformed, match="where is nested deeper than 100 levels"):
+            encode(nested(depth), where="where")

@@ -76,6 +76,8 @@ def _be(job: Job, address: str, number: int) -> None:
     except ConfigurationError:  # the server is just being restarted: whoever looks after workers starts another one
         time.sleep(0.5)
         _be(job, address, number)
+    except KeyboardInterrupt:
+        os._exit(0)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()

@@ -23,6 +23,8 @@ from tests.crash.outside import ROOT
 from tests.crash.worker import Job
 
 WORKERS = 4
+_ENDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+"""How a worker is ended: at once, twice over, or by a Ctrl-C that leaves the manager's block first."""
 
 
 class Gone(Exception):
@@ -147,7 +149,7 @@ class Foreman:
 
     @contextlib.asynccontextmanager
     async def trouble(self, restart: Callable[[str], None], total: int) -> AsyncIterator[None]:
-        """Meanwhile workers are killed, connections cut, and the database is restarted at a third and at two thirds."""
+        """Meanwhile workers are ended and connections cut; the database is restarted at a third and at two thirds."""
         when = {total // 3: "fast", 2 * total // 3: "immediate"}
         tasks = [asyncio.create_task(work) for work in (self._kill(), self._cut(), self._restart(restart, when))]
         try:
@@ -162,8 +164,10 @@ class Foreman:
         while True:
             await asyncio.sleep(self._rng.uniform(1, 3))
             if self._members:
-                os.kill(self._rng.choice(list(self._members.values())).pid, signal.SIGKILL)
-                self._note("killed")
+                how = self._rng.choice(_ENDS)
+                with contextlib.suppress(ProcessLookupError):  # it was told to end before, and has ended just now
+                    os.kill(self._rng.choice(list(self._members.values())).pid, how)
+                self._note(f"ended by {how.name}")
                 self._hire()
 
     def _note(self, what: str) -> None:

@@ -140,9 +140,10 @@ class Known:
 
 
 class Process:
-    """A manager on a store of its own, with the sessions that it has opened."""
+    """A manager on a store of its own, with the sessions that it has opened; it can recover turns of others."""
 
-    def __init__(self, world: World, path: Path) -> None:
+    def __init__(self, world: World, path: Path, effects: Effects) -> None:
         self.store = Mortal(path)
-        self.manager: SessionManager = world.manager(store=self.store)
+        tools = [one for one in effects.sets["all"] if one is not HUMAN]
+        self.manager: SessionManager = world.manager(store=self.store, tools=tools)
         self.opened: dict[str, Session] = {}

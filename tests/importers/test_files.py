@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from sessions.errors import InvalidImport
-from sessions.importers import lines, read
+from sessions.importers import read
 from tests.importers.lines import Transcript, text
 from tests.importers.referee import DATA
 
@@ -80,10 +81,33 @@ def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
             read(path)
 
 
-def test_a_gzip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "MAX_BYTES", 1 << 20)
-    with pytest.raises(InvalidImport, match="unpacks to more than 1 MiB"):
-        read(written(tmp_path, gzip.compress(b"\0" * (1 << 22))))
+def test_a_gzip_bomb_is_refused(tmp_path: Path) -> None:
+    bomb = written(tmp_path, gzip.compress(b"\0" * (1 << 22)))
+    with pytest.raises(InvalidImport, match="unpacks to more than 1 MiB: raise max_bytes"):
+        read(bomb, max_bytes=1 << 20)
+
+
+def test_a_file_has_a_largest_size_that_can_be_raised(tmp_path: Path) -> None:
+    path = written(tmp_path, b'[{"role": "user", "content": "' + b"x" * 2000 + b'"}]')
+    with pytest.raises(InvalidImport, match="is larger than 2000 bytes"):
+        read(path, max_bytes=2000)
+    assert read(path, max_bytes=3000).conversations
+
+
+BOMBS = {"one": b"[" + b"[]," * (4 << 20) + b"[]]", "lines": b'{"a":[[],[]]}\n' * (1 << 20)}
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+def test_what_bytes_become_is_bounded(tmp_path: Path, bomb: bytes) -> None:
+    """Small files whose values take many times their bytes."""
+    path = written(tmp_path, gzip.compress(bomb))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidImport, match=r"holds more than [\d,]+ values"):
+            read(path, max_bytes=16 << 20)
+        assert tracemalloc.get_traced_memory()[1] < 3 * (16 << 20)
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

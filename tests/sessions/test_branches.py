@@ -186,13 +186,14 @@ async def test_update_is_free_or_says_what_it_costs() -> None:
         first = world.bodies[-1]
         await session.update(max_tokens=77, title="New", metadata={"x": 1}, params={"metadata": {"user_id": "u"}})
         assert (session.settings.max_tokens, session.title, session.metadata) == (77, "New", {"x": 1})
-        for change in (
-            {"model": "claude-opus-5"}, {"system": "other"}, {"tools": [look]}, {"tool_choice": {"type": "none"}},
-            {"thinking": {"type": "adaptive"}}, {"output_config": {"effort": "low"}}, {"params": {"speed": "fast"}},
-        ):  # fmt: skip
+        whole = ({"model": "claude-opus-5"}, {"system": "other"}, {"tools": [look]}, {"params": {"speed": "fast"}})
+        messages = ({"tool_choice": {"type": "none"}}, {"output_config": {"effort": "low"}})
+        nothing = ({"thinking": {"type": "adaptive"}},)  # the default, spelled out
+        for change in (*whole, *messages, *nothing):
             with pytest.raises(PrefixChange, match=next(iter(change)) if "params" not in change else "speed") as caught:
                 await session.update(**change)
-            assert caught.value.tokens > 800
+            lost = caught.value.tokens
+            assert lost > 800 if change in whole else 0 < lost < 100 if change in messages else lost == 0
         reply = await session.send("again")
         assert reply.usage.cache_read > 0
         assert world.bodies[-1]["system"][0]["text"] == first["system"][0]["text"]
@@ -207,6 +208,27 @@ async def test_update_is_free_or_says_what_it_costs() -> None:
         assert session.settings.max_tokens == 77
         found = await manager.open(session.id)
         assert (found.settings, found.title, found.metadata) == (session.settings, "New", {"x": 1})
+    world.check()
+
+
+@everywhere
+async def test_a_change_names_the_tokens_that_it_bills_again() -> None:
+    world = World(lambda request: "a long answer " * 50)
+    async with world.manager(ttl=Fixed("5m"), tend=False) as manager:
+        session = await create(manager, system=filler(2000))
+        for words in ("One", "Two", "Three"):
+            await session.send(words)
+        with pytest.raises(PrefixChange) as caught:
+            await session.update(tool_choice={"type": "none"})
+        before = (await session.send("Four")).usage.cache_read
+        await session.update(tool_choice={"type": "none"}, rebase=True)
+        after = (await session.send("Five")).usage.cache_read
+        assert caught.value.tokens == pytest.approx(before - after, rel=0.2)
+        assert after > 1500
+        await world.clock.advance(400)
+        with pytest.raises(PrefixChange, match="changing system breaks the cached prefix") as caught:
+            await session.update(system="other")
+        assert caught.value.tokens == 0
     world.check()
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from sessions import Clock, SystemClock
-from sessions import tools as tools_module
+from sessions import Clock, SystemClock, jobs
 from sessions.clock import within
 from sessions.testing import ManualClock, simulated_manager
 from tests.sessions.world import World, answers, call, create, everywhere
@@ -166,7 +165,7 @@ async def test_an_advance_waits_for_worker_threads() -> None:
             await world.clock.advance(500)
             assert len(session.messages) == 4
         assert times == [1_700_000_000.0] * 6
-        assert tools_module.busy() == 0
+        assert jobs.busy() == 0
     world.check()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sessions import ConfigurationError, Conflict, ModelError, Session, tool
+from sessions import ConfigurationError, Conflict, ContextFull, ModelError, Session, tool
 from sessions.core.profiles import profile_for
 from sessions.core.prompt import COMPACTION_BETA
 from sessions.core.transcript import Entry
@@ -428,3 +428,124 @@ async def test_the_users_own_betas_stay() -> None:
         await session.send("two")
         assert all(one.betas >= {beta, COMPACTION_BETA} for one in world.requests[1:])
     world.check()
+
+
+@everywhere
+async def test_within_a_turn_what_lies_before_it_makes_room_and_no_tool_runs_twice(tmp_path: Path) -> None:
+    ran: list[int] = []
+
+    @tool
+    def read(page: int) -> str:
+        """Reads a page, which must not be read twice."""
+        ran.append(page)
+        return filler(1500)
+
+    def script(request: Request) -> Any:
+        if "read" not in str(request.words[-1:]) and not request.results:
+            return "answer"
+        done = str(request.messages).count("tool_result")
+        return "read all" if done >= 5 else Scripted([call("read", page=done)], thinking="Next page.")
+
+    world = World(script, url=tmp_path / "a.db", profile=SMALL)
+    async with world.manager(profile=SMALL) as manager:
+        session = await create(manager, compact="auto", tools=[read], max_tokens=1000)
+        await session.send(f"one {filler(3000)}")
+        await session.send(f"two {filler(1500)}")
+        old = session.entries
+        replies = [step async for step in session.run("read them", idempotency_key="k") if step.kind == "reply"]
+        assert replies[-1].content[-1]["text"] == "read all"
+        assert [one.kind for one in await session.calls()].count("compact") == 1
+        assert ids(await session.entries_before()) == ids(old)
+        assert session.entries[0].stop_reason == "compaction"
+        assert words(session) == ["read them"]
+        assert ran == [0, 1, 2, 3, 4]
+        calls = len(world.requests)
+        assert (await session.send("read them", idempotency_key="k")).text == "read all"
+        assert len(world.requests) == calls
+        assert await session.verify() is None
+        await check_ledger(session, world)
+    async with world.manager(profile=SMALL) as manager:
+        found = await manager.open(session.id, tools=[read])
+        assert found.entries == session.entries
+        assert await found.resume() is None
+        assert (await found.send("and?")).text == "answer"
+    world.check()
+
+
+@everywhere
+async def test_a_turn_that_fills_the_window_alone_is_kept_and_goes_on(tmp_path: Path) -> None:
+    """Nothing lies before it that a summary could stand for: the last result is told as refused."""
+    ran: list[str] = []
+
+    @tool
+    def read(what: str) -> str:
+        """Reads a lot."""
+        ran.append(what)
+        return filler(30_000)
+
+    world = World(
+        lambda request: "done" if "tool_result" in str(request.messages) else [call("read", what="all")],
+        url=tmp_path / "a.db", profile=SMALL,
+    )  # fmt: skip
+    async with world.manager(profile=SMALL) as manager:
+        session = await create(manager, compact="auto", tools=[read], max_tokens=1000)
+        with pytest.raises(ContextFull, match=r"compact\(\).*goes on"):
+            await session.send("read all")
+        assert words(session) == ["read all"]
+        reply = await session.resume()
+        assert reply is not None
+        assert reply.text == "done"
+        assert ran == ["all"]
+        assert (await session.send("and now?")).text == "done"
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+async def test_a_process_that_dies_in_one_within_a_turn(after: bool, tmp_path: Path) -> None:
+    def script(request: Request) -> Any:
+        done = str(request.messages).count("tool_result")
+        if "book" not in str(request.messages):
+            return "answer"
+        return "booked all" if done >= 4 else [call("book", n=done)]
+
+    for at in range(1, 40):
+        ran: list[int] = []
+
+        @tool
+        def book(n: int) -> str:
+            """Books once."""
+            ran.append(n)  # noqa: B023 - used within this round of the loop
+            return filler(1500)
+
+        world = World(script, url=tmp_path / f"{at}.db", profile=SMALL)
+        async with world.manager(profile=SMALL) as manager:
+            session = await create(manager, compact="auto", tools=[book], max_tokens=1000)
+            await session.send(filler(3000))
+            await session.send(filler(2500))
+            before = ids(session.entries)
+        store = Dying(tmp_path / f"{at}.db", at, after=after)
+        async with world.manager(store=store, profile=SMALL) as manager:
+            try:
+                found = await manager.open(session.id, tools=[book])
+                await found.send("book them", idempotency_key="k")
+            except Exception:
+                assert store.dead
+        await world.clock.advance(11)
+        async with world.manager(profile=SMALL) as manager:
+            found = await manager.open(session.id, tools=[book])
+            reply = await found.send("book them", idempotency_key="k")
+            assert reply.text == "booked all"
+            assert words(found).count("book them") == 1
+            was = ids(await found.entries_before()) or ids(found.entries)
+            assert was[: len(before)] == before
+            assert len(ran) == len(set(ran)), at
+            assert await found.verify() is None
+        world.check()
+        if not store.dead:
+            assert [one.kind for one in await _calls(world, session.id)].count("compact") >= 1
+            return
+    raise AssertionError("it never came through")
+
+
+async def _calls(world: World, id: str) -> Any:
+    async with world.manager(profile=SMALL) as manager:
+        return await (await manager.open(id)).calls()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import anthropic
 import anyio
+import httpx2
 import pytest
 
-from sessions import ModelError, Outlook, tool
-from sessions.simulator import Fault, Request, Scripted
+from sessions import ContextFull, ModelError, Outlook, tool
+from sessions.client import model_error
+from sessions.simulator import Fault, Request, Scripted, filler
 from tests.sessions.world import World, answers, buckets, call, create, everywhere, words
 
 LONG = " ".join(f"word number {number}" for number in range(15))
@@ -50,7 +53,7 @@ async def test_http_errors_at_each_step(status: int, step: int) -> None:
             await session.send("go")
         assert caught.value.retryable is (status in (409, 429) or status >= 500)
         assert caught.value.request_id == world.requests[step].request_id
-        assert words(session) == ([] if status in (400, 413) else ["go"])
+        assert words(session) == ([] if status in (400, 413) and step == 0 else ["go"])
         row = (await session.calls())[-1]
         assert (row.status, row.usage.total_input, row.usage.output) == ("error", 0, 0)
         await _goes_on(session, world)
@@ -161,16 +164,6 @@ async def test_a_refusal_takes_the_words_back() -> None:
             assert buckets((await session.cost()).usage) == buckets(world.engine.bill().usage)
 
 
-async def test_a_refusal_after_a_tool_round_takes_the_whole_turn_back() -> None:
-    world = World(answers([call("look", n=1)], Scripted("", stop_reason="refusal")))
-    async with world.manager() as manager:
-        session = await create(manager, tools=[look])
-        reply = await session.send("go")
-        assert (reply.stop_reason, len(reply.calls)) == ("refusal", 2)
-        assert session.messages == []
-        await _goes_on(session, world)
-
-
 async def test_words_that_failed_before_they_were_refused_do_not_stay() -> None:
     world = World(faults={0: Fault.http(529)})
     async with world.manager() as manager:
@@ -196,16 +189,24 @@ async def test_words_that_failed_before_the_model_declined_do_not_stay() -> None
         assert (await session.send("hi again")).stop_reason == "end_turn"
 
 
+@everywhere
 @pytest.mark.parametrize("content", ["", [{"type": "text", "text": " "}], "thinking"])
-async def test_an_empty_answer_is_never_appended(content: Any) -> None:
+async def test_an_empty_answer_is_never_appended_and_the_words_stay(content: Any) -> None:
     empty = Scripted("", thinking="Nothing to say.") if content == "thinking" else Scripted(content)
-    world = World(answers("hello", empty))
+    world = World(answers("hello", empty, empty, Fault.http(400)))
     async with world.manager() as manager:
         session = await create(manager)
         await session.send("Hello")
-        reply = await session.send("say nothing")
-        assert reply.text.strip() == ""
-        assert words(session) == ["Hello"]
+        for said in ("say nothing", "nor now"):
+            reply = await session.send(said, idempotency_key=said)
+            assert (reply.text.strip(), reply.stop_reason) == ("", "end_turn")
+            assert await session.resume() is None
+            again = await session.send(said, idempotency_key=said)
+            assert (again.content, again.stop_reason) == ([], "end_turn")
+        with pytest.raises(ModelError, match="400"):
+            await session.send("refused")
+        assert await session.resume() is None
+        assert words(session) == ["Hello", "say nothing", "nor now"]
         await _goes_on(session, world)
 
 
@@ -224,7 +225,23 @@ async def test_max_tokens_within_thinking_alone_keeps_the_session_sendable() -> 
     world = World(answers(Scripted("never said", thinking=LONG)))
     async with world.manager() as manager:
         session = await create(manager, max_tokens=20)
-        assert (await session.send("think")).stop_reason == "max_tokens"
+        with pytest.raises(ModelError, match=r"max_tokens \(20\) was reached before the answer began"):
+            await session.send("think")
+        assert words(session) == ["think"]
+        await session.update(max_tokens=2000)
+        reply = await session.resume()
+        assert reply is not None
+        assert reply.text == "fine"
+        await _goes_on(session, world)
+
+
+async def test_a_window_that_is_full_before_the_answer_began_is_an_error_that_names_the_ways_out() -> None:
+    world = World(answers(Scripted("", thinking="Hm.", stop_reason="model_context_window_exceeded")))
+    async with world.manager() as manager:
+        session = await create(manager)
+        with pytest.raises(ContextFull, match="compact"):
+            await session.send("think")
+        assert words(session) == ["think"]
         await _goes_on(session, world)
 
 
@@ -314,3 +331,40 @@ async def test_a_policy_that_returns_rubbish_is_named_and_the_session_goes_on(st
             await session.send("go")
         assert len(world.requests) == step
         await _goes_on(session, world)
+
+
+@everywhere
+@pytest.mark.parametrize("how", ["cut", "stopped"])
+async def test_an_answer_that_was_cut_is_booked_with_the_size_of_what_had_come(how: str) -> None:
+    """The API's own count comes with the end of an answer; before it, there is only a placeholder."""
+    long = filler(2000)
+    world = World(answers(long), faults={0: Fault.cut(30)} if how == "cut" else None)
+    async with world.manager() as manager:
+        session = await create(manager)
+        if how == "cut":
+            with pytest.raises(ModelError):
+                await session.send("talk")
+        else:
+            async with session.stream("talk") as stream:
+                text = ""
+                async for part in stream.text_stream:
+                    text += part
+                    if len(text) > 4000:
+                        await stream.cancel()
+        (row,) = await session.calls()
+        assert row.estimated
+        assert row.request_id == world.requests[0].request_id
+        billed = world.engine.bill().usage.output
+        assert 0.8 * billed <= row.usage.output <= 1.2 * billed
+        assert (await manager.open(session.id)).id == session.id
+        assert (await session.send("and now?")).calls[0].estimated is False
+
+
+@pytest.mark.parametrize("where", ["header", "gateway", "body", "nowhere"])
+async def test_the_requests_id_is_found_where_it_stands(where: str) -> None:
+    headers = {"header": {"request-id": "req_1"}, "gateway": {"x-request-id": "req_1"}}.get(where, {})
+    body = {"type": "error", "error": {"type": "api_error", "message": "no"}}
+    given = {**body, "request_id": "req_1"} if where == "body" else body
+    response = httpx2.Response(500, headers=headers, request=httpx2.Request("POST", "https://api.example"))
+    error = anthropic.InternalServerError("no", response=response, body=given)
+    assert model_error(error).request_id == (None if where == "nowhere" else "req_1")

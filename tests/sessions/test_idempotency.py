@@ -170,3 +170,13 @@ async def test_a_turn_running_in_another_process_is_waited_for(tmp_path: Path) -
         assert (await second).content == (await first).content
         assert len(world.requests) == 1
         assert words(other) == ["Hello"]
+
+
+async def test_an_empty_key_is_refused_before_anything_is_stored() -> None:
+    world = World()
+    async with world.manager() as manager:
+        session = await create(manager)
+        with pytest.raises(ConfigurationError, match="idempotency_key is empty"):
+            await session.send("go", idempotency_key="")
+        assert session.messages == []
+        assert (await session.send("go")).text

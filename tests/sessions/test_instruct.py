@@ -160,10 +160,10 @@ async def test_a_failed_turn_is_resumed_with_its_instruction(model: str, tmp_pat
 
 @everywhere
 @MODELS
-@pytest.mark.parametrize("how", ["400", "413", "refusal", "empty"])
+@pytest.mark.parametrize("how", ["400", "413", "refusal"])
 async def test_a_refused_turn_gives_it_back(model: str, how: str, tmp_path: Path) -> None:
     answers: dict[str, Any] = {
-        "400": Fault.http(400), "413": Fault.http(413), "refusal": Scripted("no", stop_reason="refusal"), "empty": [],
+        "400": Fault.http(400), "413": Fault.http(413), "refusal": Scripted("no", stop_reason="refusal"),
     }  # fmt: skip
 
     def picky(request: Request) -> Any:
@@ -191,6 +191,25 @@ async def test_a_refused_turn_gives_it_back(model: str, how: str, tmp_path: Path
         assert [said.count(f"rule {number}") for number in (1, 2, 3)] == [1, 1, 1]
         assert said.index("rule 1") < said.index("rule 2") < said.index("rule 3")
         assert session.settings.instructions == ()
+    world.check()
+
+
+@everywhere
+@MODELS
+async def test_an_instruction_that_got_no_answer_stands_behind_the_next_words(model: str, tmp_path: Path) -> None:
+    world = World(lambda request: [] if "hush" in asked(request) else script(request), url=tmp_path / "a.db")
+    async with world.manager() as manager:
+        session = await create(manager, model=model, tools=[look])
+        await session.instruct("rule 1")
+        for _ in range(2):
+            await session.send("hush")
+        await session.instruct("rule 2")
+    async with world.manager() as manager:
+        session = await manager.open(session.id, tools=[look])
+        assert await session.resume() is None
+        await session.send("good")
+        said = "\n".join(told(world))
+        assert [said.count(f"rule {number}") for number in (1, 2)] == [1, 1]
     world.check()
 
 

@@ -332,3 +332,18 @@ async def test_a_manager_may_be_entered_in_one_task_and_left_in_another() -> Non
     session = await asyncio.create_task(create(manager))
     await asyncio.create_task(session.send("Hello"))
     await asyncio.create_task(manager.__aexit__(None, None, None))
+
+
+async def test_settings_that_claude_refuses_for_certain_are_refused_on_create_and_update() -> None:
+    async with World().manager() as manager:
+        session = await create(manager)
+        for wrong in (
+            {"max_tokens": 10**6},
+            {"thinking": {"type": "enabled"}},
+            {"output_config": {"effort": "utmost"}},
+        ):
+            with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+                await create(manager, **wrong)
+            with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+                await session.update(**wrong)
+        assert (await session.send("Hello")).stop_reason == "end_turn"

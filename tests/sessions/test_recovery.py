@@ -12,6 +12,7 @@ from sessions import InDoubtToolCalls, ModelError, Reply, tool
 from sessions.core.steps import INTERRUPTED
 from sessions.recovery import EVERY
 from sessions.simulator import Fault, Latency, Request
+from sessions.turn import ATTEMPTS, TOO_OFTEN
 from storage import StoreUnavailable
 from tests.crash.test_killed_anywhere import Dying
 from tests.sessions.world import World, call, create, everywhere, results, words
@@ -294,3 +295,59 @@ async def test_a_session_deleted_meanwhile_is_no_error(tmp_path: Path) -> None:
     await world.clock.advance(11)
     async with world.manager(store=Deleting(path, 1000, after=False), tools=Acts().tools) as manager:
         assert await manager.recover() == {}
+
+
+async def _dies_again(world: World, path: Path) -> None:
+    """A worker takes the turn up after the lease of the last one has lapsed, and dies in its tools."""
+    await world.clock.advance(11)
+    store = Dying(path, 1000, after=False)
+    async with world.manager(store=store, tools=Acts(store).tools) as manager:
+        assert isinstance((await manager.recover(in_doubt="rerun"))["fixed"], Exception)
+        assert store.dead
+
+
+@everywhere
+async def test_a_worker_that_dies_in_a_recovery_leaves_the_turn_to_the_next(tmp_path: Path) -> None:
+    path, acts = tmp_path / "a.db", Acts()
+    world = World(script, url=path)
+    await die(world, path, "fixed")
+    for _ in range(ATTEMPTS - 1):
+        await _dies_again(world, path)
+    await world.clock.advance(11)
+    async with world.manager(tools=acts.tools) as manager:
+        (row,) = await manager._store.turns("fixed")
+        assert (row.state, row.attempts) == ("running", ATTEMPTS - 1)
+        reply = (await manager.recover(in_doubt="rerun"))["fixed"]
+        assert isinstance(reply, Reply)
+        assert reply.text == "All done."
+    world.check()
+
+
+@everywhere
+async def test_a_turn_that_kills_its_workers_does_not_kill_them_all(tmp_path: Path) -> None:
+    path, acts = tmp_path / "a.db", Acts()
+    world = World(script, url=path)
+    await die(world, path, "fixed")
+    for _ in range(ATTEMPTS):
+        await _dies_again(world, path)
+    await world.clock.advance(11)
+    async with world.manager(tools=acts.tools) as manager:
+        assert "took this turn up" in str((await manager.recover(in_doubt="rerun"))["fixed"])
+        assert await manager.recover(in_doubt="rerun") == {}
+        (row,) = await manager._store.turns("fixed")
+        assert (row.state, row.error) == ("interrupted", TOO_OFTEN)
+        assert acts.ran == []
+    await _dies_when_asked(world, path)  # whoever asks for it begins to count anew
+    await world.clock.advance(11)
+    async with world.manager(tools=acts.tools) as manager:
+        assert isinstance((await manager.recover(in_doubt="rerun"))["fixed"], Reply)
+        assert (await manager._store.turns("fixed"))[0].state == "finished"
+    world.check()
+
+
+async def _dies_when_asked(world: World, path: Path) -> None:
+    store = Dying(path, 1000, after=False)
+    async with world.manager(store=store) as manager:
+        session = await manager.open("fixed", tools=Acts(store).tools)
+        with pytest.raises(Exception, match="dead"):
+            await session.resume(in_doubt="rerun")

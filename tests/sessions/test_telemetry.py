@@ -47,6 +47,13 @@ def test_calls_lie_in_turns_and_the_sdks_own_spans_in_calls(backend: str) -> Non
     assert [one["parent"] for one in named("look", backend)] == ["warmline.turn"]
 
 
+def test_a_span_says_what_failed_and_no_word_that_the_api_quotes() -> None:
+    failed = [one for one in exported("both")["spans"] if one["scope"] == "warmline" and one["status"] == "ERROR"]
+    said = "the API answered 529 overloaded_error (try again later: resume() goes on)"
+    assert [one["said"] for one in failed[:2]] == [said, f"ModelError: {said}"]
+    assert "the-secret" not in json.dumps(failed)
+
+
 def test_a_turn_tells_what_it_used() -> None:
     look, again, fail, *_ = named("warmline.turn")
     told = look["attributes"]

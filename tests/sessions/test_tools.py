@@ -13,8 +13,7 @@ import pytest
 from anthropic import beta_async_tool, beta_tool
 from anthropic.lib.tools import ToolError
 
-from sessions import ConfigurationError, Tool, tool
-from sessions import tools as tools_module
+from sessions import ConfigurationError, Tool, jobs, tool
 from sessions.simulator import Fault
 from tests.sessions.world import World, answers, call, create, everywhere, results, words
 
@@ -272,7 +271,7 @@ async def test_a_tool_whose_own_task_was_cancelled_has_failed_like_any_other() -
 
 
 async def test_synchronous_tools_that_never_got_a_thread_are_not_busy() -> None:
-    before, hold, begun = tools_module.busy(), threading.Event(), threading.Event()
+    before, hold, begun = jobs.busy(), threading.Event(), threading.Event()
 
     @tool
     def act(n: int) -> str:
@@ -293,12 +292,12 @@ async def test_synchronous_tools_that_never_got_a_thread_are_not_busy() -> None:
         hold.set()
     try:
         for _ in range(2000):
-            if tools_module.busy() == before:
+            if jobs.busy() == before:
                 break
             await asyncio.sleep(0.001)
-        assert tools_module.busy() == before
+        assert jobs.busy() == before
     finally:
-        tools_module._busy = before  # or every later test would wait for ever
+        jobs._busy = before  # or every later test would wait for ever
 
 
 # -- tools that the caller runs --
@@ -336,7 +335,7 @@ async def test_the_caller_answers_plain_tools_also_after_a_restart(tmp_path: Pat
 
 
 @everywhere
-async def test_a_missing_answer_is_told_as_not_run_and_words_may_follow() -> None:
+async def test_answers_come_together_and_words_may_follow() -> None:
     world = World(answers([call("approve", "toolu_a"), call("approve", "toolu_b")]))
     async with world.manager() as manager:
         session = await create(manager, tools=[APPROVE])
@@ -346,9 +345,15 @@ async def test_a_missing_answer_is_told_as_not_run_and_words_may_follow() -> Non
             with pytest.raises(ConfigurationError, match="answers no open"):
                 await session.send([{"type": "tool_result", "tool_use_id": wrong, "content": "?"}])
             assert session.messages == before
-        await session.send([{"type": "text", "text": "well,"},
-                            {"type": "tool_result", "tool_use_id": "toolu_b", "content": "yes"}])  # fmt: skip
-        assert [content for content, _ in outcomes(session)] == ["was not run", "yes"]
+        given = [
+            {"type": "text", "text": "well,"},
+            {"type": "tool_result", "tool_use_id": "toolu_b", "content": "yes"},
+        ]
+        with pytest.raises(ConfigurationError, match="no tool_result for toolu_a: hand in"):
+            await session.send(given)
+        assert session.messages == before
+        await session.send([*given, {"type": "tool_result", "tool_use_id": "toolu_a", "content": "no"}])
+        assert [content for content, _ in outcomes(session)] == ["no", "yes"]
         assert [block["type"] for block in session.messages[2]["content"]] == ["tool_result", "tool_result", "text"]
     world.check()
 

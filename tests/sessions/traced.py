@@ -17,7 +17,7 @@ CONFIGURED, BACKEND = sys.argv[1], sys.argv[2]
 
 def script(request: Any) -> Any:
     if request.text == "Fail":
-        return Fault.http(529)
+        return Fault.http(529, "overloaded by 'the-secret'")
     if request.text == "Stop":
         return Scripted(filler(50), fault=Fault.cut(3))
     if request.text == "Look" and not request.results:
@@ -66,6 +66,8 @@ def span_facts(span: Any, names: dict[int, str]) -> dict[str, Any]:
         "name": span.name,
         "parent": names.get(parent) if parent else None,
         "status": span.status.status_code.name,
+        "said": span.status.description,
+        "events": [str(dict(event.attributes)) for event in span.events],
         "scope": span.instrumentation_scope.name,
         "attributes": dict(span.attributes),
     }

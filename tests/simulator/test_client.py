@@ -9,7 +9,9 @@ import anthropic
 import anyio
 import pytest
 
+from sessions import ConfigurationError
 from sessions.simulator import Engine, Latency, Request, Scripted, client, engine_of, filler, is_simulated
+from sessions.testing import simulated_manager
 
 TOOLS: list[Any] = [
     {
@@ -397,3 +399,21 @@ def test_types_that_are_not_known_are_let_through_on_request(run, ask) -> None:
         assert (await simulated.messages.create(**{**ask, "messages": messages})).content
 
     run(main)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_an_error_in_a_script_is_that_error(kind: str) -> None:
+    async def waiting(request: Request) -> str:
+        raise KeyError("no such answer")
+
+    def script(request: Request) -> str:
+        raise KeyError("no such answer")
+
+    async with simulated_manager(script=waiting if kind == "async" else script) as manager:
+        session = await manager.create(model="claude-sonnet-5-5", max_tokens=100)
+        with pytest.raises(
+            ConfigurationError, match="the simulator's script raised KeyError: 'no such answer'"
+        ) as told:
+            await session.send("Hello")
+        assert isinstance(told.value.__cause__, KeyError)
+        assert [one.kind for one in await session.calls()] == ["turn"]

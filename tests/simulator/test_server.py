@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from typing import Any
 
 import anthropic
@@ -10,8 +11,9 @@ import httpx2
 import pytest
 
 from sessions.simulator import Engine, Fault, Latency, filler, serving
+from sessions.simulator.server import is_called_by
 
-HEADERS = {"x-api-key": "k", "anthropic-version": "2023-06-01"}
+HEADERS = {"x-api-key": "k", "anthropic-version": "2023-06-01", "content-type": "application/json"}
 
 
 async def test_the_sdk_and_a_bare_client_share_one_engine(ask) -> None:
@@ -49,6 +51,67 @@ async def test_errors_come_as_the_api_sends_them(ask) -> None:
         assert (await bare.post("/v1/messages", json=ask)).status_code == 401
         assert (await bare.post("/v1/complete", headers=HEADERS, json=ask)).status_code == 404
         assert (await bare.get("/nothing")).status_code == 404
+
+
+async def test_what_is_no_request_of_the_api_is_refused_in_its_own_envelope(ask) -> None:
+    engine = Engine()
+    async with serving(engine) as url, httpx2.AsyncClient(base_url=url, headers=HEADERS) as bare:
+        plain = {"content-type": "text/plain"}
+        for method, path, options, status, text in (
+            ("POST", "/v1/messages", {"content": b"{}", "headers": plain}, 400, "expected application/json"),
+            ("POST", "/v1/messages", {"content": b"[" * 100_000}, 400, "not valid JSON: nested too deeply"),
+            ("POST", "/v1/messages", {"content": b"\xff"}, 400, "not valid JSON"),
+            ("POST", "/v1/messages", {"content": b"5"}, 400, "valid dictionary"),
+            ("GET", "/v1/messages", {}, 405, "Method Not Allowed"),
+            ("PUT", "/v1/messages", {"json": ask}, 405, "Method Not Allowed"),
+            ("DELETE", "/v1/messages/count_tokens", {}, 405, "Method Not Allowed"),
+            ("POST", "/v1/models", {"json": {}}, 405, "Method Not Allowed"),
+            ("GET", "/v1/modelsandmore", {}, 404, "Not Found"),
+            ("GET", "/nothing", {}, 404, "Not Found"),
+            ("POST", "/v1/messages", {"json": ask, "headers": {"x-api-key": ""}}, 401, "x-api-key"),
+        ):
+            response = await bare.request(method, path, **options)
+            found = response.json()
+            assert (response.status_code, found["type"]) == (status, "error"), found
+            assert text in found["error"]["message"]
+            assert found["request_id"] == response.headers["request-id"]
+        assert engine.bill().charged == 0
+
+
+async def test_a_body_beyond_the_limit_is_not_kept(ask) -> None:
+    async def endless() -> Any:
+        for _ in range(64):
+            yield b" " * (1 << 20)
+
+    async with serving() as url, httpx2.AsyncClient(base_url=url, headers=HEADERS, timeout=60) as bare:
+        tracemalloc.start()
+        try:
+            response = await bare.post("/v1/messages", content=endless())
+            assert tracemalloc.get_traced_memory()[1] < 45 << 20
+        finally:
+            tracemalloc.stop()
+        assert response.status_code == 413
+        assert response.json()["error"]["type"] == "request_too_large"
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "203.0.113.1", "localhost.evil.example", "[::"])
+async def test_a_name_that_is_made_to_lead_here_is_refused(ask, host: str) -> None:
+    engine = Engine()
+    async with serving(engine) as url, httpx2.AsyncClient(base_url=url) as bare:
+        for method, path in (("GET", "/_simulator/requests"), ("POST", "/v1/messages"), ("POST", "/_simulator/evict")):
+            response = await bare.request(method, path, headers={**HEADERS, "host": host}, json=ask)
+            assert response.status_code == 403
+            assert response.json()["error"]["type"] == "permission_error"
+        assert list(engine.requests) == []
+
+
+def test_who_may_be_called_how() -> None:
+    for host in ("localhost", "LOCALHOST:8787", "127.0.0.1:1", "127.9.9.9", "[::1]:8787"):
+        assert is_called_by(host, "127.0.0.1")
+    assert is_called_by("box.lan:8787", "box.lan")
+    assert is_called_by("192.0.2.7:8787", "0.0.0.0")
+    assert not is_called_by("box.lan:8787", "0.0.0.0")
+    assert not is_called_by("192.0.2.7", "192.0.2.8")
 
 
 async def test_a_cut_is_a_cut(ask) -> None:

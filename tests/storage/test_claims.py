@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from storage import Store, open_store
-from storage.testing import ME, NOW, OTHER, hold, session_record
+from storage import LeaseTaken, Store, open_store
+from storage.testing import ME, NOW, OTHER, change, hold, session_record, turn_record
 
 SESSIONS, WORKERS = 120, 8
 
@@ -89,3 +89,22 @@ async def test_a_prefix_is_led_by_one(server_url: str) -> None:
             )
         )
         assert Counter(one.state for one in answers) == {"leading": 1, "taken": 10 * WORKERS - 1}
+
+
+async def test_what_was_written_before_a_reboot_keeps_nobody_out(store: Store) -> None:
+    """Then the time that leases go by has begun anew: a lease, a place in line, a lead and a living point are over."""
+    before, later = replace(ME, host="elsewhere"), 500_000.0
+    await store.create(session_record())
+    lease = await store.acquire("s", before, seconds=60, now=later)
+    with pytest.raises(LeaseTaken):
+        await store.acquire("s", replace(before, name="b"), seconds=60, now=later, queue=60)
+    await store.commit(lease, change(None, None, turn=turn_record()))
+    await store.lead("p", before, seconds=60, now=later)
+    written = await store.lead("q", before, seconds=60, now=later)
+    await store.led("q", written.token, ttl="1h", alive=3600, now=later)
+    await store.tend("s", 0, now=NOW)
+    assert await store.orphans(now=5.0, limit=9) == ["s"]
+    assert await store.claim_due(ME, now=NOW + 1, limit=9, seconds=60, lease_now=later) == []
+    assert await store.claim_due(ME, now=NOW + 1, limit=9, seconds=60, lease_now=5.0) == ["s"]
+    assert [(await store.lead(point, ME, seconds=60, now=5.0)).state for point in "pq"] == ["leading", "leading"]
+    assert (await store.acquire("s", ME, seconds=60, now=5.0)).expires == 65.0

@@ -42,7 +42,10 @@ def _described(connection: Connection) -> dict[str, Any]:
     found = inspect(connection)
     return {
         name: (
-            [(c["name"], str(c["type"]), c["nullable"], c["primary_key"]) for c in found.get_columns(name)],
+            [
+                (c["name"], str(c["type"]), c["nullable"], c["default"], c["primary_key"])
+                for c in found.get_columns(name)
+            ],
             found.get_pk_constraint(name)["constrained_columns"],
             sorted((str(i["name"]), i["column_names"], bool(i["unique"])) for i in found.get_indexes(name)),
         )
@@ -64,6 +67,18 @@ async def migrated(path: Path) -> None:
     raw.execute(f"PRAGMA application_id = {APPLICATION}")
     raw.close()
     assert await open_store(f"sqlite:///{path}").upgrade() == REVISION
+
+
+def upgraded(connection: Connection, revision: str) -> None:
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(Path(storage.__file__).parent / "migrations"))
+    command.upgrade(config, revision)
+
+
+def inserted(connection: Connection, table: Table, **values: Any) -> None:
+    """A row with these values, and zero wherever something must stand."""
+    cells: dict[str, Any] = {c.name: 0 for c in table.columns if not c.nullable and c.name != "number"}
+    connection.execute(table.insert().values(cells | values))
 
 
 async def test_scratch_equals_migration(tmp_path: Path) -> None:
@@ -103,9 +118,7 @@ async def test_a_file_of_the_first_revision_keeps_what_it_holds(path: Path, url:
     raw.close()
     engine = create_engine(url, poolclass=NullPool)
     with engine.connect() as connection:
-        config = Config(attributes={"connection": connection})
-        config.set_main_option("script_location", str(Path(storage.__file__).parent / "migrations"))
-        command.upgrade(config, "0001")
+        upgraded(connection, "0001")
         old = Table("sessions", MetaData(), autoload_with=connection)
         assert "tend_at" not in old.columns
         cells: dict[str, Any] = dict.fromkeys((c.name for c in old.columns if not c.nullable), 0)
@@ -119,6 +132,36 @@ async def test_a_file_of_the_first_revision_keeps_what_it_holds(path: Path, url:
     assert await store.claim_due(ME, now=1.0, limit=1, seconds=1.0) == ["s"]
     await store.record(call_record(prompt="p"))
     assert [call.prompt for call in await store.calls("s")] == ["p"]
+    await store.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_what_workers_of_the_third_revision_write_is_kept(
+    kind: str, path: Path, url: str, new_database: Callable[[], str]
+) -> None:
+    """Rows from before the migration, and rows of a worker that still runs and knows the older columns only."""
+    given = url if kind == "sqlite" else new_database()
+    if kind == "sqlite":
+        raw = sqlite3.connect(path)
+        raw.execute(f"PRAGMA application_id = {APPLICATION}")
+        raw.close()
+    with connected(given.replace("postgresql:", "postgresql+psycopg:")) as connection:
+        upgraded(connection, "0003")
+        turns, calls = (Table(name, MetaData(), autoload_with=connection) for name in ("turns", "calls"))
+        assert "attempts" not in turns.columns
+        assert "estimated" not in calls.columns
+        for number in (1, 2):
+            if number == 2:
+                upgraded(connection, "head")
+            turn = {"id": f"t{number}", "session": "s", "sequence": number, "state": "running"}
+            inserted(connection, turns, **turn)
+            call = {"id": f"c{number}", "session": "s", "kind": "turn", "model": "m", "status": "ok"}
+            inserted(connection, calls, **call, points="[]", counters=True)
+            connection.commit()
+    store = open_store(given)
+    await store.open()
+    assert [(turn.id, turn.attempts) for turn in await store.turns("s")] == [("t1", 0), ("t2", 0)]
+    assert [(call.id, call.estimated) for call in await store.calls("s")] == [("c1", False), ("c2", False)]
     await store.close()
 
 

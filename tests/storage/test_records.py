@@ -45,6 +45,18 @@ def test_a_process_id_used_again_is_another_process() -> None:
     assert not replace(me, started=me.started - 60, host="elsewhere").is_gone(me)
 
 
+def test_what_another_clock_wrote_holds_only_while_its_process_is_there() -> None:
+    """A reboot turns the clock back, and an earlier version wrote by the wall clock: both claim days or years."""
+    me = Holder.current()
+    other = replace(me, name="other")
+    elsewhere, before, dead = replace(me, host="elsewhere"), replace(me, host="node/boot"), replace(me, pid=2**22 + 1)
+    now, days, wall = 50.0, 500_000.0, 1_790_000_000.0
+    assert [one.holds(now + 9, now, me) for one in (other, elsewhere, dead)] == [True, True, False]
+    assert [one.holds(now, now, me) for one in (other, elsewhere, dead)] == [False] * 3
+    assert [one.holds(days, now, me) for one in (other, before, dead)] == [True, False, False]
+    assert [one.holds(wall, now, me) for one in (other, elsewhere, dead)] == [True, False, False]
+
+
 def test_a_machine_without_proc_has_a_name_at_least(tmp_path: Path) -> None:
     assert records._kernel(str(tmp_path / "none")) == ""
     assert records._namespace(str(tmp_path / "none")) == ""

@@ -37,7 +37,7 @@ async def test_rows_of_no_use_go_as_others_come(store: Store, path: Path) -> Non
 )
 async def test_what_is_idle_is_not_read(store: Store, path: Path, statement: Statement, index: str) -> None:
     raw = sqlite3.connect(path)
-    values = dict.fromkeys(("due", "now", "again", "limit"), 1.0) | {"lease_holder": "", **statement.fixed}
+    values = dict.fromkeys(("due", "now", "latest", "again", "limit"), 1.0) | {"lease_holder": "", **statement.fixed}
     plan = raw.execute(f"EXPLAIN QUERY PLAN {statement.text['sqlite']}", values).fetchall()
     raw.close()
     assert any(index in step[3] for step in plan)

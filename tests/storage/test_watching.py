@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from sqlalchemy import make_url
 
 from storage import LeaseTaken, Store, open_store
 from storage.testing import ME, NOW, OTHER, hold, session_record
 from storage.watching import Watch, topic
+from tests.pooler import Pooler
 from tests.sessions.world import everywhere
 
 psycopg = pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev extra")
-from storage import listening  # noqa: E402  # needs the driver
+from storage import connections, listening  # noqa: E402  # they need the driver
 
 
 @asynccontextmanager
@@ -138,10 +140,19 @@ async def test_who_waits_looks_for_himself_while_nothing_is_heard(empty_store: s
             assert listeners(empty_store) == 1
 
 
-async def test_nothing_is_listened_to_behind_a_pooler(
-    empty_store: str, pooler: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with two(pooler(empty_store)) as (one, _):
+@pytest.fixture(params=["pgbouncer", "ours"])
+def pooled(request: pytest.FixtureRequest, empty_store: str, server: str) -> Iterator[str]:
+    """A database behind a pgbouncer, where there is one, and behind the small pooler of the tests, everywhere."""
+    if request.param == "pgbouncer":
+        pooler: Callable[[str], str] = request.getfixturevalue("pooler")
+        yield pooler(empty_store)
+        return
+    with Pooler(server) as own:
+        yield own.behind(empty_store)
+
+
+async def test_nothing_is_listened_to_behind_a_pooler(pooled: str, empty_store: str) -> None:
+    async with two(pooled) as (one, _):
         dialect: Any = one._dialect  # type: ignore[attr-defined]
         with one.watch("a") as watch:
             with anyio.fail_after(10):
@@ -154,13 +165,18 @@ async def test_nothing_is_listened_to_behind_a_pooler(
             assert dialect._listener._thread is None  # not tried again at once
 
 
-async def test_a_pooler_that_hides_is_found_out(
-    empty_store: str, pooler: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_pooler_that_hides_is_found_out(empty_store: str, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It gives the process ids of the server; but what is told elsewhere is not heard."""
-    monkeypatch.setattr(listening, "is_pooled", lambda raw: False)
     monkeypatch.setattr(listening, "_ECHO", 0.5)
-    async with two(pooler(empty_store)) as (one, _):
+    with Pooler(server, size=1, hides=True) as pooler:
+        url = pooler.behind(empty_store)
+        with connections.Connections(make_url(url), 1).lent() as (raw, _):
+            assert not connections.is_pooled(raw)
+        await _finds_out(url)
+
+
+async def _finds_out(url: str) -> None:
+    async with two(url) as (one, _):
         dialect: Any = one._dialect  # type: ignore[attr-defined]
         with one.watch("a") as watch:
             with anyio.fail_after(10):

@@ -1,0 +1,92 @@
+"""What becomes of a turn whose request the API refuses for its content: nothing that was done leaves the chain."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from sessions.books import Books
+from sessions.client import reason_of, status_of
+from sessions.core.refusals import refused_results, without_results
+from sessions.core.transcript import tool_calls
+from sessions.errors import ContextFull, ModelError
+
+_LOOK = 20
+"""Newest calls among which an earlier failure is looked for."""
+
+
+async def step_back(books: Books, error: ModelError) -> None:
+    """Ends the turn at what the API has accepted: what lay before it, and its replies since.
+
+    The user's words leave the chain with the first request of their turn only. Results that can be the cause are told
+    as errors in their place: then the chain can be sent again, and the model knows that the tools have run.
+    """
+    history, is_first = books.history, books.row.reply is None
+    accepted = max(history.position(books.row.base), _replied(books))
+    results = [
+        block for entry in history.entries[accepted:] for block in entry.content if block.get("type") == "tool_result"
+    ]
+    refused = _refused(books, results, error, is_first=is_first)
+    calls = books.failed_call("error", error)
+    row = books.broken_row("failed" if is_first else "interrupted", error)
+    if refused:
+        instructions = _instructions(books, accepted)
+        while len(history.entries) > accepted:
+            history.drop_last()
+        books.stage("user", without_results(results, refused, reason_of(error)))
+        books.stage_instructions(instructions)
+        await books.commit(turn=row, calls=calls)
+    elif is_first:
+        row = books.row = replace(row, result=row.base)
+        await books.commit(turn=row, calls=calls, head=row.base, back=True)
+    else:
+        await books.commit(turn=row, calls=calls)
+    if not is_first:
+        error.args = (f"{error}; what the tools have done is kept: resume() or send() goes on",)
+
+
+async def advise(books: Books, error: ModelError) -> None:
+    """Names the ways out where an endpoint fails on new content again: some answer 500 to what they cannot read.
+
+    Called before the failed call is written down.
+    """
+    if status_of(error) != 500:
+        return
+    entries = books.history.entries
+    accepted = max(books.history.position(books.row.base), _replied(books))
+    new = {entry.id for entry in entries[accepted:]}
+    recent = await books.manager._store.calls(books.session.id, limit=_LOOK, newest_first=True)
+    if any(call.status == "error" and call.first_event is None and call.entry in new for call in recent):
+        last = repr(entries[accepted - 1].id) if accepted else None
+        why = "it has failed on this content before; if that is the cause (a picture that the endpoint cannot read)"
+        error.args = (f"{error}; {why}, take it back with rewind({last}) or fork(at={last}) and send other words",)
+
+
+def _replied(books: Books) -> int:
+    """How many entries there are up to the model's newest reply."""
+    entries = books.history.entries
+    return next((n for n in range(len(entries), 0, -1) if entries[n - 1].role == "assistant"), 0)
+
+
+def _refused(books: Books, results: list[dict[str, Any]], error: ModelError, *, is_first: bool) -> list[str]:
+    """The ids of the results that the API can have refused and that are not the caller's to hand in again."""
+    if books.flight is None or not results:
+        return []
+    too_large = isinstance(error, ContextFull) or status_of(error) == 413
+    messages = books.flight.body["messages"]
+    found = refused_results(messages, results, reason_of(error), too_large=too_large, with_words=is_first)
+    if not is_first:
+        return found
+    by_caller = books.session._by_caller
+    theirs = {
+        block["id"]
+        for entry in books.history.entries
+        for block in tool_calls(entry.content)
+        if block["name"] in by_caller
+    }
+    return [id for id in found if id not in theirs]
+
+
+def _instructions(books: Books, accepted: int) -> list[str]:
+    behind = books.history.entries[accepted:]
+    return [str(block.get("text")) for entry in behind if entry.role == "system" for block in entry.content]
