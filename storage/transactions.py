@@ -149,7 +149,7 @@ def write_holder(holder: Holder) -> str:
 
 
 def create(db: Database, session: SessionRecord, entries: Sequence[EntryRecord], ledger: Sequence[CallRecord]) -> None:
-    db.run(sql.LOCK_TREE, {"tree": session.tree})  # nobody deletes what a fork is about to point at
+    _lock_tree(db, session.tree)  # nobody deletes what a fork is about to point at
     cells = _values(session, (name for name in _SESSION if name not in _COORDINATION and name not in _TOTALS))
     cells |= _values(session.totals, _TOTALS) | {"cost": dollars("cost", session.totals.cost)}
     cells |= {"lease_token": 0, "lease_expires": 0.0, "lease_holder": None, "lease_queue": None, "tend_at": None}
@@ -205,12 +205,25 @@ def delete(db: Database, session: str) -> None:
     if db.again and db.run(sql.LOAD, {"session": session}).fetchone() is None:
         return
     tree = load(db, session).tree
-    db.run(sql.LOCK_TREE, {"tree": tree})  # and again: while it waited for a fork, it did not see it come
-    remaining = [id for (id,) in db.run(sql.LOCK_TREE, {"tree": tree}).fetchall() if id != session]
+    remaining = [id for id in _lock_tree(db, tree) if id != session]
     for statement in sql.DELETE_ROWS:
         db.run(statement, {"session": session})
     db.run(sql.DELETE_UNNEEDED if remaining else sql.DELETE_TREE, {"tree": tree})
     db.forget()
+
+
+def _lock_tree(db: Database, tree: str) -> list[str]:
+    """The living sessions of a tree, locked. Looked for until nothing changes: while it waited for one that went,
+    others came which it did not see.
+    """
+    before, found = None, _locked(db, tree)
+    while found != before:
+        before, found = found, _locked(db, tree)
+    return found
+
+
+def _locked(db: Database, tree: str) -> list[str]:
+    return [id for (id,) in db.run(sql.LOCK_TREE, {"tree": tree}).fetchall()]
 
 
 def release(db: Database, lease: Lease) -> Steps[None]:

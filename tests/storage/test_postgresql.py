@@ -352,6 +352,40 @@ async def test_a_fork_that_is_being_made_keeps_its_entries(url: str, store: Stor
     assert [entry.id for entry in await store.chain("f", "b")] == ["a", "b"]
 
 
+async def test_a_fork_keeps_its_entries_when_all_that_it_waited_for_is_gone(url: str, store: Store) -> None:
+    """It waits for the session that is deleted; meanwhile another fork has come, and is deleted before it is done."""
+    await store.create(session_record(head="b"), entries_of("a", "b"))
+    events = {name: threading.Event() for name in ("first made", "first", "second made", "second")}
+
+    def fork(db: Any, name: str, order: str) -> None:
+        transactions.create(db, session_record(name, tree="s", head="b"), (), ())
+        events[f"{order} made"].set()
+        assert events[order].wait(30)
+
+    def waiting(number: int) -> bool:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        with psycopg.connect(url, autocommit=True) as connection:
+            return bool(connection.execute(query).fetchone() == (number,))
+
+    first = asyncio.ensure_future(store._write(fork, "f1", "first"))  # type: ignore[attr-defined]
+    await asyncio.to_thread(events["first made"].wait, 30)
+    deleting = asyncio.ensure_future(store.delete("s"))
+    while not waiting(1):
+        await asyncio.sleep(0.01)
+    second = asyncio.ensure_future(store._write(fork, "f2", "second"))  # type: ignore[attr-defined]
+    while not waiting(2):
+        await asyncio.sleep(0.01)
+    events["first"].set()
+    await asyncio.gather(first, deleting)
+    await asyncio.to_thread(events["second made"].wait, 30)
+    last = asyncio.ensure_future(store.delete("f1"))
+    while not (last.done() or waiting(1)):
+        await asyncio.sleep(0.01)
+    events["second"].set()
+    await asyncio.gather(second, last)
+    assert [entry.id for entry in await store.chain("f2", "b")] == ["a", "b"]
+
+
 async def test_closing_lets_a_read_finish(store: Store) -> None:
     await store.create(session_record())
     reading = asyncio.create_task(store._read(lambda db: db.raw.execute("SELECT pg_sleep(0.2)").fetchall()))
