@@ -54,7 +54,7 @@ from sessions.tending import Tending
 from sessions.tool_round import InDoubt, check_in_doubt
 from sessions.tools import Toolbox
 from sessions.transcripts import TRANSCRIPT_BYTES, Transcripts
-from sessions.translate import given, storage_errors
+from sessions.translate import decoding, given, storage_errors
 from storage import SessionExists, SessionMissing, SessionRecord, Store, Stored, open_store
 
 CostsBy: TypeAlias = Literal["session", "owner", "day", "kind"]
@@ -255,9 +255,9 @@ class SessionManager:
         with _finding(id):
             stored = await self._read(id)
         _check_owner(stored.record, owner)
-        if not rebase:
-            check_tools(Settings.from_json(stored.record.settings), toolbox)
-        with storage_errors():
+        with storage_errors(), decoding(f"session {id!r}"):
+            if not rebase:
+                check_tools(Settings.from_json(stored.record.settings), toolbox)
             session = await self._loaded(stored, toolbox)
         if rebase and toolbox.definitions:
             await session.update(tools=tools, rebase=True)
@@ -399,8 +399,10 @@ def _not_found(id: str) -> str:
 
 def _info(row: SessionRecord) -> SessionInfo:
     total = row.totals
+    with decoding(f"session {row.id!r}"):
+        metadata, model = json.loads(row.metadata), Settings.from_json(row.settings).model
     usage = Usage(total.input, total.cache_read, total.cache_write_5m, total.cache_write_1h, total.output)
     return SessionInfo(
-        row.id, row.owner, row.title, json.loads(row.metadata), Settings.from_json(row.settings).model, row.head,
+        row.id, row.owner, row.title, metadata, model, row.head,
         row.created_at, row.updated_at, total.turns, total.calls, usage, total.cost, total.unpriced,
     )  # fmt: skip

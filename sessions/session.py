@@ -45,7 +45,7 @@ from sessions.replies import Call, Cost, Reply, Step
 from sessions.streaming import Driver, ReplyStream
 from sessions.tool_round import InDoubt, check_in_doubt
 from sessions.tools import Toolbox
-from sessions.translate import given, storage_errors
+from sessions.translate import decoding, given, storage_errors
 from sessions.turn import Options, Turn
 from sessions.warming import prewarm
 from storage import Change, SessionRecord
@@ -473,7 +473,7 @@ class Session:
 
     async def calls(self) -> list[Call]:
         """The ledger: every request of this session, failed and cancelled ones too, in the order they were recorded."""
-        with storage_errors():
+        with storage_errors(), decoding("the calls"):
             return [Call.of(row) for row in await self._manager._store.calls(self.id)]
 
     async def cost(self) -> Cost:

@@ -54,6 +54,17 @@ def _ours(error: storage.StorageError) -> errors.SessionsError:
 
 
 @contextmanager
+def decoding(what: str) -> Iterator[None]:
+    """What the store holds is decoded inside: text that is not what was written is named, not quoted."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise errors.ConfigurationError(
+            f"what is stored of {what} cannot be read: restore a copy of the store"
+        ) from error
+
+
+@contextmanager
 def given(kind: type[errors.SessionsError] = errors.ConfigurationError) -> Iterator[None]:
     """What the caller gave is checked inside: `Malformed` comes out as this error."""
     try:

@@ -277,7 +277,7 @@ class SQLite:
     def _translation(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.DatabaseError, OSError) as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError, OSError) as error:
             raise self._translated(error) from error
 
     def _translated(self, error: BaseException) -> BaseException:
@@ -285,11 +285,13 @@ class SQLite:
         if isinstance(error, OSError):
             remedy = _REMEDIES[sqlite3.SQLITE_CANTOPEN]
             return _caused(StoreUnavailable(f"{self._name} cannot be reached ({error}): {remedy}"), error)
-        if str(error).startswith(_UNREADABLE):  # the driver's words hold the text itself, which is private
+        if isinstance(error, UnicodeDecodeError) or str(error).startswith(
+            _UNREADABLE
+        ):  # the driver's words hold the text itself, which is private
             found = f"{self._name} is damaged (a stored text or number cannot be read): restore a copy"
             return _caused(StoreDamaged(found), error)
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+        if code in _DAMAGE:
             found = f"{self._name} is damaged or no SQLite database ({error}): restore a copy, or name another file"
             return _caused(StoreDamaged(found), error)
         if code in _REMEDIES:
@@ -299,6 +301,9 @@ class SQLite:
 
 _UNREADABLE = ("Could not decode to UTF-8", "user-defined function raised", "user-defined aggregate's")
 """How the driver's errors begin, without a code, where a value is not what was written."""
+
+_DAMAGE = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR}
+"""Codes of a file that is not as it was written. The last: a statement names what is not there, and all are fixed."""
 
 _REMEDIES = {
     sqlite3.SQLITE_CANTOPEN: "check the path and your rights to the file and its directory",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
-from decimal import Decimal
 from functools import partial
 from operator import attrgetter
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -35,7 +34,7 @@ from .records import (
 )
 from .searching import as_written
 from .tables import calls, sessions, tool_calls, turns
-from .values import at_most, dollars, storable, tokens
+from .values import at_most, dollars, read_dollars, storable, tokens
 from .watching import topic
 
 T = TypeVar("T")
@@ -124,12 +123,12 @@ def _session(row: Row) -> SessionRecord:
     totals = {name: cells.pop(name) for name in _TOTALS}
     for name in _COORDINATION:
         del cells[name]
-    return SessionRecord(**cells, totals=Totals(**totals | {"cost": Decimal(totals["cost"])}))
+    return SessionRecord(**cells, totals=Totals(**totals | {"cost": read_dollars(totals["cost"])}))
 
 
 def _call(row: Row) -> CallRecord:
     cells = dict(zip(_CALL, row, strict=True))
-    costs = {name: None if cells[name] is None else Decimal(cells[name]) for name in _COSTS}
+    costs = {name: None if cells[name] is None else read_dollars(cells[name]) for name in _COSTS}
     return CallRecord(**cells | costs | {name: bool(cells[name]) for name in ("counters", "estimated")})
 
 
@@ -179,7 +178,12 @@ def load(db: Database, session: str) -> SessionRecord:
 def read(db: Database, session: str, calls: int) -> Stored:
     record = load(db, session)
     newest = ledger(db, session, calls, newest_first=True)
-    return Stored(record, chain(db, session, record.head, None), newest[::-1])
+    try:
+        return Stored(record, chain(db, session, record.head, None), newest[::-1])
+    except EntryMissing:  # nobody asked for that entry by name
+        raise StoreDamaged(
+            f"entry {record.head!r}, the head of {session!r}, is gone: restore a copy of the store"
+        ) from None
 
 
 def listing(
@@ -289,7 +293,7 @@ def moving(locked: Cursor, session: str) -> dict[str, Any]:
     if row is None:
         raise SessionMissing(session)
     cells = dict(zip(_LOCKED, row, strict=True))
-    cells["cost"] = Decimal(cells["cost"])
+    cells["cost"] = read_dollars(cells["cost"])
     return cells
 
 

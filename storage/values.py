@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Boolean, Float, Integer, Table, Text
 from sqlalchemy.types import TypeEngine
 
-from .errors import InvalidValue
+from .errors import InvalidValue, StoreDamaged
 
 LONGEST_NAME = 1_000
 """Bytes of a text that stands in an index: two of them fit into an entry of a PostgreSQL index, of 2,704 bytes."""
@@ -73,6 +73,14 @@ def dollars(name: str, cost: Decimal) -> str:
     if not isinstance(cost, Decimal) or not cost.is_finite() or abs(cost) > MOST_DOLLARS or _places(cost) > _DIGITS:
         raise InvalidValue(f"{name} must be a finite Decimal of US dollars with at most {_DIGITS} places")
     return str(cost)
+
+
+def read_dollars(text: str) -> Decimal:
+    """A price as `dollars` wrote it. Raises `StoreDamaged`."""
+    try:
+        return Decimal(text)
+    except (ArithmeticError, TypeError, ValueError):
+        raise StoreDamaged("a stored price is no number any more: restore a copy of the store") from None
 
 
 def storable(text: str | None) -> str | None:
