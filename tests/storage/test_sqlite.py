@@ -351,6 +351,33 @@ async def test_a_missing_ancestor_is_said(path: Path, url: str, store: Store) ->
         await store.chain("s", "c")
 
 
+async def test_a_missing_head_is_said_to_who_reads_the_session(path: Path, store: Store) -> None:
+    await store.create(session_record(head="b"), entries_of("a", "b"))
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        raw.execute("DELETE FROM entries WHERE id = 'b'")
+        raw.commit()
+    with pytest.raises(StoreDamaged, match="entry 'b', the head of 's', is gone: restore a copy"):
+        await store.read("s", calls=1)
+
+
+async def test_a_column_that_is_gone_is_said(path: Path, store: Store) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        raw.execute("ALTER TABLE turns DROP COLUMN reply")
+    with pytest.raises(StoreDamaged, match=r"no such column.*restore a copy"):
+        await store.turns("s")
+
+
+@pytest.mark.parametrize("cost", ["1.x", "", b"1"])
+async def test_a_price_that_is_no_number_is_said(path: Path, store: Store, cost: object) -> None:
+    await store.create(session_record())
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        raw.execute("UPDATE sessions SET cost = ?", (cost,))
+        raw.commit()
+    for work in (store.load("s"), store.record(call_record())):
+        with pytest.raises(StoreDamaged, match="a stored price is no number any more: restore a copy"):
+            await work
+
+
 async def test_ancestors_in_a_circle_are_said(path: Path, url: str, store: Store) -> None:
     await store.create(session_record(head="c"), entries_of("a", "b", "c"))
     with sqlite3.connect(path) as raw:
