@@ -18,6 +18,7 @@ from sessions.errors import ConfigurationError
 from sessions.misses import past_of
 from sessions.replies import Call
 from sessions.transcripts import Transcripts, size_of
+from sessions.translate import decoding
 from storage import (
     CallRecord,
     Change,
@@ -285,7 +286,8 @@ class History:
 
     async def take(self, stored: Stored) -> None:
         """Takes over what has just been read as a whole."""
-        self._take_over(stored.record, stored.entries, stored.calls, whole=True)
+        with decoding(f"session {stored.record.id!r}"):
+            self._take_over(stored.record, stored.entries, stored.calls, whole=True)
         await self._learn_settings()
         self._transcripts.touch(self)
 
@@ -303,7 +305,9 @@ class History:
             rows = await self._store.chain(record.id, record.head, after=known)
         except HeadMoved:
             return False
-        self._take_over(record, rows, await self._recent_calls(), whole=False)
+        newest = await self._recent_calls()
+        with decoding(f"session {record.id!r}"):
+            self._take_over(record, rows, newest, whole=False)
         await self._learn_settings()
         return True
 

@@ -255,9 +255,11 @@ class SessionManager:
         with _finding(id):
             stored = await self._read(id)
         _check_owner(stored.record, owner)
-        with storage_errors(), decoding(f"session {id!r}"):
-            if not rebase:
-                check_tools(Settings.from_json(stored.record.settings), toolbox)
+        with decoding(f"session {id!r}"):
+            settings = Settings.from_json(stored.record.settings)
+        if not rebase:
+            check_tools(settings, toolbox)
+        with storage_errors():
             session = await self._loaded(stored, toolbox)
         if rebase and toolbox.definitions:
             await session.update(tools=tools, rebase=True)

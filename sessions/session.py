@@ -473,8 +473,10 @@ class Session:
 
     async def calls(self) -> list[Call]:
         """The ledger: every request of this session, failed and cancelled ones too, in the order they were recorded."""
-        with storage_errors(), decoding("the calls"):
-            return [Call.of(row) for row in await self._manager._store.calls(self.id)]
+        with storage_errors():
+            rows = await self._manager._store.calls(self.id)
+        with decoding(f"the calls of session {self.id!r}"):
+            return [Call.of(row) for row in rows]
 
     async def cost(self) -> Cost:
         """What the session has cost, in USD, by kind of call."""

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, Integer, Numeric, Text, bindparam, case, cast, func, null, select
 from sqlalchemy.sql import ClauseElement
 
+from .errors import StoreDamaged
 from .records import CallKind, GroupBy, Subtotal
 from .statements import Statement
 from .tables import calls, sessions
@@ -28,10 +29,17 @@ def totals(db: Database, by: GroupBy | None, session: str | None, owner: str | N
 
 def _subtotal(by: GroupBy | None, key: Any, kind: CallKind, cause: str | None, *sums: Any) -> Subtotal:
     if by == "day":
-        key = (date(1970, 1, 1) + timedelta(days=int(key))).isoformat()
+        key = _day(key)
     counts = {name: int(value or 0) for name, value in zip(_COUNTS, sums[:-2], strict=True)}
     cost, lost_cost = (Decimal(value or 0) for value in sums[-2:])
     return Subtotal(key, kind, cause, **counts, cost=cost, lost_cost=lost_cost)
+
+
+def _day(number: Any) -> str:
+    try:
+        return (date(1970, 1, 1) + timedelta(days=int(number))).isoformat()
+    except (OverflowError, TypeError):
+        raise StoreDamaged("the time of a stored call is none any more: restore a copy of the store") from None
 
 
 @functools.cache

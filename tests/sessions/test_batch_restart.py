@@ -348,7 +348,7 @@ async def test_a_branch_whose_content_is_refused_says_so(tmp_path: Path) -> None
         with pytest.raises(TimeoutError):
             await turned(world, 11 * MINUTE, lambda: session.batch(["red", odd], timeout=660.0))
     async with world.manager() as manager:
-        branch = await manager.open(next(one.id for one in await manager.list(search="odd")))
+        branch = await manager.open(next(one.id for one in await manager.list(search="nobody knows this block")))
         with pytest.raises(ModelError, match="invalid_request_error"):
             await turned(world, HOUR, branch.resume)
         assert await branch.resume() is None

@@ -378,6 +378,15 @@ async def test_a_price_that_is_no_number_is_said(path: Path, store: Store, cost:
             await work
 
 
+async def test_a_time_that_is_none_is_said(path: Path, store: Store) -> None:
+    await store.create(session_record(), calls=[call_record()])
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        raw.execute("UPDATE calls SET started = 1e300")
+        raw.commit()
+    with pytest.raises(StoreDamaged, match="the time of a stored call is none any more: restore a copy"):
+        await store.totals("day")
+
+
 async def test_ancestors_in_a_circle_are_said(path: Path, url: str, store: Store) -> None:
     await store.create(session_record(head="c"), entries_of("a", "b", "c"))
     with sqlite3.connect(path) as raw:
