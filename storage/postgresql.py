@@ -110,8 +110,8 @@ def _sent(connection: PGconn) -> Generator[waiting.Wait, waiting.Ready | int]:
     socket's buffer, a megabyte or so, the server would never see the end, and both would wait for ever.
     """
     while connection.flush():
-        if (yield waiting.Wait.RW) & waiting.Ready.R:
-            connection.consume_input()
+        yield waiting.Wait.RW
+        connection.consume_input()  # what the server says meanwhile; nothing where it says nothing
 
 
 class _Answer:
