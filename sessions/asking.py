@@ -43,6 +43,7 @@ class Asking:
         self._books, self._stop, self._streams, self._branches = books, stop, streams, branches
         self._history, self._manager = books.history, books.manager
         self._calls = 0
+        self._compacts = True  # until an attempt fails: each may be paid for
         self.own_marks: tuple[Where, ...] = ()
 
     def _plan(self) -> Plan:
@@ -72,9 +73,7 @@ class Asking:
                 "resume() or send() goes on"
             )
         self._calls += 1
-        self._stage_instructions()
-        if self._history.settings.compact == "auto":
-            await self._stop.unless(self._make_room)
+        await self.prepare()
         passage = await self._stop.unless(self._go_first_or_wait)
         if passage is None:
             return  # stopped while it waited: the turn's loop closes it
@@ -111,21 +110,26 @@ class Asking:
         flight.span = start_call("turn", self._books.session.id, flight.body, flight.started, self._books.span)
         return flight, incoming
 
-    def _stage_instructions(self) -> None:
+    async def prepare(self) -> None:
+        """What holds before every request, whoever sends it: instructions stand behind the words, and the window fits.
+
+        Where the session was created with compact="auto", a summary makes room, at most one attempt a turn that fails.
+        """
         instructions = self._history.settings.instructions
         if instructions and (last := self._history.last) is not None and last.role != "assistant":
             self._books.stage_instructions(instructions)
             self._history.adopt(replace(self._history.settings, instructions=()))
             self._books.settings = self._history.settings.to_json()
+        if self._history.settings.compact == "auto" and self._compacts:
+            await self._stop.unless(self._make_room)
 
     async def _make_room(self) -> None:
-        """Compacts before a request that would exceed the window, where the session was created with compact="auto"."""
         count = room_before(self._history)
         if count is None or obstacle(self._history.settings, self._history.prompt.profile) is not None:
             return
-        await make_room(self._books, count)
-        shift = count - 1
-        self.own_marks = tuple(mark._replace(message=mark.message - shift) for mark in self.own_marks)
+        self._compacts = await make_room(self._books, count)
+        if self._compacts:
+            self.own_marks = tuple(mark._replace(message=mark.message - count + 1) for mark in self.own_marks)
 
     async def _go_first_or_wait(self) -> Passage:
         """The way through the gate. Who has to wait there has its words stored before."""
@@ -234,13 +238,16 @@ class Asking:
         The words leave the chain (they stay readable) where the model declines them: in the first request.
         """
         books = self._books
-        back = reason == "refusal" and books.row.reply is None
+        is_declined = reason == "refusal" and books.row.reply is None
         record = books.record("ok")
-        head = books.row.base if back else self._history.head
         books.row = replace(
-            books.row, state="finished", ended=books.now(), call=None, stop_reason=reason, reply=None, result=head
-        )
-        await books.commit(turn=books.row, calls=(record,), head=books.row.base, back=back)
+            books.row, state="finished", ended=books.now(), call=None, stop_reason=reason, reply=None,
+            result=self._history.head,
+        )  # fmt: skip
+        if is_declined:
+            await books.withdraw((record,))
+        else:
+            await books.commit(turn=books.row, calls=(record,))
         return books.calls[-1], books.reply(reason, content)
 
     async def _keep_partial(self, incoming: Incoming) -> None:
@@ -248,6 +255,7 @@ class Asking:
         content = incoming.partial()
         written = None if is_empty_reply(content) else self._made(incoming, content, CANCELLED)
         reply = written.entry.id if written is not None else None
+        self._manager._client.cut_short(incoming, self._history.prompt.profile)
         record = self._books.record("cancelled", reply=reply, error="stopped by the user")
         if written is not None:
             self._books.add(written)

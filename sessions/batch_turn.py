@@ -158,8 +158,11 @@ async def _end(turn: Turn, error: ModelError, state: TurnState, *, back: bool = 
     books = turn._books
     text = without_words(error)
     record = books.record("error", error=text)
-    row = replace(books.row, state=state, ended=books.now(), call=None, error=text)
-    await books.commit(turn=row, calls=(record,), head=row.base, back=back)
+    books.row = replace(books.row, state=state, ended=books.now(), call=None, error=text)
+    if back:
+        await books.withdraw((record,))
+    else:
+        await books.commit(turn=books.row, calls=(record,))
 
 
 async def stored_reply(session: Session, row: TurnRecord) -> Reply | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sessions.core.incoming import Incoming
 from sessions.core.prices import cost
 from sessions.core.transcript import Role
-from sessions.errors import ModelError, named, without_words
+from sessions.errors import named, without_words
 from sessions.flight import Flight
 from sessions.history import Written, make_entry
 from sessions.leases import Hold
@@ -111,7 +111,7 @@ class Books:
         """
         pending, unsaved = tuple(self._pending), tuple(self.unsaved)
         turn = self.row if turn is None and self._is_row_due else turn
-        if back and (texts := self._instructions_behind(head)):
+        if back and (texts := self.instructions_behind(self.history.position(head))):
             waiting = replace(self.history.settings, instructions=(*texts, *self.history.settings.instructions))
             self.history.adopt(waiting)
             settings = waiting.to_json()
@@ -143,9 +143,9 @@ class Books:
             raise
         self._written(change, pending, unsaved)
 
-    def _instructions_behind(self, head: str | None) -> tuple[str, ...]:
-        """Instructions that leave the chain with the words of a failed turn: they wait for the next one."""
-        leaving = self.history.entries[self.history.position(head) :]
+    def instructions_behind(self, count: int) -> tuple[str, ...]:
+        """The operator's instructions behind the first `count` entries: they stay when words leave the chain."""
+        leaving = self.history.entries[count:]
         return tuple(str(block.get("text")) for entry in leaving if entry.role == "system" for block in entry.content)
 
     def _written(self, change: Change, pending: Sequence[Written], unsaved: Sequence[ToolCallRecord]) -> None:
@@ -156,6 +156,11 @@ class Books:
         self.hold.released = change.release
         self.history.committed(change)
         self.gaps = None
+
+    async def withdraw(self, calls: Sequence[CallRecord]) -> None:
+        """Ends the turn, as its row says, before its words: they leave the chain, and nothing is left to finish."""
+        self.row = replace(self.row, result=self.row.base)
+        await self.commit(turn=self.row, calls=calls, head=self.row.base, back=True)
 
     async def end(self, state: Any, reason: str | None, calls: Sequence[CallRecord] = (), **fields: Any) -> None:
         """The turn is over; `fields` are further fields of its row."""
@@ -190,8 +195,6 @@ class Books:
         flight = self.flight
         assert flight is not None
         incoming, prompt = self.incoming or Incoming(), self.history.prompt
-        if status != "ok":
-            incoming.estimate_output(self.manager._client.characters_per_token or prompt.profile.characters_per_token)
         batched = flight.kind == "batch"  # when it was processed, and so what was alive then, is not known
         miss = None if batched else judge(self.history, flight, incoming, turn=self.row.id)
         record = flight.record(
@@ -216,8 +219,8 @@ class Books:
 
     def failed_call(self, status: CallStatus, error: BaseException) -> tuple[CallRecord, ...]:
         """The ledger row of the call under way, if there is one, which ends with this error."""
-        if self.incoming is not None and isinstance(error, ModelError):
-            self.incoming.request_id = self.incoming.request_id or error.request_id
+        if self.incoming is not None:
+            self.manager._client.cut_short(self.incoming, self.history.prompt.profile, error)
         return () if self.flight is None else (self.record(status, error=without_words(error)),)
 
     def broken_row(self, state: TurnState, error: BaseException) -> TurnRecord:

@@ -21,6 +21,7 @@ from pydantic_core import from_json
 
 from sessions.core.body import encode_body
 from sessions.core.incoming import Incoming
+from sessions.core.profiles import Profile
 from sessions.core.transcript import shown
 from sessions.errors import ConfigurationError, ContextFull, ModelError, SessionsError
 
@@ -99,6 +100,11 @@ class ModelClient:
                 raise ConfigurationError(_NO_KEY) from error
         return self._client
 
+    def cut_short(self, incoming: Incoming, profile: Profile, error: BaseException | None = None) -> None:
+        """An answer ends early: notes how long it is by what has come, and the request's id where the error has it."""
+        incoming.request_id = incoming.request_id or getattr(error, "request_id", None)
+        incoming.estimate_output(self.characters_per_token or profile.characters_per_token)
+
     def check_params(self, params: Mapping[str, Any]) -> None:
         """Raises `ConfigurationError` for a request field that the SDK does not have."""
         if not params:
@@ -115,9 +121,9 @@ class ModelClient:
         """The SDK's `create`; where that would only wrap the body up, a body whose old messages are encoded already."""
         thinking = body.get("thinking") or {}
         beta = bool(BETA_FIELDS & set(body) or "block_binding" in thinking)
-        content = self._encoded({**body, **stream})
         subject = (body["model"], thinking.get("type"))
-        if content is None or subject not in self._warned:
+        content = self._encoded({**body, **stream}) if subject in self._warned else None
+        if content is None:
             return await self._through_create(self.sdk.beta if beta else self.sdk, subject, {**body, **stream})
         from anthropic import AsyncStream
         from anthropic.types import Message, RawMessageStreamEvent

@@ -90,11 +90,11 @@ async def compact(manager: SessionManager, history: History, lease: Lease) -> Ca
     return Call.of(made.call)
 
 
-async def make_room(books: Books, count: int) -> None:
+async def make_room(books: Books, count: int) -> bool:
     """The same within a turn: a summary takes the place of the first `count` entries, and the turn goes on behind it.
 
     What it cost is written down before the head moves: one commit moves the head and names the turn's entries anew.
-    Where there is no summary, nothing changes.
+    False where no summary came: then nothing has changed.
     """
     manager, history = books.manager, books.history
     await books.commit(turn=books.row)
@@ -102,7 +102,7 @@ async def make_room(books: Books, count: int) -> None:
         row, incoming = await _summarize(manager, history, count)
     except ModelError as error:  # the window may still hold the next request
         log.warning("session %s could not be compacted: %s", books.session.id, error)
-        return
+        return False
     with anyio.CancelScope(shield=True):
         made = _made(history, books.hold.lease, row, incoming, history.entries[count:])
         lease = books.hold.lease
@@ -118,6 +118,7 @@ async def make_room(books: Books, count: int) -> None:
             history.discard()
         await history.refresh()
         books.row = moved
+    return True
 
 
 async def _summarize(manager: SessionManager, history: History, count: int) -> tuple[CallRecord, Incoming]:

@@ -254,6 +254,12 @@ class History:
         entries = self.entries
         return entries[-1] if entries else None
 
+    @property
+    def answered(self) -> int:
+        """How many entries there are up to the newest reply; what lies behind it may never have been accepted."""
+        entries = self.entries
+        return next((count for count in range(len(entries), 0, -1) if entries[count - 1].role == "assistant"), 0)
+
     def use(self, settings: Settings) -> None:
         """Other settings: the prompt is made anew."""
         self.adopt(settings)

@@ -317,8 +317,7 @@ class SessionManager:
         """A request outside of turns failed or was cancelled: that is a row of the ledger too."""
         status = "error" if isinstance(error, Exception) else "cancelled"
         ended, text = self.clock.now(), without_words(error)
-        incoming.request_id = incoming.request_id or getattr(error, "request_id", None)
-        incoming.estimate_output(self._client.characters_per_token or history.prompt.profile.characters_per_token)
+        self._client.cut_short(incoming, history.prompt.profile, error)
         row = flight.record(history.record.id, kind, status, incoming, history.prompt, ended=ended, error=text)
         end_call(flight.span, Call.of(row))
         with anyio.CancelScope(shield=True):

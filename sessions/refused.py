@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from sessions.books import Books
@@ -22,7 +21,7 @@ async def step_back(books: Books, error: ModelError) -> None:
     as errors in their place: then the chain can be sent again, and the model knows that the tools have run.
     """
     history, is_first = books.history, books.row.reply is None
-    accepted = max(history.position(books.row.base), _replied(books))
+    accepted = _accepted(books)
     results = [
         block for entry in history.entries[accepted:] for block in entry.content if block.get("type") == "tool_result"
     ]
@@ -30,15 +29,14 @@ async def step_back(books: Books, error: ModelError) -> None:
     calls = books.failed_call("error", error)
     row = books.broken_row("failed" if is_first else "interrupted", error)
     if refused:
-        instructions = _instructions(books, accepted)
+        instructions = books.instructions_behind(accepted)
         while len(history.entries) > accepted:
             history.drop_last()
         books.stage("user", without_results(results, refused, reason_of(error)))
         books.stage_instructions(instructions)
         await books.commit(turn=row, calls=calls)
     elif is_first:
-        row = books.row = replace(row, result=row.base)
-        await books.commit(turn=row, calls=calls, head=row.base, back=True)
+        await books.withdraw(calls)
     else:
         await books.commit(turn=row, calls=calls)
     if not is_first:
@@ -52,8 +50,7 @@ async def advise(books: Books, error: ModelError) -> None:
     """
     if status_of(error) != 500:
         return
-    entries = books.history.entries
-    accepted = max(books.history.position(books.row.base), _replied(books))
+    entries, accepted = books.history.entries, _accepted(books)
     new = {entry.id for entry in entries[accepted:]}
     recent = await books.manager._store.calls(books.session.id, limit=_LOOK, newest_first=True)
     if any(call.status == "error" and call.first_event is None and call.entry in new for call in recent):
@@ -62,10 +59,9 @@ async def advise(books: Books, error: ModelError) -> None:
         error.args = (f"{error}; {why}, take it back with rewind({last}) or fork(at={last}) and send other words",)
 
 
-def _replied(books: Books) -> int:
-    """How many entries there are up to the model's newest reply."""
-    entries = books.history.entries
-    return next((n for n in range(len(entries), 0, -1) if entries[n - 1].role == "assistant"), 0)
+def _accepted(books: Books) -> int:
+    """How many entries the API has accepted: those before the turn, and up to its newest reply."""
+    return max(books.history.position(books.row.base), books.history.answered)
 
 
 def _refused(books: Books, results: list[dict[str, Any]], error: ModelError, *, is_first: bool) -> list[str]:
@@ -78,15 +74,6 @@ def _refused(books: Books, results: list[dict[str, Any]], error: ModelError, *, 
     if not is_first:
         return found
     by_caller = books.session._by_caller
-    theirs = {
-        block["id"]
-        for entry in books.history.entries
-        for block in tool_calls(entry.content)
-        if block["name"] in by_caller
-    }
+    asked = tool_calls(books.history.entries[books.history.answered - 1].content)  # what the results answer
+    theirs = {block["id"] for block in asked if block["name"] in by_caller}
     return [id for id in found if id not in theirs]
-
-
-def _instructions(books: Books, accepted: int) -> list[str]:
-    behind = books.history.entries[accepted:]
-    return [str(block.get("text")) for entry in behind if entry.role == "system" for block in entry.content]

@@ -134,11 +134,9 @@ class Turn:
             await self._begin()
             if (last := self._history.last) is None or last.role == "assistant":
                 return found or self._books.row  # the session has gone on in another way
-            instructions = self._history.settings.instructions
-            self._books.stage_instructions(instructions)
-            self._history.adopt(replace(self._history.settings, instructions=()))
+            await self._asking.prepare()
             self._books.row = replace(self._books.row, call=call)
-            await self._books.commit(turn=self._books.row, settings=self._history.settings.to_json())
+            await self._books.commit(turn=self._books.row)
             return self._books.row
 
     def stop(self) -> None:
@@ -187,12 +185,13 @@ class Turn:
             if self._options.recovering and open_turn.state == "interrupted":
                 raise SessionsError(TOO_OFTEN)
         journal = await self._tools.read()
-        if self._content is None and (self._is_finished(journal) or await self._is_over()):
+        ended = await self._ended_here()
+        if self._content is None and (self._is_finished(journal) or (ended and ended == self._history.head)):
             if open_turn is not None:
                 await self._close_row(open_turn)
             return False
         await self._manager._tending.meet(self._session.owner)
-        await self._note_accepted()
+        self._accepted = max(self._history.answered, self._history.position(ended))
         known = open_turn if self._content is None else found
         continued = known is not None and known.entry is not None and self._history.position(known.entry) > 0
         known = known if continued or self._content is not None else None
@@ -241,11 +240,6 @@ class Turn:
             )
         return found
 
-    async def _is_over(self) -> bool:
-        """Whether the chain ends where the last turn ended without a reply: stopped, refused, or nothing to say."""
-        ended, last = await self._ended_here(), self._history.last
-        return ended is not None and ended == self._history.head and last is not None and last.role != "assistant"
-
     def _is_finished(self, journal: dict[int, ToolRecord]) -> bool:
         step = next_step(self._history.entries, journal, by_caller=self._session._by_caller)
         return isinstance(step, Finished)
@@ -272,15 +266,10 @@ class Turn:
             **(places or {"base": self._ground()}),
         )
 
-    async def _note_accepted(self) -> None:
-        """How much of the chain the API has accepted: to its newest reply, or to where a turn ended without one."""
-        entries = self._history.entries
-        self._accepted = next((n for n in range(len(entries), 0, -1) if entries[n - 1].role == "assistant"), 0)
-        if self._accepted < len(entries) and (ended := await self._ended_here()) is not None:
-            self._accepted = max(self._accepted, self._history.position(ended))
-
     async def _ended_here(self) -> str | None:
-        """The entry at which the newest turn ended for good although the model said nothing there."""
+        """The entry behind the newest reply at which the newest turn ended for good: stopped, declined, or silent."""
+        if self._history.answered == len(self._history.entries):
+            return None
         newest = await self._manager._store.turns(self._session.id, limit=1)
         is_over = bool(newest) and newest[0].state in ("cancelled", "failed", "finished")
         return newest[0].result if is_over else None

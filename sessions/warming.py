@@ -112,7 +112,6 @@ async def ask_nothing(
             ended = manager.clock.now()
             manager._air.begins(flight, ended)
     except BaseException as error:
-        incoming.request_id = getattr(error, "request_id", None)
         await manager._record_failed(flight, history, kind, incoming, error)
         raise
     incoming.feed({"type": "message_start", "message": message})

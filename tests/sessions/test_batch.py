@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import anyio
 import pytest
 
 from sessions import BatchIncomplete, ConfigurationError, ModelError, Reply, Session, tool
+from sessions.core.profiles import profile_for
 from sessions.core.usage import Usage
-from sessions.simulator import Fault, Latency, Request, Scripted
-from tests.sessions.world import World, buckets, call, create, everywhere, marks, words
+from sessions.simulator import Fault, Latency, Request, Scripted, filler
+from tests.sessions.world import MODEL, World, buckets, call, create, everywhere, marks, words
 
 MINUTE = 60.0
 SLOW = Latency(batch=10 * MINUTE)
@@ -274,3 +276,20 @@ async def test_a_call_cut_short_is_an_error_that_was_paid() -> None:
         branch = await manager.open(next(one.id for one in await manager.list() if one.calls))
         assert (await branch.calls())[0].usage.output == 50
         await check_bills(world, branch)
+
+
+async def test_a_branch_whose_words_exceed_the_window_is_compacted_before_they_are_sent(tmp_path: Path) -> None:
+    small = replace(profile_for(MODEL), window=12_000)
+    world = World(echo, url=tmp_path / "a.db", latency=SLOW, profile=small)
+    async with world.manager(profile=small, tend=False) as manager:
+        session = await create(manager, compact="auto")
+        await session.send(f"one {filler(3000)}")
+        await session.send("two")
+        (reply,) = await turned(world, 25 * MINUTE, lambda: session.batch([f"three {filler(5000)}"]))
+        assert reply.text.startswith("re: three")
+        assert reply.session.entries[0].stop_reason == "compaction"
+        assert len(words(reply.session)) == 1
+        again = await session.fork(at=session.entries[-1].id)
+        assert again.entries[0].role == "user"
+        await check_bills(world, session, reply.session)
+    world.check()

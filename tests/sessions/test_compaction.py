@@ -549,3 +549,35 @@ async def test_a_process_that_dies_in_one_within_a_turn(after: bool, tmp_path: P
 async def _calls(world: World, id: str) -> Any:
     async with world.manager(profile=SMALL) as manager:
         return await (await manager.open(id)).calls()
+
+
+@everywhere
+async def test_one_that_fails_within_a_turn_is_not_tried_again_and_moves_no_mark(tmp_path: Path) -> None:
+    """A summary that does not come may have been paid for: before each request of a long turn it would be again."""
+
+    @tool(idempotent=True)
+    def read(page: int) -> str:
+        """Reads a page."""
+        return filler(400)
+
+    def script(request: Request) -> Any:
+        if "read" not in str(request.messages):
+            return "answer"
+        done = str(request.messages).count("tool_result")
+        return "read all" if done >= 3 else [call("read", page=done)]
+
+    world = World(script, url=tmp_path / "a.db", profile=SMALL, faults={2: Fault.http(529)})
+    async with world.manager(profile=SMALL) as manager:
+        session = await talked(manager, "one", filler(3000), compact="auto", tools=[read])
+        marked = {"type": "text", "text": filler(5000), "cache_control": {"type": "ephemeral"}}
+        reply = await session.send([marked, {"type": "text", "text": "please read"}])
+        assert reply.text == "read all"
+        assert [number for number, body in enumerate(world.bodies) if body.get("compaction")] == [2]
+        marked_blocks = [
+            (at, index)
+            for at, message in enumerate(world.bodies[3]["messages"])
+            for index, block in enumerate(message["content"])
+            if "cache_control" in block
+        ]
+        assert (4, 0) in marked_blocks
+    world.check()
