@@ -9,9 +9,8 @@ from typing import Any
 
 from sessions.core.transcript import Malformed, encode, fault_of, shown
 from sessions.errors import ConfigurationError
+from storage.values import LONGEST_NAME
 
-LONGEST_NAME = 1000
-"""UTF-8 bytes of an id, an owner or a key: a row of PostgreSQL's indexes has room for 2,704, and may hold two."""
 MOST = 2**53
 """The largest whole number taken: every database and every JSON reader holds it exactly."""
 

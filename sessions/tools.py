@@ -11,7 +11,6 @@ import copy
 import functools
 import inspect
 import math
-import re
 from collections.abc import AsyncIterable, Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MethodType
@@ -19,6 +18,7 @@ from typing import Any, TypeVar, overload
 from weakref import WeakValueDictionary
 
 from sessions.clock import Clock
+from sessions.core.acceptable import TOOL_NAME
 from sessions.core.cache import without_marks
 from sessions.core.steps import ToolCall, result_block
 from sessions.core.transcript import plain
@@ -27,7 +27,6 @@ from sessions.jobs import in_thread, outcome
 from sessions.results import MAX_RESULT, Content, content_of, gathered, taken, told
 
 F = TypeVar("F", bound=Callable[..., Any])
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class _Options:
     max_result: int | None = None
 
     def __post_init__(self) -> None:
-        if self.name is not None and not (isinstance(self.name, str) and _NAME.fullmatch(self.name)):
+        if self.name is not None and not (isinstance(self.name, str) and TOOL_NAME.fullmatch(self.name)):
             raise ConfigurationError(f"a tool's name must be 1 to 128 letters, digits, _ and -, not {self.name!r:.80}")
         if self.idempotent is not None and not isinstance(self.idempotent, bool):
             raise ConfigurationError(f"a tool's idempotent must be True or False, not {self.idempotent!r:.80}")

@@ -24,6 +24,7 @@ from sessions.errors import ConfigurationError
 from sessions.measured import SIMULATOR
 from sessions.probe import Ask, Probe, Result, Rule, Seen, Watcher
 from sessions.probe.simulated import Estimate, estimate, simulated_probe
+from storage.urls import VARIABLE
 
 _STYLES = {"agrees": "green", "differs": "bold yellow", "cannot tell": "cyan", "skipped": "dim"}
 _WORDS = {"agrees": "agree", "differs": "differ", "cannot tell": "cannot be told", "skipped": "skipped"}
@@ -138,7 +139,7 @@ def _file_name(model: str) -> str:
 
 def _store_files() -> list[Path]:
     """The files of the store that the other commands would use; a probe has no other."""
-    return files_of(os.environ.get("WARMLINE_STORE", STORE))
+    return files_of(os.environ.get(VARIABLE, STORE))
 
 
 def _watcher(status: Status, as_json: bool) -> Watcher:

@@ -32,7 +32,7 @@ from sessions.errors import (
 )
 from sessions.translate import storage_errors
 from storage import SessionMissing, Store, StoreUnavailable, open_store
-from storage.urls import parse
+from storage.urls import VARIABLE, parse
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -84,7 +84,7 @@ CODES_IN_WORDS = (
 )
 
 StoreOption = Annotated[
-    str, typer.Option("--store", envvar="WARMLINE_STORE", help="sqlite:///path or postgresql://user@host/name.")
+    str, typer.Option("--store", envvar=VARIABLE, help="sqlite:///path or postgresql://user@host/name.")
 ]
 ModelOption = Annotated[str, typer.Option("--model", envvar="WARMLINE_MODEL", help="The model to talk to.")]
 OwnerOption = Annotated[str | None, typer.Option("--owner", help="Only sessions of this owner.")]
@@ -143,7 +143,7 @@ def existing(store: str) -> str:
         return store  # the store's own error says which forms there are, or what is wrong with the path
     if absent:
         raise ConfigurationError(
-            f"there is no database at {url.database}: name another with --store or WARMLINE_STORE, "
+            f"there is no database at {url.database}: name another with --store or {VARIABLE}, "
             "or start one with `warmline chat`"
         )
     return store

@@ -17,7 +17,7 @@ _CLAUDE = ("anthropic", "aws", "bedrock", "google", "foundry")
 """Endpoints that serve Claude itself, by its own rules."""
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
 _LEAST_BUDGET = 1024
-_TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
+TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 
 
 def check_acceptable(settings: Settings, endpoint: str | None) -> None:
@@ -55,7 +55,7 @@ def _check_thinking(settings: Settings, thinking: dict[str, Any], model: Profile
 
 
 def _check_tool(index: int, tool: dict[str, Any]) -> None:
-    if not _TOOL_NAME.fullmatch(str(tool.get("name"))):
+    if not TOOL_NAME.fullmatch(str(tool.get("name"))):
         raise Malformed(
             f"tools[{index}].name {shown(tool.get('name'))} must have 1 to 128 letters, digits, _ and -: rename it"
         )

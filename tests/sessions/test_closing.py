@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import TaskGroup
 
 from sessions import Reply, Session, SessionManager, SessionsError, tool
 from sessions.core.steps import INTERRUPTED
@@ -38,6 +39,14 @@ class Sender:
                 raise
 
 
+async def under_way(session: Session, group: TaskGroup, world: World) -> Sender:
+    """A sender whose turn has been going on for five seconds."""
+    sender = Sender(session)
+    group.start_soon(sender.send)
+    await world.clock.advance(5)
+    return sender
+
+
 async def state(manager: SessionManager, session: Session) -> str:
     return (await manager._store.turns(session.id))[-1].state
 
@@ -62,9 +71,7 @@ def test_a_turn_under_way_is_left_to_the_next_worker(backend: str, new_place: Ca
         async with anyio.create_task_group() as group:
             async with world.manager(**without_gate(url)) as manager:
                 session = await create(manager)
-                sender = Sender(session)
-                group.start_soon(sender.send)
-                await world.clock.advance(5)
+                sender = await under_way(session, group, world)
                 assert await state(manager, session) == "running"
             assert isinstance(sender.error, SessionsError)
             assert "recover()" in str(sender.error)
@@ -79,9 +86,7 @@ async def test_the_ledger_has_the_call_that_was_given_up(tmp_path: Path) -> None
     world = World(url=tmp_path / "a.db", latency=SLOW)
     async with anyio.create_task_group() as group, world.manager() as manager:
         session = await create(manager)
-        sender = Sender(session)
-        group.start_soon(sender.send)
-        await world.clock.advance(5)
+        await under_way(session, group, world)
     await check_recovered(world)
     async with world.manager() as manager:
         session = await manager.open(session.id)
@@ -103,9 +108,7 @@ async def test_finished_tools_are_kept_and_the_others_are_in_doubt(tmp_path: Pat
     script = answers([call("book", city="Oslo"), call("book", city="Rome")], "All done.")
     world = World(script, url=tmp_path / "a.db")
     async with anyio.create_task_group() as group, world.manager() as manager:
-        sender = Sender(await create(manager, tools=[book]))
-        group.start_soon(sender.send)
-        await world.clock.advance(5)
+        sender = await under_way(await create(manager, tools=[book]), group, world)
     assert isinstance(sender.error, SessionsError)
     found = await check_recovered(world, [book])
     told = [one["content"] for one in results(found.messages[2])]
@@ -118,9 +121,7 @@ async def test_draining_lets_turns_end_and_takes_no_new_ones(tmp_path: Path) -> 
     world = World(url=tmp_path / "a.db", latency=SLOW)
     async with anyio.create_task_group() as group, world.manager() as manager:
         session, other = await create(manager), await create(manager)
-        sender = Sender(session)
-        group.start_soon(sender.send)
-        await world.clock.advance(5)
+        sender = await under_way(session, group, world)
         group.start_soon(manager.drain, 8)
         await world.clock.advance(1)
         with pytest.raises(SessionsError, match="takes no new turns"):
@@ -139,9 +140,7 @@ async def test_what_does_not_end_in_time_is_left(tmp_path: Path) -> None:
     world = World(url=tmp_path / "a.db", latency=SLOW)
     async with anyio.create_task_group() as group, world.manager() as manager:
         session = await create(manager)
-        sender = Sender(session)
-        group.start_soon(sender.send)
-        await world.clock.advance(5)
+        sender = await under_way(session, group, world)
         group.start_soon(manager.drain, 2)
         await world.clock.advance(2)
         assert await state(manager, session) == "running"
