@@ -59,21 +59,16 @@ def pooler(server: str) -> Iterator[Callable[[str], str]]:
         yield behind
 
 
+def pgbouncer() -> str | None:
+    """Where the program is, `None` where there is none."""
+    return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+
 @contextmanager
 def own_pooler(server: str) -> Iterator[Callable[[str], str]]:
     """A pgbouncer before that server; see `pooler`."""
     if (program := pgbouncer()) is None:
         pytest.skip("pgbouncer is not installed: it comes with the system's packages")
-    with _pgbouncer(server, program) as behind:
-        yield behind
-
-
-def pgbouncer() -> str | None:
-    return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-
-
-@contextmanager
-def _pgbouncer(server: str, program: str) -> Iterator[Callable[[str], str]]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with tempfile.NamedTemporaryFile("w", suffix=".ini") as settings:

@@ -54,7 +54,7 @@ class Usage:
         """Reads a `usage` object of the Messages API. Every cache field may be null or absent.
 
         With the compaction and fallback betas the top level leaves out some attempts: `iterations`, where present,
-        is the sum that is billed (claude_api facts, 12). A figure that is no sane count is treated as absent.
+        is the sum that is billed (streaming page, 2026). A figure that is no sane count is treated as absent.
         """
         iterations = usage.get("iterations")
         if isinstance(iterations, list) and iterations:
