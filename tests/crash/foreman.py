@@ -55,6 +55,7 @@ class Foreman:
         self._job, self._rng = job, random.Random(seed)
         self._address = str(Path(job.directory, "crew"))
         self._members: dict[int, Member] = {}
+        self._meetings: set[asyncio.Task[None]] = set()
         self._numbers, self._ids = itertools.count(), itertools.count()
         self._some = asyncio.Event()
         self.happened: Counter[str] = Counter()
@@ -72,18 +73,34 @@ class Foreman:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._server.close()
         for member in list(self._members.values()):
             os.kill(member.pid, signal.SIGKILL)
+        for meeting in self._meetings:  # one that was hired last may not have told its name: it ends where this ends
+            meeting.cancel()
+        await asyncio.gather(*self._meetings, return_exceptions=True)
         assert self._crew.stdin is not None
         self._crew.stdin.close()
         await self._crew.wait()
-        self._server.close()
 
     def _hire(self) -> None:
         assert self._crew.stdin is not None
         self._crew.stdin.write(f"{next(self._numbers)}\n".encode())
 
-    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        meeting = asyncio.create_task(self._listen(reader, writer))
+        self._meetings.add(meeting)
+        meeting.add_done_callback(self._meetings.discard)
+
+    async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._hear_all(reader, writer)
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def _hear_all(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         hello = json.loads(await reader.readline())
         member = self._members[hello["number"]] = Member(hello["number"], hello["pid"], writer)
         self._some.set()
@@ -91,7 +108,6 @@ class Foreman:
             while line := await reader.readline():
                 self._hear(member, json.loads(line))
         self._lose(member)
-        writer.close()
 
     def _hear(self, member: Member, answer: dict[str, Any]) -> None:
         waiting = member.asked.pop(answer["id"])
