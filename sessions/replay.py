@@ -190,7 +190,7 @@ async def replay_series(
         api = await stack.enter_async_context(client(engine=meter, clock=clock, max_retries=0))
         options = {"max_steps": longest + 1, **settings}
         manager = await stack.enter_async_context(SessionManager(store, client=api, clock=clock, **options))
-        manager._leases.seconds, manager._leases.renew_after = 2 * _LEASE, _LEASE
+        manager.runtime.leases.seconds, manager.runtime.leases.renew_after = 2 * _LEASE, _LEASE
         played = []
         for segments in found:
             moved = _after(segments, clock.now())
