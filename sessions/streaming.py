@@ -12,6 +12,7 @@ import anyio
 from sessions.batch_part import Part
 from sessions.errors import SessionsError
 from sessions.history import History
+from sessions.lifecycle import ENDED
 from sessions.outcome import Event, Outcome, Step
 from sessions.runtime import Runtime
 from sessions.translate import storage_errors
@@ -40,29 +41,44 @@ class Driver:
     def __init__(self, runtime: Runtime, turn: Turn, bring_in: BringIn, timeout: float | None = None) -> None:
         self.turn, self._bring_in = turn, bring_in
         self._clock, self._background, self._timeout = runtime.clock, runtime.background, timeout
-        self._happening: AsyncGenerator[Event | Step | Outcome] = runtime.lifecycle.through(self._driven())
+        self._lifecycle = runtime.lifecycle
+        self._happening: AsyncGenerator[Event | Step | Outcome] = self._driven()
         self._drawing: anyio.CancelScope | None = None
-        self._inside = self._over = self._replied = self._late = False
+        self._inside = self._over = self._replied = self._late = self._ended = False
         self._left: anyio.Event | None = None
         self._watch: anyio.CancelScope | None = None
 
     async def _driven(self) -> AsyncGenerator[Event | Step | Outcome]:
-        """What happens in the turn. A reply in a batch is brought in outside the turn's lease, which that needs."""
-        part: Part | None = None
-        while True:
-            async with aclosing(self.turn.drive()) as happening:
-                async for one in happening:
-                    if isinstance(one, Part):
-                        part = one
-                    else:
-                        yield one
-            if part is None:
-                return
-            outcome = await self._bring_in(self.turn.history, part, wait=not self.turn.has_words)
-            if outcome is not None:
-                yield outcome
-                return
-            part = None
+        self._lifecycle.begin(self)
+        try:
+            while True:
+                part: Part | None = None
+                async with aclosing(self.turn.drive()) as happening:
+                    async for one in happening:
+                        if isinstance(one, Part):
+                            part = one
+                        else:
+                            yield one
+                if part is None:
+                    return
+                # Outside the turn's lease, which bringing the reply in needs.
+                outcome = await self._bring_in(self.turn.history, part, wait=not self.turn.has_words)
+                if outcome is not None:
+                    yield outcome
+                    return
+        finally:
+            self._lifecycle.over(self)
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether somebody waits for what happens next."""
+        return self._inside
+
+    def interrupt(self) -> None:
+        """Whoever waits is told that the manager ended before the turn did."""
+        self._ended = True
+        if self._drawing is not None:
+            self._drawing.cancel()
 
     async def next(self) -> Event | Step | Outcome | None:
         """The next thing that happens, or `None` at the end, or once closed. Raises `TimeoutError` when time is up."""
@@ -71,6 +87,8 @@ class Driver:
             self._begin_watching()
             with anyio.CancelScope() as self._drawing:
                 one = await self._draw()
+        if self._ended and not self._replied and one is None:
+            raise SessionsError(ENDED)
         if self._late and not self._replied and one is None:
             raise TimeoutError(f"the turn was not done after {self._timeout:g} seconds: resume() goes on")
         return one
