@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 
+from sessions import states
 from sessions.books import CANCELLED, Books
 from sessions.compaction import make_room, obstacle, room_before
 from sessions.core.cache import Where
@@ -106,7 +107,7 @@ class Asking:
         """The request, stored as the call in flight before it is sent."""
         request = self._request(passage)
         self._books.send(request)
-        self._books.row = replace(self._books.row, call=request.stored)
+        self._books.row = states.after(self._books.row, "asks", call=request.stored)
         await self._books.commit(turn=self._books.row)
         self._runtime.requests.start(request, self._history, self._books.span)
         return request
@@ -145,7 +146,7 @@ class Asking:
             return False
         self._calls -= 1  # the request that is healed is no step of the turn
         record = self._books.failed_call(error)
-        self._books.row = replace(self._books.row, call=None)
+        self._books.row = states.after(self._books.row, "asks")
         await self._books.commit(turn=self._books.row, calls=record, settings=settings.to_json())
         self._history.use(settings)
         return True
@@ -217,10 +218,11 @@ class Asking:
         record = books.record("ok", reply=written.entry.id)
         books.add(written)
         step = next_step(self._history.entries, {}, by_caller=self._history.by_caller)
-        over: dict[str, Any] = {"state": "finished", "ended": books.now()} if isinstance(step, Finished) else {}
-        books.row = replace(books.row, reply=record.entry, call=None, stop_reason=reason, **over)
+        is_last = isinstance(step, Finished)
+        ended = books.now() if is_last else None
+        books.row = states.answered(books.row, reply=record.entry, stop_reason=reason, ended=ended)
         after = self._runtime.forecaster.due(self._history, books.calls[-1])
-        await books.commit(turn=books.row, calls=(record,), tend_after=after, release=bool(over))
+        await books.commit(turn=books.row, calls=(record,), tend_after=after, release=is_last)
         self._runtime.schedule.wake(after)
         return books.calls[-1]
 
@@ -232,10 +234,7 @@ class Asking:
         books = self._books
         is_declined = reason == "refusal" and books.row.reply is None
         record = books.record("ok")
-        books.row = replace(
-            books.row, state="finished", ended=books.now(), call=None, stop_reason=reason, reply=None,
-            result=self._history.head,
-        )  # fmt: skip
+        books.row = states.ended(books.row, reason, books.now(), reply=None, result=self._history.head)
         if is_declined:
             await books.withdraw((record,))
         else:
@@ -251,8 +250,7 @@ class Asking:
         record = self._books.record("cancelled", reply=reply, error="stopped by the user")
         if written is not None:
             self._books.add(written)
-            self._books.row = replace(self._books.row, reply=reply)
-        await self._books.end("cancelled", CANCELLED, (record,))
+        await self._books.stopped((record,), reply=reply)
 
     def _made(self, incoming: Incoming, content: list[dict[str, Any]], reason: str, **facts: Any) -> Written:
         """The entry of a reply whose call is still under way. Raises `ModelError` for what is no JSON text."""

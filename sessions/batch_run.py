@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import anyio
 import anyio.lowlevel
 
+from sessions import states
 from sessions.background import log
 from sessions.batch_client import BatchClient, in_batches, may_be_made
 from sessions.batch_part import Part, branch_id, key_of
@@ -137,7 +138,7 @@ class Run:
             return True
         for index in list(self.pending):
             if self._rows[index].started < self._runtime.clock.now() - _ABANDONED:
-                await self._change(index, None, state="interrupted", error="the fan-out was never sent: resume() asks")
+                await self._give_up(index, "the fan-out was never sent: resume() asks")
         return False
 
     def _know(self, index: int, row: TurnRecord) -> None:
@@ -292,16 +293,22 @@ class Run:
                 await self._change(index, self.pending[index].held_back(), hold=lead)
             else:
                 self.outcomes[index] = error
-                await self._change(index, None, hold=lead, state="interrupted", error=without_words(error))
+                await self._give_up(index, without_words(error), hold=lead)
 
         await self._each(chunk, one)
 
-    async def _change(self, index: int, part: Part | None, *, hold: Hold | None = None, **fields: Any) -> None:
-        """Writes another part into a branch's row; the first branch is held by whoever sends."""
-        before, call = self.pending[index], None if part is None else part.stored
-        row = replace(self._rows[index], call=call, **fields)
+    async def _change(self, index: int, part: Part, *, hold: Hold) -> None:
+        """Writes another part into a branch's row."""
+        await self._put(index, states.waiting(self._rows[index], part.stored), hold)
+
+    async def _give_up(self, index: int, why: str, *, hold: Hold | None = None) -> None:
+        """A branch's request is not to be sent: its turn is left to whoever resumes it."""
+        await self._put(index, states.after(self._rows[index], "breaks", error=why), hold)
+
+    async def _put(self, index: int, row: TurnRecord, hold: Hold | None) -> None:
+        """Writes a branch's row; the first branch is held by whoever sends."""
         turn = BranchTurn(self._runtime, await self.branch(index), row, self._patience)
-        self._know(index, await turn.put(before, hold if index == self._lead else None))
+        self._know(index, await turn.put(self.pending[index], hold if index == self._lead else None))
 
     # -- finding --
 

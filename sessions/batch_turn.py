@@ -5,11 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
+from sessions import states
 from sessions.asking import Asking
 from sessions.batch_part import Part
+from sessions.beginning import Options, stored_outcome
 from sessions.books import Books
 from sessions.client import api_type
 from sessions.core.gaps import NEVER, known
@@ -23,9 +24,8 @@ from sessions.outcome import Outcome
 from sessions.request import Request
 from sessions.runtime import Runtime
 from sessions.stopping import Stop
-from sessions.turn import Options, Turn, stored_outcome
+from sessions.turn import Turn
 from storage import TurnRecord
-from storage.records import TurnState
 
 _RETRYABLE = ("api_error", "overloaded_error", "rate_limit_error", "timeout_error")
 _REFUSED = ("invalid_request_error", "request_too_large")
@@ -76,8 +76,8 @@ class BranchTurn:
         async with self._held(hold) as self._books.hold:
             present = await self._present()
             if present is None or Part.of_row(present) != before:
-                return present or replace(self._row, call=None)
-            await self._books.commit(turn=replace(self._row, token=self._books.hold.lease.token))
+                return present or states.waiting(self._row, None)
+            await self._books.commit(turn=states.under(self._row, self._books.hold.lease.token))
             return self._row
 
     async def take_in(self, result: dict[str, Any], ended: float | None) -> Outcome | ModelError | None:
@@ -99,14 +99,14 @@ class BranchTurn:
         """The results are gone: the ledger takes what the request should have cost, and the turn is left open."""
         async with self._held() as self._books.hold:
             if await self._restored() is not None:
-                await self._books.settle(replace(self._books.row, error=_GONE), "batch")
+                await self._books.settle(states.waiting(self._books.row, self._books.row.call, error=_GONE), "batch")
         return ModelError(_GONE, retryable=True)
 
     async def stored(self) -> Outcome | None:
         """The reply that the turn has, from what is stored; one that waits for tools too."""
         if self._row.state != "finished" and self._row.reply is None:
             return None
-        return await stored_outcome(self._runtime.store, replace(self._row, state="finished"))
+        return await stored_outcome(self._runtime.store, self._row)
 
     async def _present(self) -> TurnRecord | None:
         return await self._runtime.store.turn(self._history.record.id, id=self._row.id)
@@ -117,7 +117,7 @@ class BranchTurn:
         part, expected = Part.of_row(present), Part.of_row(self._row)
         if present is None or part is None or part.flight is None or part != expected:
             return None
-        self._books.row = replace(present, state="interrupted", token=self._books.hold.lease.token)
+        self._books.row = states.collected(present, self._books.hold.lease.token)
         request = Request.restored(part.flight, "batch")
         request.asked_from, request.incoming.request_id = part.head, part.batch
         self._books.send(request)
@@ -131,14 +131,14 @@ class BranchTurn:
         try:
             _, outcome = await asking.receive(request.incoming)
         except ModelError as error:
-            await self._end(error, "interrupted")
+            await self._end(error, is_over=False)
             return error
         return outcome or self._books.outcome()
 
     async def _unplaced(self) -> ModelError:
         """The branch has gone on meanwhile: the reply has no place behind it. It was paid all the same."""
         error = ModelError("the session went on before the batch had ended, so that the reply has no place in it")
-        await self._end(error, "failed")
+        await self._end(error, is_over=True)
         return error
 
     async def _failed(self, request: Request, result: dict[str, Any]) -> ModelError:
@@ -157,14 +157,17 @@ class BranchTurn:
         named = text if result["type"] != "errored" else " ".join(["the API refused it:", *api_type(kind)])
         error = ModelError(f"{text} {about}", retryable=retryable, kind=f"{named} {about}")
         error.request_id = envelope.get("request_id")
-        await self._end(error, "failed" if refused else "interrupted", back=refused)
+        await self._end(error, is_over=refused, back=refused)
         return error
 
-    async def _end(self, error: ModelError, state: TurnState, *, back: bool = False) -> None:
+    async def _end(self, error: ModelError, *, is_over: bool, back: bool = False) -> None:
         books = self._books
         text = without_words(error)
         record = books.record("error", error=text)
-        books.row = replace(books.row, state=state, ended=books.now(), call=None, error=text)
+        if is_over:
+            books.row = states.refused(books.row, text, books.now())
+        else:
+            books.row = states.broken(books.row, text, books.now(), orphaned=False, recovering=False)
         if back:
             await books.withdraw((record,))
         else:

@@ -9,9 +9,9 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from sessions import states
 from sessions.core.prices import cost
 from sessions.core.transcript import Role
-from sessions.errors import named
 from sessions.history import History, Written, make_entry
 from sessions.leases import Hold
 from sessions.ledger import Call
@@ -20,7 +20,7 @@ from sessions.request import Request
 from sessions.runtime import Runtime
 from sessions.telemetry import end_call, end_turn
 from storage import CallRecord, Change, ToolCallRecord, TurnRecord
-from storage.records import CallKind, CallStatus, TurnState
+from storage.records import CallKind, CallStatus
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -156,20 +156,20 @@ class Books:
 
     async def withdraw(self, calls: Sequence[CallRecord]) -> None:
         """Ends the turn, as its row says, before its words: they leave the chain, and nothing is left to finish."""
-        self.row = replace(self.row, result=self.row.base)
+        self.row = states.withdrawn(self.row)
         await self.commit(turn=self.row, calls=calls, head=self.row.base, back=True)
 
-    async def end(self, state: Any, reason: str | None, calls: Sequence[CallRecord] = (), **fields: Any) -> None:
-        """The turn is over; `fields` are further fields of its row."""
-        last = self.history.last
-        self.row = replace(self.row, state=state, ended=self.now(), call=None, stop_reason=reason, **fields)
-        if state == "cancelled":
-            self.row = replace(self.row, result=last.id if last else None)
+    async def stopped(self, calls: Sequence[CallRecord] = (), *, reply: str | None = None) -> None:
+        """The user stopped the turn at the last entry; `reply`: what is kept of an answer, where it is new."""
+        last, row = self.history.last, self.row
+        self.row = states.stopped(
+            row, CANCELLED, self.now(), result=last.id if last else None, reply=reply or row.reply
+        )
         await self.commit(turn=self.row, calls=calls)
 
     async def settle(self, row: TurnRecord, kind: CallKind = "turn") -> TurnRecord:
         """The turn's process ended; a call in flight becomes a row of the ledger with what it should have cost."""
-        settled = replace(row, call=None)
+        settled = states.waiting(row, None)
         if row.call is None:
             await self.commit(turn=settled)
             return settled
@@ -213,11 +213,6 @@ class Books:
         self._runtime.forecaster.observe(self.history, call)
         self.history.learn(call if reply is None else replace(call, entry=self.request.asked_from))
         return record
-
-    def broken_row(self, state: TurnState, error: BaseException) -> TurnRecord:
-        """The turn's row, as the error leaves it."""
-        self.row = replace(self.row, state=state, ended=self.now(), call=None, error=named(error))
-        return self.row
 
     def end_spans(self) -> None:
         """The turn is over for now, and so is a call whose row could not be written."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 
+from sessions import states
 from sessions.background import log
 from sessions.books import Books
 from sessions.core.incoming import Incoming
@@ -27,7 +28,6 @@ from sessions.ledger import Call
 from sessions.runtime import Runtime
 from storage import CallRecord, Change, EntryRecord, Lease, PromptRecord, SessionMissing, Store, TurnRecord
 
-_PLACES = ("base", "entry", "reply")
 _KEPT = ("stop_reason", "output_tokens", "model", "message_id", "call")
 
 
@@ -103,9 +103,7 @@ async def make_room(runtime: Runtime, books: Books, count: int) -> bool:
         lease = books.hold.lease
         paid = Change(history.head, history.head, turn=made.turn, calls=(made.call,), prompts=made.prompts,
                       updated_at=made.change.updated_at)  # fmt: skip
-        present = books.row
-        places = {name: made.renamed.get(id, id) for name in _PLACES if (id := getattr(present, name)) is not None}
-        moved = replace(present, **places)
+        moved = states.renamed(books.row, made.renamed)
         try:
             await runtime.store.commit(lease, paid)
             await runtime.store.commit(lease, replace(made.change, turn=moved))
@@ -182,10 +180,16 @@ def _made(history: History, lease: Lease, row: CallRecord, incoming: Incoming, b
         again = make_entry(written[-1].entry, entry.role, entry.content, entry.created_at, **facts)
         renamed[entry.id] = again.entry.id
         written.append(again)
-    turn = TurnRecord(
-        uuid.uuid4().hex, history.record.id, history.record.totals.turns + 1, "finished", started=row.started,
-        ended=ended, base=row.entry, reply=root.entry.id, stop_reason="compaction", token=lease.token,
-    )  # fmt: skip
+    turn = states.summary(
+        uuid.uuid4().hex,
+        history.record.id,
+        history.record.totals.turns + 1,
+        started=row.started,
+        ended=ended,
+        token=lease.token,
+        base=row.entry,
+        reply=root.entry.id,
+    )
     change = Change(
         history.head, written[-1].entry.id, entries=tuple(one.record for one in written),
         settings=settings.to_json(), updated_at=ended,

@@ -15,6 +15,7 @@ from sessions.core.transcript import Entry, Role, decode, decode_all, encode, en
 from sessions.endpoint import Endpoint
 from sessions.errors import ConfigurationError, ToolsChanged
 from sessions.ledger import Call, marks_of
+from sessions.states import is_open
 from sessions.tools import Toolbox
 from sessions.transcripts import Transcripts, size_of
 from sessions.translate import decoding
@@ -466,7 +467,7 @@ class History:
         if self._open is None:
             return
         others = [one for one in self._open if one.id != turn.id]
-        if turn.state in ("running", "interrupted"):
+        if is_open(turn):
             self._open = sorted([*others, turn], key=lambda one: one.sequence)
         elif len(others) < len(self._open):
             self._open = others or None if self._older_open else others

@@ -7,11 +7,12 @@ from typing import Any
 
 import anyio
 
+from sessions.beginning import Options
 from sessions.history import History
 from sessions.outcome import Outcome
 from sessions.runtime import Runtime
 from sessions.streaming import BringIn, Driver
-from sessions.turn import Options, Turn
+from sessions.turn import Turn
 
 
 async def fan_out(

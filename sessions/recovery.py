@@ -6,14 +6,15 @@ A turn that its caller was told about (an error, a time limit, a stop) is left a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import TypeAlias
 
 import anyio
 
+from sessions import states
 from sessions.background import log
 from sessions.batch_part import Part
 from sessions.batching import POLL, Batching
+from sessions.beginning import Options
 from sessions.clock import monotonic
 from sessions.core.settings import Settings
 from sessions.core.transcript import encode
@@ -25,7 +26,7 @@ from sessions.streaming import Driver
 from sessions.tool_round import InDoubt
 from sessions.tools import Tool, Toolbox, tool_of
 from sessions.translate import storage_errors
-from sessions.turn import Options, Turn
+from sessions.turn import Turn
 from storage import Change, StorageError
 
 EVERY = 5.0
@@ -124,7 +125,7 @@ class Recovery:
         if row is None or (row.id, row.state) != (turn, "interrupted"):
             await store.release(lease)
             return
-        row = replace(row, state="running", ended=None)
+        row = states.taken_back(row)
         await store.commit(lease, Change(head, head, turn=row, release=True, updated_at=self._runtime.clock.now()))
 
     async def _look(self, id: str, part: Part) -> Recovered:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from sessions import states
 from sessions.books import Books
 from sessions.client import reason_of, status_of
 from sessions.core.refusals import refused_results, without_results
 from sessions.core.transcript import tool_calls
-from sessions.errors import ContextFull, ModelError
+from sessions.errors import ContextFull, ModelError, named
 from storage import Store
 
 _LOOK = 20
@@ -28,7 +29,12 @@ async def step_back(books: Books, error: ModelError) -> None:
     ]
     refused = _refused(books, results, error, is_first=is_first)
     calls = books.failed_call(error)
-    row = books.broken_row("failed" if is_first else "interrupted", error)
+    why, now = named(error), books.now()
+    row = books.row = (
+        states.refused(books.row, why, now)
+        if is_first
+        else states.broken(books.row, why, now, orphaned=False, recovering=False)
+    )
     if refused:
         instructions = books.instructions_behind(accepted)
         while len(history.entries) > accepted:

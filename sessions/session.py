@@ -20,6 +20,7 @@ from sessions.arguments import (
     tool_list,
 )
 from sessions.batching import Batching
+from sessions.beginning import Options
 from sessions.changes import new_settings, prefix_changes, unbinds_thinking
 from sessions.clock import within
 from sessions.compaction import compact, earlier_chains
@@ -39,7 +40,7 @@ from sessions.streaming import Driver, TurnStream
 from sessions.tool_round import InDoubt, check_in_doubt
 from sessions.tools import Toolbox
 from sessions.translate import decoding, given, storage_errors
-from sessions.turn import Options, Turn
+from sessions.turn import Turn
 from sessions.warming import prewarm
 from storage import Store
 

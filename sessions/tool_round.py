@@ -25,6 +25,7 @@ from sessions.core.transcript import Entry, encode, tool_calls
 from sessions.errors import InDoubtToolCalls
 from sessions.results import MAX_TOGETHER
 from sessions.stopping import Stop
+from sessions.tools import Toolbox
 from storage import Store, ToolCallRecord
 
 TOO_MUCH = "the tool ran, but its result is not shown: with those of the calls beside it, it is larger than"
@@ -41,12 +42,16 @@ class ToolRound:
 
     def __init__(self, books: Books, store: Store, clock: Clock, stop: Stop, in_doubt: InDoubt) -> None:
         self._books, self._store, self._clock, self._stop, self._in_doubt = books, store, clock, stop, in_doubt
-        self._toolbox = books.history.toolbox
         self._entry: str | None = None
         self.journal: dict[int, ToolRecord] = {}
         self._size = 0
         self.inherited = False
         """Whether the last entry was there when this session was forked: its calls were another session's to run."""
+
+    @property
+    def _toolbox(self) -> Toolbox:
+        """The tools bound now: they may have changed since the turn was asked for."""
+        return self._books.history.toolbox
 
     async def read(self) -> dict[int, ToolRecord]:
         """What the journal says of the last entry's calls; read from the store once, then kept up."""
