@@ -214,7 +214,11 @@ async def _in_daemon(function: Callable[[], T]) -> T:
 
 @contextmanager
 def _known_to_anyio(backend: Any, loop: Any, scope: anyio.CancelScope) -> Iterator[None]:
-    """Lets `anyio.from_thread` work in this thread as in anyio's own, which are no daemons (anyio 4.10 to 4.16)."""
+    """Lets `anyio.from_thread` work in this thread as in anyio's own, which are no daemons (anyio 4.10 to 4.16).
+
+    Private names, as there is no public way: `from_thread.run` takes a token from anyio 4.11 on, but it would be the
+    tool's author who had to hand it over, and `from_thread.check_cancelled` takes none.
+    """
     with _eventloop.claim_worker_thread(backend, loop):
         _eventloop.threadlocals.current_cancel_scope = scope
         try:
