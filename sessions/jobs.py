@@ -184,10 +184,10 @@ def _contained(function: Callable[[], T]) -> T:
 
 async def _in_thread_of_trio(function: Callable[[], T]) -> T:
     """Its threads are daemons. A stuck one takes no place from others: it does not count any more."""
-    found: list[T] = []
+    results: list[T] = []
     own = anyio.CapacityLimiter(1)
-    await anyio.to_thread.run_sync(lambda: found.append(function()), abandon_on_cancel=True, limiter=own)
-    return found[0]
+    await anyio.to_thread.run_sync(lambda: results.append(function()), abandon_on_cancel=True, limiter=own)
+    return results[0]
 
 
 async def _in_daemon(function: Callable[[], T]) -> T:

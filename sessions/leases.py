@@ -35,14 +35,14 @@ class _Turnstile:
 class Hold:
     """A lease that this process holds; `lease` is its newest form.
 
-    `releasing`: a commit that gives it back is under way, `released`: it has gone through. `named`: how many ids have
-    been made from it.
+    `releasing`: a commit that gives it back is under way, `released`: it has gone through. `ids_given`: how many ids
+    have been made from it.
     """
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
         self.lost = self.releasing = self.released = False
-        self.named = 0
+        self.ids_given = 0
 
 
 class Leases:

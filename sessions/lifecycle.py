@@ -114,18 +114,18 @@ class Lifecycle:
         self.check()
         if not self.takes_turns:
             raise SessionsError(_TAKES_NONE)
-        one = _UnderWay(turn)
-        self._turns.add(one)
+        under_way = _UnderWay(turn)
+        self._turns.add(under_way)
         try:
-            while (happened := await self.unless_ended(one.next)) is not None:
+            while (happened := await self.unless_ended(under_way.next)) is not None:
                 yield happened
         finally:
-            if one in self._turns:  # else the manager ends it
-                one.is_drawn = True  # by this task, which closes it
+            if under_way in self._turns:  # else the manager ends it
+                under_way.is_drawn = True  # by this task, which closes it
                 try:
                     await turn.aclose()
                 finally:
-                    self._turns.discard(one)
+                    self._turns.discard(under_way)
                     self._less.set()
 
     async def unless_ended(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -161,15 +161,15 @@ class Lifecycle:
         with anyio.CancelScope(shield=True):
             for wait in list(self._waits):
                 wait.cancel()
-            for one in [one for one in self._turns if not one.is_drawn]:  # nobody would notice the end
-                await self._close(one)
+            for under_way in [turn for turn in self._turns if not turn.is_drawn]:  # nobody would notice the end
+                await self._close(under_way)
             if self._is_busy:
                 await self._wait_for_the_rest()
 
-    async def _close(self, one: _UnderWay) -> None:
-        self._turns.discard(one)
+    async def _close(self, under_way: _UnderWay) -> None:
+        self._turns.discard(under_way)
         try:
-            await one.turn.aclose()
+            await under_way.turn.aclose()
         except Exception as error:
             log.warning("a turn could not be closed in good order, recovery will find it: %s", error)
 
