@@ -58,9 +58,9 @@ class Books:
         Not random: each question to the system for random digits gives the interpreter to another thread, and waiting
         to have it back costs more than a turn's plan.
         """
-        self.hold.named += 1
+        self.hold.ids_given += 1
         lease, record = self.hold.lease, self.history.record
-        parts = (record.tree, record.id, lease.session, lease.token, self.hold.named)
+        parts = (record.tree, record.id, lease.session, lease.token, self.hold.ids_given)
         return blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
     def now(self) -> float:

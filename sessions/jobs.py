@@ -184,10 +184,10 @@ def _contained(function: Callable[[], T]) -> T:
 
 async def _in_thread_of_trio(function: Callable[[], T]) -> T:
     """Its threads are daemons. A stuck one takes no place from others: it does not count any more."""
-    found: list[T] = []
+    results: list[T] = []
     own = anyio.CapacityLimiter(1)
-    await anyio.to_thread.run_sync(lambda: found.append(function()), abandon_on_cancel=True, limiter=own)
-    return found[0]
+    await anyio.to_thread.run_sync(lambda: results.append(function()), abandon_on_cancel=True, limiter=own)
+    return results[0]
 
 
 async def _in_daemon(function: Callable[[], T]) -> T:
@@ -214,7 +214,11 @@ async def _in_daemon(function: Callable[[], T]) -> T:
 
 @contextmanager
 def _known_to_anyio(backend: Any, loop: Any, scope: anyio.CancelScope) -> Iterator[None]:
-    """Lets `anyio.from_thread` work in this thread as in anyio's own, which are no daemons (anyio 4.10 to 4.16)."""
+    """Lets `anyio.from_thread` work in this thread as in anyio's own, which are no daemons (anyio 4.10 to 4.16).
+
+    Private names, as there is no public way: `from_thread.run` takes a token from anyio 4.11 on, but it would be the
+    tool's author who had to hand it over, and `from_thread.check_cancelled` takes none.
+    """
     with _eventloop.claim_worker_thread(backend, loop):
         _eventloop.threadlocals.current_cancel_scope = scope
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from weakref import WeakValueDictionary
 
 import anyio
@@ -12,12 +12,13 @@ from sessions.background import Background, log
 from sessions.clock import Clock, monotonic, within
 from sessions.errors import SessionBusy
 from sessions.lifecycle import Lifecycle
+from sessions.waiting import Renewal, until
 from storage import Holder, Lease, LeaseGone, LeaseTaken, StorageError, Store
-from storage.watching import Watch
 
-SECONDS = 10.0
+LEASE_SECONDS = 10.0
 """How long a lease lasts without renewal."""
 RENEW_AFTER = 3.0
+"""Seconds after which it is renewed: twice it may fail, and the lease still holds."""
 _LAST_CHANCE = 0.02
 """Seconds before the end of its patience in which a waiter asks no more."""
 _PLACE = 2.0
@@ -34,18 +35,18 @@ class _Turnstile:
 class Hold:
     """A lease that this process holds; `lease` is its newest form.
 
-    `releasing`: a commit that gives it back is under way, `released`: it has gone through. `named`: how many ids have
-    been made from it.
+    `releasing`: a commit that gives it back is under way, `released`: it has gone through. `ids_given`: how many ids
+    have been made from it.
     """
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
         self.lost = self.releasing = self.released = False
-        self.named = 0
+        self.ids_given = 0
 
 
 class Leases:
-    """The leases of one manager."""
+    """The leases of one manager: each lasts `seconds` without renewal, and is renewed every `renew_after` seconds."""
 
     def __init__(
         self, store: Store, clock: Clock, background: Background, lifecycle: Lifecycle, busy_timeout: float
@@ -54,8 +55,8 @@ class Leases:
         self._lifecycle = lifecycle
         self._turnstiles: WeakValueDictionary[str, _Turnstile] = WeakValueDictionary()
         self._held: dict[str, Hold] = {}
-        self._renewing = False
-        self.seconds, self.renew_after = SECONDS, RENEW_AFTER
+        self.seconds, self.renew_after = LEASE_SECONDS, RENEW_AFTER
+        self._renewal = Renewal(clock, background, self._held, self._renew, lambda: self.renew_after)
 
     @asynccontextmanager
     async def hold(self, session: str, patience: float | None = None) -> AsyncIterator[Hold]:
@@ -70,7 +71,7 @@ class Leases:
         with self._lifecycle.holding():
             hold = await self._lifecycle.unless_ended(lambda: self._take(session, turnstile, patience, deadline))
             self._held[session] = hold
-            self._keep_renewing()
+            self._renewal.start()
             try:
                 yield hold
             finally:
@@ -124,33 +125,25 @@ class Leases:
 
     async def _acquire(self, session: str, deadline: float) -> Lease:
         place = _PLACE if deadline > monotonic(self._clock) else 0.0
+
+        async def look() -> Lease | None:
+            now = monotonic(self._clock)
+            try:
+                return await self._store.acquire(session, self.holder, seconds=self.seconds, now=now, queue=place)
+            except LeaseTaken:
+                if monotonic(self._clock) + _LAST_CHANCE > deadline:
+                    raise
+                return None
+
+        def seconds_left() -> float:
+            return deadline - monotonic(self._clock)
+
         try:
-            with ExitStack() as stack:
-                watch: Watch | None = None
-                while True:
-                    is_live = watch is not None and watch.is_live  # before the look: what comes after it is heard
-                    try:
-                        return await self._try(session, place)
-                    except LeaseTaken:
-                        if monotonic(self._clock) + _LAST_CHANCE > deadline:
-                            raise
-                    watch = watch or stack.enter_context(self._store.watch(session))
-                    await self._pause(watch, is_live, deadline)
+            return await until(look, lambda: self._store.watch(session), self._clock, seconds_left)
         except BaseException as error:
             if place and (isinstance(error, LeaseTaken) or not isinstance(error, Exception)):
                 await self._leave(session)
             raise
-
-    async def _try(self, session: str, place: float) -> Lease:
-        now = monotonic(self._clock)
-        return await self._store.acquire(session, self.holder, seconds=self.seconds, now=now, queue=place)
-
-    async def _pause(self, watch: Watch, is_live: bool, deadline: float) -> None:
-        if not is_live:
-            await self._clock.sleep(watch.pause)
-            return
-        with suppress(TimeoutError):
-            await within(self._clock, min(watch.pause, deadline - monotonic(self._clock)), watch.news)
 
     async def _leave(self, session: str) -> None:
         """Gives up the place in line: nobody shall wait for one who is not coming. Asking without a place does that."""
@@ -162,22 +155,9 @@ class Leases:
         with anyio.CancelScope(shield=True):
             await self._store.release(hold.lease)
 
-    def _keep_renewing(self) -> None:
-        if not self._renewing:
-            self._renewing = True
-            self._background.start(self._renew)
-
-    async def _renew(self) -> None:
-        try:
-            while self._held:
-                await self._clock.sleep(self.renew_after)
-                for session, hold in list(self._held.items()):
-                    if not (hold.lost or hold.released) and self._held.get(session) is hold:
-                        await self._renew_one(session, hold)
-        finally:
-            self._renewing = False
-
-    async def _renew_one(self, session: str, hold: Hold) -> None:
+    async def _renew(self, session: str, hold: Hold) -> None:
+        if hold.lost or hold.released or self._held.get(session) is not hold:
+            return
         try:
             lease = await self._store.renew(hold.lease, seconds=self.seconds, now=monotonic(self._clock))
         except LeaseGone:

@@ -81,61 +81,34 @@ class Tool:
         timeout: float | None = None,
         max_result: int | None = None,
     ) -> None:
-        from anthropic import beta_async_tool, beta_tool  # the SDK is imported where it is needed (`client`)
-
         options = _Options(name, idempotent, timeout, max_result)
-        wrap = beta_async_tool if inspect.iscoroutinefunction(function) else beta_tool
-        try:
-            self._runner: Any = wrap(function, name=name) if name else wrap(function)
-        except Exception as error:
-            raise ConfigurationError(f"cannot make a tool of {function!r}: {error}") from error
-        self._set_up(function, options)
-
-    def _set_up(self, function: Callable[..., Any], options: _Options) -> None:
-        functools.update_wrapper(self, function)
-        self.function = function
+        self._runner, own = _runner_of(function, name)
+        functools.update_wrapper(self, own)
+        self.function = own
         self.definition = dict(without_marks(plain(self._runner.to_dict())))
         self.name = str(self.definition.get("name") or self._runner.name)
         self.idempotent, self.max_result = False, MAX_RESULT
         self.timeout: float | None = None
-        self._adjust(options)
-
-    def _adjust(self, options: _Options) -> None:
-        if options.name is not None and options.name != self.name:
-            if (kind := self.definition.get("type", "custom")) != "custom":
-                raise ConfigurationError(f"name: a tool of type {kind!r} is named by the API: leave the name out")
-            self.name, self.definition = options.name, {**self.definition, "name": options.name}
-        self.idempotent = self.idempotent if options.idempotent is None else options.idempotent
-        self.timeout = self.timeout if options.timeout is None else options.timeout
-        self.max_result = self.max_result if options.max_result is None else options.max_result
+        _adjust(self, options)
 
     @classmethod
     def of_sdk(cls, runner: Any) -> Tool:
         """Wraps one of the SDK's tool objects (`beta_tool`, `beta_async_tool`, memory and other built-in tools)."""
-        made = cls.__new__(cls)
-        made._runner = runner
-        made._set_up(getattr(runner, "func", runner.call), _Options())
-        return made
-
-    def _with(self, options: _Options) -> Tool:
-        """The same function with other options; this tool stays as it is."""
-        made = copy.copy(self)
-        made._adjust(options)
-        return made
+        return cls(runner)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
 
     async def run(self, call: ToolCall, clock: Clock) -> dict[str, Any]:
         """Runs the call and gives its `tool_result` block. Raises nothing but cancellation and the process's Ctrl-C."""
-        found = await outcome(lambda: self._content(call.input), clock, self.timeout, f"tool {self.name!r}")
-        if found.is_late:
+        ended = await outcome(lambda: self._content(call.input), clock, self.timeout, f"tool {self.name!r}")
+        if ended.is_late:
             return result_block(call, f"timed out after {self.timeout:g} seconds", is_error=True)
-        if found.error is None:
-            return result_block(call, found.value)
-        if isinstance(found.error, asyncio.CancelledError):
+        if ended.error is None:
+            return result_block(call, ended.value)
+        if isinstance(ended.error, asyncio.CancelledError):
             return result_block(call, "the tool was cancelled from within", is_error=True)
-        return result_block(call, told(found.error, self.max_result), is_error=True)
+        return result_block(call, told(ended.error, self.max_result), is_error=True)
 
     @property
     def _is_async(self) -> bool:
@@ -156,6 +129,41 @@ class Tool:
         return await in_thread(lambda: taken(value, self.max_result)) if isinstance(value, Iterator) else value
 
 
+def _is_of_sdk(given: Any) -> bool:
+    return hasattr(given, "to_dict") and hasattr(given, "call")
+
+
+def _runner_of(given: Any, name: str | None) -> tuple[Any, Callable[..., Any]]:
+    """The SDK's tool object, which reads the schema from the function, and the function itself."""
+    if _is_of_sdk(given):
+        return given, getattr(given, "func", given.call)
+    from anthropic import beta_async_tool, beta_tool  # the SDK is imported where it is needed (`client`)
+
+    wrap = beta_async_tool if inspect.iscoroutinefunction(given) else beta_tool
+    try:
+        return wrap(given, name=name) if name else wrap(given), given
+    except Exception as error:
+        raise ConfigurationError(f"cannot make a tool of {given!r}: {error}") from error
+
+
+def _adjust(tool: Tool, options: _Options) -> None:
+    """Gives it the options that were given, and leaves the others."""
+    if options.name is not None and options.name != tool.name:
+        if (kind := tool.definition.get("type", "custom")) != "custom":
+            raise ConfigurationError(f"name: a tool of type {kind!r} is named by the API: leave the name out")
+        tool.name, tool.definition = options.name, {**tool.definition, "name": options.name}
+    tool.idempotent = tool.idempotent if options.idempotent is None else options.idempotent
+    tool.timeout = tool.timeout if options.timeout is None else options.timeout
+    tool.max_result = tool.max_result if options.max_result is None else options.max_result
+
+
+def _adjusted(tool: Tool, options: _Options) -> Tool:
+    """The same function with other options; the tool given stays as it is."""
+    adjusted = copy.copy(tool)
+    _adjust(adjusted, options)
+    return adjusted
+
+
 class ToolMethod:
     """A tool that was made in a class body: its schema leaves the object out, `agent.search` is the `Tool` itself."""
 
@@ -169,12 +177,13 @@ class ToolMethod:
     def __get__(self, instance: object, owner: type | None = None) -> Tool: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Tool | ToolMethod:
         bound = self._method.__get__(instance, owner)
-        return self if bound is self._method else Tool(bound, name=self._options.name)._with(self._options)
+        return self if bound is self._method else _tool(bound, self._options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._method(*args, **kwargs)
 
-    def _with(self, options: _Options) -> ToolMethod:
+    def adjusted(self, options: _Options) -> ToolMethod:
+        """The same method with other options; this one stays as it is."""
         return ToolMethod(self._method, options.over(self._options))
 
 
@@ -215,21 +224,35 @@ def tool(
     `ConfigurationError` where no schema can be made of the function, and for options that make no sense.
     """
     options = _Options(name, idempotent, timeout, max_result)
-    return functools.partial(_made, options=options) if fn is None else _made(fn, options)
+    return functools.partial(_tool_or_method, options=options) if fn is None else _tool_or_method(fn, options)
 
 
-def _made(given: Any, options: _Options) -> Tool | ToolMethod:
-    if isinstance(given, Tool | ToolMethod):
-        return given if options == _Options() else given._with(options)
-    if hasattr(given, "to_dict") and hasattr(given, "call"):
-        return Tool.of_sdk(given)._with(options)
+def _tool(given: Any, options: _Options) -> Tool:
+    return Tool(
+        given,
+        name=options.name,
+        idempotent=options.idempotent,
+        timeout=options.timeout,
+        max_result=options.max_result,
+    )
+
+
+def _tool_or_method(given: Any, options: _Options) -> Tool | ToolMethod:
+    if isinstance(given, Tool | ToolMethod) and options == _Options():
+        return given
+    if isinstance(given, Tool):
+        return _adjusted(given, options)
+    if isinstance(given, ToolMethod):
+        return given.adjusted(options)
+    if _is_of_sdk(given):
+        return _tool(given, options)
     if isinstance(given, MethodType) and isinstance(given.__func__, ToolMethod):
         return given.__func__.__get__(given.__self__)  # of a class method, from Python 3.13
     if isinstance(given, classmethod | staticmethod) or _takes_self(given):
         return ToolMethod(given, options)
     if not callable(given):
         raise ConfigurationError(f"a tool must be a function, an SDK tool object or a dict, not {type(given).__name__}")
-    return Tool(given, name=options.name)._with(options)
+    return _tool(given, options)
 
 
 def _takes_self(given: Any) -> bool:
@@ -238,11 +261,11 @@ def _takes_self(given: Any) -> bool:
 
 def tool_of(given: Any) -> Tool:
     """A `Tool` of a function, of an SDK tool object, or the `Tool` given."""
-    made = _made(given, _Options())
-    if isinstance(made, ToolMethod):
+    bound = _tool_or_method(given, _Options())
+    if isinstance(bound, ToolMethod):
         name = getattr(given, "__name__", "method")
         raise ConfigurationError(f"{given!r} is the method of a class: give it with its object, as agent.{name}")
-    return made
+    return bound
 
 
 _bound: WeakValueDictionary[Any, Tool] = WeakValueDictionary()
@@ -252,10 +275,10 @@ _bound: WeakValueDictionary[Any, Tool] = WeakValueDictionary()
 def _shared(given: Any) -> Tool:
     if isinstance(given, Tool) or not isinstance(given, Hashable):
         return tool_of(given)
-    found = _bound.get(given)
-    if found is None:
-        found = _bound[given] = tool_of(given)
-    return found
+    shared = _bound.get(given)
+    if shared is None:
+        shared = _bound[given] = tool_of(given)
+    return shared
 
 
 class Toolbox:
@@ -264,16 +287,16 @@ class Toolbox:
     def __init__(self, given: Iterable[Any] = ()) -> None:
         self.definitions: list[dict[str, Any]] = []
         self.functions: dict[str, Tool] = {}
-        for one in given:
-            if isinstance(one, Mapping):
-                self.definitions.append(dict(one))
+        for function in given:
+            if isinstance(function, Mapping):  # a definition: a server tool, or one that the caller runs
+                self.definitions.append(dict(function))
                 continue
-            made = _shared(one)
-            if made.name in self.functions:
-                raise ConfigurationError(f"two tools are named {made.name!r}: rename one with tool(name=…)")
-            self.functions[made.name] = made
-            self.definitions.append(made.definition)
-        names = [str(one["name"]) for one in self.definitions if "name" in one]
+            tool = _shared(function)
+            if tool.name in self.functions:
+                raise ConfigurationError(f"two tools are named {tool.name!r}: rename one with tool(name=…)")
+            self.functions[tool.name] = tool
+            self.definitions.append(tool.definition)
+        names = [str(definition["name"]) for definition in self.definitions if "name" in definition]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise ConfigurationError(f"two tools are named {repeated[0]!r}: rename one")
 
@@ -283,8 +306,8 @@ class Toolbox:
 
     async def run(self, call: ToolCall, clock: Clock) -> dict[str, Any]:
         """The result of one call; an unknown name or an input that is no object is an error result."""
-        found = self.functions.get(call.name)
-        if found is None:
+        tool = self.functions.get(call.name)
+        if tool is None:
             offered = ", ".join(sorted(self.functions)) or "none"
             return result_block(call, f"there is no tool named {call.name!r}; offered: {offered}", is_error=True)
-        return await found.run(call, clock)
+        return await tool.run(call, clock)

@@ -22,7 +22,7 @@ import pytest
 from sqlalchemy import make_url
 
 from sessions import SessionManager
-from sessions.leases import SECONDS
+from sessions.leases import LEASE_SECONDS
 from storage import open_store
 from storage.tables import metadata
 from tests.pooler import SIZE
@@ -200,7 +200,7 @@ def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], st
 
 async def lease_lapses(manager: SessionManager) -> None:
     """A server's clock is not turned by hand: where leases go by it, those of a dead manager are waited for."""
-    if manager.runtime.leases.seconds < SECONDS:
+    if manager.runtime.leases.seconds < LEASE_SECONDS:
         await anyio.sleep(manager.runtime.leases.seconds)
 
 

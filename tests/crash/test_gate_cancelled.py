@@ -12,6 +12,8 @@ import pytest
 
 from sessions import Reply, Session, SessionManager
 from sessions.simulator import Latency, filler
+from storage import Holder
+from storage.sql import SQLStore
 from tests.crash.stepping import at_step
 from tests.sessions.world import World, create
 
@@ -32,7 +34,7 @@ async def _stopped(session: Session, step: int, how: str, done: list[bool]) -> N
 
 
 async def _round(
-    world: World, manager: SessionManager, others: SessionManager, step: int, how: str, first: bool
+    world: World, manager: SessionManager, others: SessionManager, store: SQLStore, step: int, how: str, first: bool
 ) -> bool:
     """Three requests of one process and one of another; the first or the second to come is cancelled."""
     sessions = [await create(one, system=SYSTEM) for one in (manager, manager, manager, others)]
@@ -55,19 +57,35 @@ async def _round(
     written = [one for one in began if one.usage is not None and one.usage.cache_write >= 3000]
     assert len(written) == 1, f"step {step}: written {len(written)} times"
     assert max(reply.calls[0].waited for reply in replies) <= 3.5
-    for one in (manager, others):
-        assert (one.runtime.gate._lines, one.runtime.gate._elsewhere) == ({}, {}), f"step {step}"
-    point = sessions[0].conversation.prompt.points[0].digest
-    found = await others.runtime.store.lead(point, others.runtime.gate._holder, seconds=1, now=world.clock.now())
+    (_, point, *_), *_ = replies[0].calls[0].points
+    found = await store.lead(point, Holder("elsewhere", 1, 1.0), seconds=1, now=world.clock.now())
     assert found.state == "warm", f"step {step}: {found}"
+    for one in (others, manager):
+        await _check_nothing_is_left(world, one, step)
     return done == [True]
+
+
+async def _check_nothing_is_left(world: World, manager: SessionManager, step: int) -> None:
+    """When all has lapsed, whoever writes the prefix next need not wait for anybody."""
+    await world.clock.advance(2 * 3600)
+    session = await create(manager, system=SYSTEM)
+    replies: list[Reply] = []
+
+    async def send() -> None:
+        replies.append(await session.send("Hello"))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(send)
+        await world.clock.advance(60)
+    assert [(reply.calls[0].waited, reply.usage.cache_read) for reply in replies] == [(0.0, 0)], f"step {step}"
 
 
 async def _all_rounds(tmp_path: Path, how: str, first: bool) -> None:
     for step in range(1, STEPS):
         world = World(url=tmp_path / f"{step}.db", latency=Latency(first_event=1.0))
-        async with world.manager() as manager, world.manager() as others:
-            if await _round(world, manager, others, step, how, first):
+        store = SQLStore(world.url)
+        async with world.manager() as manager, world.manager(store=store) as others:
+            if await _round(world, manager, others, store, step, how, first):
                 assert step > 10
                 return
     raise AssertionError("the turn never came through")

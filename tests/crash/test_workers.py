@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from sessions import Session, Usage
-from sessions.leases import SECONDS
+from sessions.leases import LEASE_SECONDS
 from sessions.simulator import Engine, Exchange, Latency, Request, Scripted
 from storage import Store, open_store
 from tests.crash.outside import SYSTEM, bill, check_chain, conversation, effects, model_server, texts
@@ -93,7 +93,7 @@ async def test_workers_of_a_back_end(way: str, tmp_path: Path, capsys: pytest.Ca
         with capsys.disabled():
             sys.stdout.write(_figures(foreman, engine, job, seconds, longest, together))
         await _check(job, names, engine, model)
-        assert longest <= SECONDS + SLACK, f"a session was stuck for {longest:.1f} seconds"
+        assert longest <= LEASE_SECONDS + SLACK, f"a session was stuck for {longest:.1f} seconds"
         assert not together, f"a prefix was written by two workers at the same time: {together}"
 
 

@@ -19,22 +19,25 @@ from tests.sessions.world import World, create, everywhere, words
 
 SYSTEM = filler(3000)
 ONE_SECOND = Latency(first_event=1.0)
+ELSEWHERE = Holder("elsewhere", 1, 1.0)
 
 
 class Counting(SQLStore):
-    """A real store that counts the questions about warm-ups, and fails them where it is told to."""
+    """A real store that counts the questions about warm-ups, keeps the last answer, and fails them when told to."""
 
     broken = False
 
     def __init__(self, url: str = "sqlite://") -> None:
         super().__init__(url)
         self.asked = self.told = 0
+        self.answer: tuple[str, Warmup] | None = None
 
-    async def lead(self, *args: Any, **given: Any) -> Warmup:
+    async def lead(self, point: str, *args: Any, **given: Any) -> Warmup:
         self.asked += 1
         if self.broken:
             raise StoreUnavailable("broken on purpose")
-        return await super().lead(*args, **given)
+        self.answer = point, await super().lead(point, *args, **given)
+        return self.answer[1]
 
     async def led(self, *args: Any, **given: Any) -> None:
         self.told += 1
@@ -83,10 +86,22 @@ def waits(replies: list[Any]) -> list[float]:
     return sorted(round(reply.calls[0].waited, 3) for reply in replies)
 
 
-def check_nothing_is_left(manager: SessionManager) -> None:
-    """No leader and no follower is on the books."""
-    gate = manager.runtime.gate
-    assert (gate._lines, gate._elsewhere) == ({}, {})
+async def point_of(system: str) -> str:
+    """The point of that system prompt, as a call in a world of its own names it."""
+    world = World()
+    async with world.manager() as manager:
+        (reply,) = await gathered(world, sending(await create(manager, system=system)))
+    (_, point, *_), *_ = reply.calls[0].points
+    return str(point)
+
+
+async def check_nothing_is_left(world: World, manager: SessionManager, *systems: str, **given: Any) -> None:
+    """No leader is on the books: when all has lapsed, whoever writes the prefix next need not wait for anybody."""
+    await world.clock.advance(2 * 3600)
+    sessions = [await create(manager, **{"system": system, **given}) for system in systems or (SYSTEM,)]
+    replies = await gathered(world, *map(sending, sessions))
+    assert sum(reply.usage.cache_read for reply in replies) == 0  # so each would have waited for a leader
+    assert waits(replies) == [0.0] * len(replies)
 
 
 @everywhere
@@ -102,7 +117,7 @@ async def test_eight_equal_cold_requests_write_one_prefix() -> None:
         calls = [reply.calls[0] for reply in replies]
         assert sorted(call.ended - min(c.started for c in calls) for call in calls) == [1.0, *[2.0] * 7]
         assert all(bool(call.expected.cache_read) == bool(call.usage.cache_read) for call in calls)
-        check_nothing_is_left(manager)
+        await check_nothing_is_left(world, manager)
     world.check()
 
 
@@ -183,7 +198,7 @@ async def test_a_failed_leader_is_followed_by_the_next_in_line() -> None:
         assert order[:3] == ["0", "1", "2"]  # the last two go together
         assert sum(reply.usage.cache_write >= 3000 for reply in found[2:]) == 1
         assert found[2].usage.cache_write >= 3000
-        check_nothing_is_left(manager)
+        await check_nothing_is_left(world, manager)
     world.check()
 
 
@@ -201,7 +216,7 @@ async def test_nobody_waits_longer_than_the_timeout() -> None:
                 late = await create(manager, system=SYSTEM)
                 assert waits(await gathered(world, sending(late))) == [0.0]
                 scope.cancel()
-        check_nothing_is_left(manager)
+        await check_nothing_is_left(world, manager)
     world.check()
 
 
@@ -220,7 +235,7 @@ async def test_one_that_goes_by_itself_opens_the_gate_for_the_rest() -> None:
                 assert waits(replies) == [6.0, 10.0]  # it waited from 5 to 11
                 assert replies[1].usage.cache_read >= 3000
                 scope.cancel()
-        check_nothing_is_left(manager)
+        await check_nothing_is_left(world, manager)
 
 
 @everywhere
@@ -233,7 +248,7 @@ async def test_a_prefix_below_the_minimum_is_waited_for_once() -> None:
         assert world.engine.bill().usage.cache_write == 0
         assert waits(replies) == [0.0, *[1.0] * 5]
         assert waits(await gathered(world, *map(sending, await several(manager, 6, system=short)))) == [0.0] * 6
-        check_nothing_is_left(manager)
+        await check_nothing_is_left(world, manager, short)
     world.check()
 
 
@@ -251,7 +266,7 @@ async def test_the_shortest_prefix_first_and_then_the_next() -> None:
         assert waits(replies) == [0.0, 0.5, 1.5]
         usage = world.engine.bill().usage
         assert 7000 <= usage.cache_write < 7300
-        check_nothing_is_left(manager)
+        await check_nothing_is_left(world, manager, context=document)
     world.check()
 
 
@@ -259,10 +274,11 @@ async def test_the_shortest_prefix_first_and_then_the_next() -> None:
 async def test_a_storm_of_cold_requests() -> None:
     """500 requests on 50 prefixes, one in ten fails: each prefix is written once, and nobody waits past the bound."""
     dice = random.Random(20261122)
-    failing = {number: Fault.http(529) for number in range(600) if dice.random() < 0.1}
+    failing = {number: Fault.http(529) for number in range(600) if dice.random() < 0.1 and number < 500}
     world = World(faults=failing, latency=ONE_SECOND)
     async with world.manager(ttl=Fixed("5m"), warmup_timeout=20.0) as manager:
-        sessions = [await create(manager, system=filler(1000 + n % 50, f"prefix{n % 50}")) for n in range(500)]
+        systems = [filler(1000 + n, f"prefix{n}") for n in range(50)]
+        sessions = [await create(manager, system=systems[n % 50]) for n in range(500)]
         dice.shuffle(sessions)
         found = await gathered(world, *(sending(one) for one in sessions), seconds=200)
         failed = [one for one in found if isinstance(one, Exception)]
@@ -275,7 +291,7 @@ async def test_a_storm_of_cold_requests() -> None:
         assert set(written.values()) == {1}
         assert max(waits(replies)) <= 20.0
         assert sum(number < 50 for number in failing) >= 3, "no leader failed: the first fifty requests lead"
-        check_nothing_is_left(manager)
+        await check_nothing_is_left(world, manager, *systems)
     world.check()
 
 
@@ -293,7 +309,7 @@ async def test_a_stream_that_is_left_half_way_lets_the_others_go() -> None:
         found = await gathered(world, leaving, *(after(world, 0.5, sending(one)) for one in others))
         assert waits(found[1:]) == [0.5, 0.5]
         assert sum(reply.usage.cache_write >= 3000 for reply in found[1:]) == 0
-        check_nothing_is_left(manager)
+        await check_nothing_is_left(world, manager)
 
 
 @everywhere
@@ -318,7 +334,7 @@ async def test_the_words_of_who_waits_are_kept_and_a_stop_ends_the_wait(tmp_path
         assert (stopped.stop_reason, stopped.calls) == ("cancelled", ())
         assert len(world.requests) == 1
         assert await second.calls() == []
-        check_nothing_is_left(manager)
+        await check_nothing_is_left(world, manager)
         assert (await gathered(world, sending(second, "And now?")))[0].text
         assert words(second) == ["Do not lose me", "And now?"]
     world.check()
@@ -338,7 +354,7 @@ async def test_a_warm_up_and_a_turn_at_the_same_time() -> None:
         assert (reply.usage.cache_read, waits([reply])) == (usage.cache_write, [1.0])
         assert nothing is None
         assert len(world.requests) == 2
-        check_nothing_is_left(manager)
+        await check_nothing_is_left(world, manager)
     world.check()
 
 
@@ -355,7 +371,7 @@ async def test_six_first_calls_in_three_processes_write_one_prefix(tmp_path: Pat
         again = await gathered(world, *(sending(session, "Other") for session in later))
         assert waits(again) == [0.0] * 3
         for manager in managers:
-            check_nothing_is_left(manager)
+            await check_nothing_is_left(world, manager)
     world.check()
 
 
@@ -375,19 +391,18 @@ async def test_a_leader_elsewhere_that_takes_long_keeps_the_lead(tmp_path: Path)
 @everywhere
 async def test_a_leader_elsewhere_that_fails_or_dies(tmp_path: Path) -> None:
     world = World(latency=ONE_SECOND, faults={0: Fault.http(529)}, url=tmp_path / "a.db")
-    async with world.manager() as one, world.manager() as two:
+    store = SQLStore(world.url)
+    async with world.manager(store=store) as one, world.manager() as two:
         (first,), (second,) = await several(one, 1), await several(two, 1)
 
         failed, reply = await gathered(world, sending(first), after(world, 0.01, sending(second)))
         assert isinstance(failed, ModelError)
         assert reply.usage.cache_write >= 3000
-        for holder, longest in (
-            (Holder("elsewhere", 1, 1.0), 10.5),
-            (Holder(one.runtime.gate._holder.host, 2**22 + 1, 1.0), 0.0),
-        ):
-            session = await create(two, system=filler(3000, holder.host[:5]))
-            point = session.conversation.prompt.points[0].digest
-            assert (await one.runtime.store.lead(point, holder, seconds=10, now=world.clock.now())).state == "leading"
+        dead = Holder(Holder.current("here").host, 2**22 + 1, 1.0)
+        for holder, longest in ((ELSEWHERE, 10.5), (dead, 0.0)):
+            system = filler(3000, holder.host[:5])
+            session, point = await create(two, system=system), await point_of(system)
+            assert (await store.lead(point, holder, seconds=10, now=world.clock.now())).state == "leading"
             (found,) = await gathered(world, sending(session))
             assert longest - 0.6 <= found.calls[0].waited <= longest
             assert found.usage.cache_write >= 3000
@@ -397,13 +412,13 @@ async def test_a_leader_elsewhere_that_fails_or_dies(tmp_path: Path) -> None:
 @everywhere
 async def test_nobody_waits_for_another_process_longer_than_the_timeout(tmp_path: Path) -> None:
     world = World(url=tmp_path / "a.db")
-    async with world.manager(warmup_timeout=3.0) as manager:
+    store = SQLStore(world.url)
+    async with world.manager(store=store, warmup_timeout=3.0) as manager:
         (session,) = await several(manager, 1)
-        point = session.conversation.prompt.points[0].digest
-        await manager.runtime.store.lead(point, Holder("elsewhere", 1, 1.0), seconds=60, now=world.clock.now())
+        await store.lead(await point_of(SYSTEM), ELSEWHERE, seconds=60, now=world.clock.now())
         (reply,) = await gathered(world, sending(session))
         assert waits([reply]) == [3.0]
-        check_nothing_is_left(manager)
+        await check_nothing_is_left(world, manager)
     world.check()
 
 
@@ -421,22 +436,41 @@ async def test_that_nothing_is_written_there_is_told_to_other_processes(tmp_path
 @everywhere
 async def test_a_leader_that_has_lost_the_lead_says_nothing(tmp_path: Path) -> None:
     world = World(latency=Latency(first_event=25.0), url=tmp_path / "a.db")
-    other = Holder("elsewhere", 1, 1.0)
-    async with world.manager() as manager:
+    store = Counting(world.url)
+    async with world.manager(store=store) as manager:
         (session,) = await several(manager, 1)
 
         async def taking() -> str:
-            ((point, leader),) = manager.runtime.gate._elsewhere.items()
-            assert leader._token is not None
-            await manager.runtime.store.led(point, leader._token, ttl=None, alive=0, now=world.clock.now())
-            await manager.runtime.store.lead(point, other, seconds=90, now=world.clock.now())
+            assert store.answer is not None
+            point, leading = store.answer
+            await store.led(point, leading.token, ttl=None, alive=0, now=world.clock.now())
+            await store.lead(point, ELSEWHERE, seconds=90, now=world.clock.now())
             return point
 
         reply, point = await gathered(world, sending(session), after(world, 2, taking), seconds=50)
         assert reply.usage.cache_write >= 3000
-        found = await manager.runtime.store.lead(point, manager.runtime.gate._holder, seconds=1, now=world.clock.now())
-        assert (found.state, found.holder) == ("taken", other)
-        check_nothing_is_left(manager)
+        found = await store.lead(point, Holder.current("here"), seconds=1, now=world.clock.now())
+        assert (found.state, found.holder) == ("taken", ELSEWHERE)
+        await check_nothing_is_left(world, manager)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+@everywhere
+async def test_a_request_that_is_over_asks_the_store_no_more(fails: bool) -> None:
+    """Its word there is renewed until it has its first event, or has failed, and not once after that."""
+
+    async def script(request: Request) -> Any:
+        await world.clock.sleep(7)
+        return Fault.http(529) if fails else "ok"
+
+    world, store = World(script), Counting()
+    async with world.manager(store=store) as manager:
+        (session,) = await several(manager, 1)
+        (found,) = await gathered(world, sending(session), seconds=7)
+        assert isinstance(found, ModelError) == fails
+        assert (store.asked, store.told) == (3, 1)  # first, and after 3 and 6 seconds
+        await world.clock.advance(60)
+        assert (store.asked, store.told) == (3, 1)
 
 
 class Slow(SQLStore):
@@ -474,10 +508,10 @@ async def test_a_word_that_is_renewed_while_the_request_ends(before: bool, fails
         (found,) = await gathered(world, sending(session), seconds=9)
         assert isinstance(found, ModelError) == fails
         assert store.asked == 2
-        point = session.conversation.prompt.points[0].digest
-        then = await store.lead(point, Holder("elsewhere", 1, 1.0), seconds=1, now=world.clock.now())
+        then = await store.lead(await point_of(SYSTEM), ELSEWHERE, seconds=1, now=world.clock.now())
         assert then.state == ("leading" if fails else "warm")
-        check_nothing_is_left(manager)
+        world.engine.script = lambda request: "ok"
+        await check_nothing_is_left(world, manager)
 
 
 @everywhere
@@ -499,7 +533,7 @@ async def test_a_store_that_knows_nothing_of_warm_ups_costs_money_not_turns(capl
         assert reply.usage.cache_write >= 3000
         assert "who warms a prefix" in caplog.text
         assert "be told" in caplog.text
-        check_nothing_is_left(manager)
+        await check_nothing_is_left(world, manager)
 
 
 @everywhere
@@ -522,5 +556,5 @@ async def test_a_turn_inside_a_turn_does_not_wait_for_itself() -> None:
         (reply,) = await gathered(world, sending(session, "go"))
         assert reply.text == "done"
         assert [call.waited for call in reply.calls] == [0.0, 0.0]
-        check_nothing_is_left(manager)
+        await check_nothing_is_left(world, manager, tools=[tool(delegate)])
     world.check()

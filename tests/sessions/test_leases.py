@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,27 @@ import anyio
 import pytest
 
 from sessions import LeaseLost, SessionBusy, tool
-from sessions.leases import Leases
+from sessions.background import Background
+from sessions.leases import RENEW_AFTER, Leases
+from sessions.lifecycle import Lifecycle
 from sessions.simulator import Latency
 from sessions.testing import ManualClock
-from storage import Change, Lease
+from storage import Change, Lease, LeaseGone
 from storage.sql import SQLStore
 from tests.crash.stepping import at_step
 from tests.sessions.world import World, answers, buckets, call, create, everywhere, words
+
+
+@asynccontextmanager
+async def leases_on(store: SQLStore, world: World) -> AsyncIterator[Leases]:
+    """The leases of a process of its own."""
+    background = Background()
+    await store.open()
+    try:
+        yield Leases(store, world.clock, background, Lifecycle(world.clock), busy_timeout=5)
+    finally:
+        await background.close()
+        await store.close()
 
 
 @everywhere
@@ -149,23 +165,21 @@ async def test_a_stale_worker_is_fenced_off_and_writes_nothing(tmp_path: Path) -
     world.check()
 
 
-async def test_a_waiter_cancelled_at_any_moment_does_not_keep_its_turn() -> None:
+async def test_a_waiter_cancelled_at_any_moment_does_not_keep_its_turn(tmp_path: Path) -> None:
+    world = World(url=tmp_path / "a.db")
+    async with world.manager() as manager:
+        session = await create(manager)
+
+    async def holding(leases: Leases) -> None:
+        async with leases.hold(session.id):
+            pass
+
     for step in range(1, 200):
-        world = World()
-        async with world.manager(busy_timeout=5) as manager:
-            session = await create(manager)
-            leases: Leases = manager.runtime.leases
-            entered = asyncio.Event()
-
-            async def waiting(leases: Leases = leases, entered: asyncio.Event = entered, id: str = session.id) -> None:
-                async with leases.hold(id):
-                    entered.set()
-
+        async with leases_on(SQLStore(world.url), world) as leases:
             async with leases.hold(session.id):
-                stepped = at_step(waiting(), step)
-                waiter = asyncio.create_task(stepped.run())
+                waiter = asyncio.create_task(at_step(holding(leases), step).run())
                 await world.clock.advance(0)
-                third = asyncio.create_task(session.send("third"))
+                third = asyncio.create_task(holding(leases))
                 await world.clock.advance(0)
             await asyncio.wait([waiter])
             await world.clock.advance(10)
@@ -234,34 +248,40 @@ async def test_what_another_process_did_is_seen_at_the_next_turn(tmp_path: Path)
 class Overtaken(SQLStore):
     """A store in which a renewal comes between a commit that gives the lease back and the news of it."""
 
+    def __init__(self, url: str, clock: ManualClock) -> None:
+        super().__init__(url)
+        self.clock, self.refused = clock, 0
+
     async def commit(self, lease: Lease, change: Change) -> None:
         await super().commit(lease, change)
         if change.release:
-            await self.renewal(lease.session)
+            await self.clock.advance(RENEW_AFTER)
 
-    async def renewal(self, session: str) -> None:
-        raise NotImplementedError
+    async def renew(self, lease: Lease, *, seconds: float, now: float) -> Lease:
+        try:
+            return await super().renew(lease, seconds=seconds, now=now)
+        except LeaseGone:
+            self.refused += 1
+            raise
 
 
 async def test_a_renewal_that_meets_the_last_commit_of_a_turn_is_no_takeover(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = Overtaken(f"sqlite:///{tmp_path / 'a.db'}")
-    world, renewed = World(), 0
+    world = World(url=tmp_path / "a.db")
+    store = Overtaken(world.url, world.clock)
     async with world.manager(store=store) as manager:
-
-        async def renewal(session: str) -> None:
-            nonlocal renewed
-            hold = manager.runtime.leases._held[session]
-            await manager.runtime.leases._renew_one(session, hold)
-            assert not hold.lost
-            renewed += 1
-
-        store.renewal = renewal  # type: ignore[method-assign]
         session = await create(manager)
         for _ in range(2):
             await session.send("Hello")
-        assert renewed == 2
+        assert store.refused == 2
+    async with leases_on(store, world) as leases, leases.hold(session.id) as hold:
+        hold.releasing = True
+        head = session.entries[-1].id
+        await store.commit(hold.lease, Change(head, head, release=True, updated_at=world.clock.now()))
+        hold.released = True
+        assert store.refused == 3
+        assert not hold.lost
     assert "taken over" not in caplog.text
     world.check()
 
@@ -276,12 +296,13 @@ async def test_no_two_workers_give_the_same_id(tmp_path: Path) -> None:
         return "seen"
 
     world = World(answers(*[[call("look")], "done"] * 6), url=tmp_path / "a.db")
-    async with world.manager() as one, world.manager() as two:
+    store = SQLStore(world.url)
+    async with world.manager() as one, world.manager(store=store) as two:
         session = await create(one, tools=[look])
         fork = await session.fork()
         other = await two.open(session.id, tools=[look])
         replies = [await which.send("Look") for which in (session, other, session, fork, other, fork)]
-        rows = [rows for one in (session, fork) for rows in (two._store.turns(one.id), two._store.calls(one.id))]
+        rows = [rows for one in (session, fork) for rows in (store.turns(one.id), store.calls(one.id))]
         found = [row.id for made in rows for row in await made]
     assert len(found) == len(set(found)) == 6 + 12
     assert {one.id for reply in replies for one in reply.calls} <= set(found)

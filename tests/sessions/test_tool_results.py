@@ -162,7 +162,7 @@ async def test_what_the_api_takes_is_left_as_it_is() -> None:
 
 
 async def test_results_that_are_too_much_together_are_not_all_shown() -> None:
-    def give() -> Any:
+    async def give() -> Any:  # not in a thread: their results come in the order of their calls
         """Gives an image."""
         return image(data="A" * 8_000_000)
 

@@ -290,14 +290,36 @@ async def test_synchronous_tools_that_never_got_a_thread_are_not_busy() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         hold.set()
-    try:
-        for _ in range(2000):
-            if jobs.busy() == before:
-                break
-            await asyncio.sleep(0.001)
-        assert jobs.busy() == before
-    finally:
-        jobs._busy = before  # or every later test would wait for ever
+    for _ in range(2000):
+        if jobs.busy() == before:
+            break
+        await asyncio.sleep(0.001)
+    else:
+        pytest.exit("a call that never got a thread counts as busy: every later test would wait for ever", returncode=1)
+
+
+@everywhere
+async def test_tools_that_are_bound_before_the_turn_begins_are_those_that_it_runs() -> None:
+    """The turn reads them under its lease, not when it is made: a stream may be entered long after that."""
+    world = World(answers([call("act")]))
+
+    @tool(name="act")
+    def old() -> str:
+        """Acts."""
+        return "old"
+
+    @tool(name="act")
+    def new() -> str:
+        """Acts."""
+        return "new"
+
+    async with world.manager() as manager:
+        session = await create(manager, tools=[old])
+        stream = session.stream("go")
+        await session.update(tools=[new])
+        async with stream:
+            await stream.get_final_reply()
+        assert outcomes(session) == [("new", False)]
 
 
 # -- tools that the caller runs --
