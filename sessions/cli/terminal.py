@@ -14,6 +14,7 @@ from pydantic_core import to_json
 from rich.markup import escape
 from rich.table import Table
 
+from sessions.cli.interrupts import quiet
 from sessions.cli.visible import Door, json_text
 from sessions.core.usage import Usage
 from sessions.errors import (
@@ -120,9 +121,10 @@ def has_key(client: AsyncAnthropic) -> bool:
 
 def claude() -> AsyncAnthropic:
     """The real API where there are credentials, else the simulator, which is said on the console."""
-    from anthropic import AsyncAnthropic
+    with quiet():
+        from anthropic import AsyncAnthropic
 
-    from sessions import simulator
+        from sessions import simulator
 
     client = AsyncAnthropic()
     if has_key(client):
