@@ -39,12 +39,14 @@ COMMANDS = {
         "branches:rewind",
         "Go back to an earlier entry. What lay behind it stays stored: `fork --at` reaches it.",
     ),
+    "compact": ("compacting:compact", "Let Claude summarize a conversation, which then goes on from the summary."),
     "delete": ("branches:delete", "Delete sessions for good. What a branch of theirs still reaches stays."),
     "verify": (
         "records:verify",
         "Re-hash a conversation; exit code 1, and the first damaged entry, if it is not as it was written.",
     ),
     "export": ("records:export", "Print the history as plain Messages JSON, which `append` and `replay` take."),
+    "import": ("importing:import_files", "Make a session of each recorded conversation, without calling the model."),
     "replay": (
         "replay:replay",
         "Send recorded conversations again, against the simulator on a turned clock, and tell what each turn costs.",

@@ -98,9 +98,10 @@ def code_of(error: SessionsError) -> Code:
     return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), Code.FAILED)
 
 
-def report(error: SessionsError) -> Code:
-    """Prints `error` in one line on standard error, without a traceback."""
-    errors.print(f"[bold red]{type(error).__name__}:[/] {escape(' '.join(str(error).split()))}", soft_wrap=True)
+def report(error: SessionsError, place: str = "") -> Code:
+    """Prints `error` in one line on standard error, without a traceback. `place`: where it happened, said before it."""
+    told = " ".join(f"{place}: {error}".split() if place else str(error).split())
+    errors.print(f"[bold red]{type(error).__name__}:[/] {escape(told)}", soft_wrap=True)
     return code_of(error)
 
 

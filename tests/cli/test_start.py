@@ -18,6 +18,7 @@ from sessions.cli.commands import loaded
 from sessions.testing import simulated_manager
 from tests.cli.conftest import Run
 
+CONVERSATION = Path(__file__).parent.parent / "data" / "conversation.json"
 RUNNER = """
 import sys
 from sessions.cli import main
@@ -92,7 +93,7 @@ def environment(**more: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     "command",
     ["--version", "--help", "list", "show one", "cost", "cost one --by day", "why one", "verify one", "export one",
-     "fork one", "rewind one start", "db upgrade", "list --help"],
+     "fork one", "rewind one start", "db upgrade", "list --help", f"import {CONVERSATION}"],
 )  # fmt: skip
 def test_who_never_calls_the_api_does_not_import_the_sdk(stored: Path, command: str) -> None:
     ran = subprocess.run(
