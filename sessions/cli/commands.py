@@ -81,6 +81,7 @@ def warmline(
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and ends the process with its exit code."""
+    _open_what_is_closed()
     warnings.showwarning = _warn
     logging.lastResort = Lines(errors)
     express_everything()
@@ -97,6 +98,13 @@ def run(arguments: Sequence[str] | None = None) -> None:
         sys.exit(report(error))
     except OSError as error:
         sys.exit(_unwritten(error))
+
+
+def _open_what_is_closed() -> None:
+    """A caller may have closed a standard stream (`>&-`); the next file that is opened would take its place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115  # until the process ends
 
 
 def _unwritten(error: OSError) -> int:

@@ -22,8 +22,8 @@ class Typed:
     """
 
     def __init__(self) -> None:
-        self._ended = sys.stdin is None
-        self.is_terminal = not self._ended and sys.stdin.isatty()
+        self._ended = False
+        self.is_terminal = sys.stdin.isatty()
         if self.is_terminal:
             with contextlib.suppress(ImportError):  # line editing, where the platform has it
                 import readline

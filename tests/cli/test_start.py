@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from ast import literal_eval
@@ -140,6 +141,12 @@ def test_a_full_disk_is_one_line(stored: Path, command: str) -> None:
         )  # fmt: skip
     assert ran.returncode == 1
     assert ran.stderr == "Error: No space left on device\n"
+
+
+def test_closed_streams_are_no_traceback(stored: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m sessions list --json <&- >&-"
+    ran = subprocess.run(command, shell=True, cwd=stored, env=environment(), stderr=subprocess.PIPE, check=False)
+    assert (ran.returncode, ran.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("command", ["list", "list --json", "export one", "show one"])
