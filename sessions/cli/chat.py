@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from functools import partial
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from rich.status import Status
 from sessions import Conflict, Entry, Reply, ReplyStream, Session, SessionManager
 from sessions.cli.branches import entry_named
 from sessions.cli.costs import print_cost
+from sessions.cli.interrupts import quiet
 from sessions.cli.terminal import (
     MODEL,
     STORE,
@@ -63,11 +65,11 @@ def chat(
     if session is not None:
         _check_new(context)
         session = session_named(store, session, owner)
-    with (
-        start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(claude()) as client,
-        portal.wrap_async_context_manager(SessionManager(store, client=client)) as manager,
-    ):
+    with ExitStack() as stack:
+        with quiet():  # a portal that is interrupted while it starts would be waited for, for ever
+            portal = stack.enter_context(start_blocking_portal())
+        client = stack.enter_context(portal.wrap_async_context_manager(claude()))
+        manager = stack.enter_context(portal.wrap_async_context_manager(SessionManager(store, client=client)))
         found = None
         if session is not None:
             found = portal.call(partial(manager.open, session, owner=owner))

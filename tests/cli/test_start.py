@@ -175,6 +175,29 @@ def test_ctrl_c_while_a_command_starts_or_ends_says_nothing(stored: Path) -> Non
     assert len(before) < 10, before
 
 
+STARTING = """
+import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "anyio._backends._asyncio":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+from sessions.cli import main
+main(["chat"])
+"""
+
+
+def test_ctrl_c_while_the_event_loop_of_a_chat_starts_ends_it(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    ran = subprocess.run(
+        [sys.executable, "-c", STARTING],
+        cwd=tmp_path, env=environment(), stdin=reader, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    os.close(reader)
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (-SIGINT, b"")
+
+
 def test_the_list_of_commands_says_what_each_says_itself() -> None:
     for name, (_, sentence) in COMMANDS.items():
         told = loaded(name).help
