@@ -2,39 +2,40 @@
 
 from sessions import neighbours as _neighbours  # noqa: F401  # first of all: it looks whose `storage` this is
 
-# isort: split
-from sessions.clock import Clock, SystemClock
-from sessions.core.diagnosis import Miss
-from sessions.core.profiles import Profile, profile_for
-from sessions.core.settings import Settings
-from sessions.core.transcript import Entry
-from sessions.core.ttl import ExpectedCost, Fixed, Option, Outlook, Policy
-from sessions.core.usage import Usage
-from sessions.errors import (
-    BatchIncomplete,
-    ConfigurationError,
-    Conflict,
-    ContextFull,
-    InDoubtToolCalls,
-    InvalidHistory,
-    InvalidImport,
-    LeaseLost,
-    ModelError,
-    PrefixChange,
-    PromptWarning,
-    SchemaOutOfDate,
-    SessionBusy,
-    SessionNotFound,
-    SessionsError,
-    StepLimitReached,
-    ToolsChanged,
-)
-from sessions.history import Damage
-from sessions.ledger import Call, Cost
-from sessions.manager import SessionInfo, SessionManager
-from sessions.outcome import Step
-from sessions.session import Reply, ReplyStream, Session
-from sessions.tools import Tool, tool
+TYPE_CHECKING = False  # as `typing` has it, which takes longer to import than all that stands here
+if TYPE_CHECKING:
+    from sessions.clock import Clock, SystemClock
+    from sessions.core.diagnosis import Miss
+    from sessions.core.profiles import Profile, profile_for
+    from sessions.core.settings import Settings
+    from sessions.core.transcript import Entry
+    from sessions.core.ttl import ExpectedCost, Fixed, Option, Outlook, Policy
+    from sessions.core.usage import Usage
+    from sessions.errors import (
+        BatchIncomplete,
+        ConfigurationError,
+        Conflict,
+        ContextFull,
+        InDoubtToolCalls,
+        InvalidHistory,
+        InvalidImport,
+        LeaseLost,
+        ModelError,
+        PrefixChange,
+        PromptWarning,
+        SchemaOutOfDate,
+        SessionBusy,
+        SessionNotFound,
+        SessionsError,
+        StepLimitReached,
+        ToolsChanged,
+    )
+    from sessions.history import Damage
+    from sessions.ledger import Call, Cost
+    from sessions.manager import SessionInfo, SessionManager
+    from sessions.outcome import Step
+    from sessions.session import Reply, ReplyStream, Session
+    from sessions.tools import Tool, tool
 
 __all__ = [
     "BatchIncomplete",
@@ -79,3 +80,48 @@ __all__ = [
     "profile_for",
     "tool",
 ]
+
+_HOMES = {
+    "clock": "Clock SystemClock",
+    "core.diagnosis": "Miss",
+    "core.profiles": "Profile profile_for",
+    "core.settings": "Settings",
+    "core.transcript": "Entry",
+    "core.ttl": "ExpectedCost Fixed Option Outlook Policy",
+    "core.usage": "Usage",
+    "errors": (
+        "BatchIncomplete ConfigurationError Conflict ContextFull InDoubtToolCalls InvalidHistory InvalidImport "
+        "LeaseLost ModelError PrefixChange PromptWarning SchemaOutOfDate SessionBusy SessionNotFound SessionsError "
+        "StepLimitReached ToolsChanged"
+    ),
+    "history": "Damage",
+    "ledger": "Call Cost",
+    "manager": "SessionInfo SessionManager",
+    "outcome": "Step",
+    "session": "Reply ReplyStream Session",
+    "tools": "Tool tool",
+}
+"""Where each public name is: its module is imported when the name is first asked for, so that nobody waits for what is
+not used."""
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+if not TYPE_CHECKING:  # for a type checker every name would exist
+
+    def __getattr__(name: str) -> object:
+        """A public name, or a module of this package: `import sessions` alone has always given both."""
+        if name.startswith("_"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        home = f"{__name__}.{_HOME_OF.get(name, name)}"
+        try:
+            module = import_module(home)
+        except ModuleNotFoundError as error:
+            if error.name != home:
+                raise
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+        globals()[name] = found = getattr(module, name) if name in _HOME_OF else module
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,12 +1,15 @@
-"""Looks, before anything else is imported, whether `storage` is ours: a folder of the user's own may hide it."""
+"""Looks, before anything else is imported, whether `storage` is ours: a folder of the user's own may hide it.
+
+It imports next to nothing itself: until the command line runs, Ctrl-C would show the user a traceback.
+"""
 
 from __future__ import annotations
 
 import sys
 from importlib.machinery import PathFinder
-from pathlib import Path
+from os.path import basename, dirname, join, realpath
 
-OURS = Path(__file__).resolve().parent.parent / "storage"
+OURS = join(dirname(dirname(realpath(__file__))), "storage")
 
 
 def check_storage() -> None:
@@ -16,15 +19,15 @@ def check_storage() -> None:
     if spec is None:
         return  # some other finder has it, or the import itself says that there is none
     places = list(spec.submodule_search_locations or ())
-    if any(Path(place).resolve() == OURS for place in places):
+    if any(realpath(place) == OURS for place in places):
         return
-    found = Path(spec.origin or places[0])
-    found = found.parent if found.name == "__init__.py" else found
+    found = spec.origin or places[0]
+    found = dirname(found) if basename(found) == "__init__.py" else found
     raise ImportError(
         f"{found} hides {OURS}, which this library needs under the name 'storage': rename the first, "
         "or start the program from another folder",
         name="storage",
-        path=str(found),
+        path=found,
     )
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import subprocess
+import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -47,3 +51,38 @@ def test_every_public_name_is_documented(module: ModuleType) -> None:
         if isinstance(getattr(module, name), type) and not (getattr(module, name).__doc__ or "").strip()
     ]
     assert missing == []
+
+
+def test_what_type_checkers_see_is_what_is_imported() -> None:
+    source = ast.parse(Path(sessions.__file__).read_text(encoding="utf-8"))
+    seen = {
+        alias.name: node.module
+        for node in ast.walk(source)
+        if isinstance(node, ast.ImportFrom) and node.module not in {"sessions", "importlib"}
+        for alias in node.names
+    }
+    assert seen == {name: f"sessions.{module}" for name, module in sessions._HOME_OF.items()}
+    assert sorted(seen) == sorted(sessions.__all__)
+
+
+PROGRAM = """
+import sys
+import sessions
+loaded = [name for name in sys.modules if name.startswith(("sessions.", "storage", "sqlalchemy", "pydantic"))]
+assert loaded == ["sessions.neighbours"], loaded
+assert set(sessions.__all__) <= set(dir(sessions))
+assert sessions.errors.Conflict is sessions.Conflict
+try:
+    sessions.nonsense
+except AttributeError as error:
+    assert "'sessions' has no attribute 'nonsense'" in str(error)
+assert not hasattr(sessions, "__wrapped__")
+from sessions import *
+from sessions import simulator
+assert issubclass(Conflict, SessionsError) and simulator.is_simulated
+"""
+
+
+def test_a_name_is_imported_when_it_is_asked_for() -> None:
+    ran = subprocess.run([sys.executable, "-W", "error", "-c", PROGRAM], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")

@@ -1,119 +1,81 @@
-"""The command line, `warmline`: one file for each command, errors as one line and an exit code."""
+"""The command line, `warmline`: one file for each command, errors as one line and an exit code.
+
+The entry point imports this module, which imports next to nothing: the rest is imported by `main`, where Ctrl-C is
+looked after.
+"""
 
 from __future__ import annotations
 
-import importlib
-import logging
-import os
 import sys
-import warnings
-from collections.abc import Sequence
-from importlib import metadata
-from typing import Annotated, Any
 
-import typer
-from rich.markup import escape
-from typer.core import TyperGroup
-
-from sessions.cli.terminal import CODES_IN_WORDS, WHOLE, Code, console, errors, report
-from sessions.cli.visible import Lines, express_everything
-from sessions.errors import SessionsError
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 COMMANDS = {
-    "demo": "demo:demo",
-    "chat": "chat:chat",
-    "list": "history:list_sessions",
-    "show": "history:show",
-    "cost": "costs:cost",
-    "why": "why:why",
-    "fork": "branches:fork",
-    "rewind": "branches:rewind",
-    "delete": "branches:delete",
-    "verify": "records:verify",
-    "export": "records:export",
-    "replay": "replay:replay",
-    "probe": "probe:probe",
-    "load": "load:load",
-    "simulate": "serve:simulate",
-    "db": "database:app",
+    "demo": (
+        "demo:demo",
+        "Show it all in under a minute: tools, a crash and a resume, eight branches, the bill. No key is needed.",
+    ),
+    "chat": ("chat:chat", "Talk with Claude; the conversation is kept and can be resumed by its id."),
+    "list": ("history:list_sessions", "List the sessions, newest first, with what each has cost."),
+    "show": (
+        "history:show",
+        "Show a conversation as text, with what each turn read from the cache, wrote to it, and sent uncached.",
+    ),
+    "cost": (
+        "costs:cost",
+        "Tell what a session, or all of them, have cost, how much the cache gave, and what its misses added.",
+    ),
+    "why": (
+        "why:why",
+        "Tell which calls of a session lost cached tokens, and why: what differs, what it cost, what to change.",
+    ),
+    "fork": (
+        "branches:fork",
+        "Make a branch: a second session with the same history, up to an entry. `show --ids` tells the entries.",
+    ),
+    "rewind": (
+        "branches:rewind",
+        "Go back to an earlier entry. What lay behind it stays stored: `fork --at` reaches it.",
+    ),
+    "compact": ("compacting:compact", "Let Claude summarize a conversation, which then goes on from the summary."),
+    "delete": ("branches:delete", "Delete sessions for good. What a branch of theirs still reaches stays."),
+    "verify": (
+        "records:verify",
+        "Re-hash a conversation; exit code 1, and the first damaged entry, if it is not as it was written.",
+    ),
+    "export": ("records:export", "Print the history as plain Messages JSON, which `append` and `replay` take."),
+    "import": ("importing:import_files", "Make a session of each recorded conversation, without calling the model."),
+    "replay": (
+        "replay:replay",
+        "Send recorded conversations again, against the simulator on a turned clock, and tell what each turn costs.",
+    ),
+    "probe": (
+        "probe:probe",
+        "Ask an endpoint the rules of the API, and write what it does as a profile for SessionManager(profile=…).",
+    ),
+    "load": (
+        "load:load",
+        "Measure turns per second, the time that sessions add to the model's own, and errors. No key is needed.",
+    ),
+    "simulate": (
+        "serve:simulate",
+        "Serve a simulated Claude over HTTP; its cache, bill and refusals are those of the documented API.",
+    ),
+    "db": ("database:app", "Look after the database."),
 }
-"""Where each command is: its module is imported when it is asked for, so that reading never waits for the SDK."""
-
-
-class Commands(TyperGroup):
-    """The commands of `COMMANDS`."""
-
-    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
-        """Their names, in the order of the help."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
-        """The command of that name, `None` where there is none."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, name = COMMANDS[cmd_name].partition(":")
-        found = getattr(importlib.import_module(f"sessions.cli.{module}"), name)
-        group = typer.Typer()
-        if isinstance(found, typer.Typer):
-            group.add_typer(found, name=cmd_name)
-        else:
-            group.command(cmd_name)(found)
-        return typer.main.get_group(group).commands[cmd_name]
-
-
-def _tell_version(asked: bool) -> None:
-    if asked:
-        console.print(f"warmline {metadata.version('warmline')}")
-        raise typer.Exit
-
-
-app = typer.Typer(
-    help=f"Claude conversations that persist, resume after a crash, and keep their cache warm.\n\n{CODES_IN_WORDS}",
-    cls=Commands,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-@app.callback()
-def warmline(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version and exit.")
-    ] = False,
-) -> None:
-    """What stands before the command."""
+"""Where each command is, and what the list of all tells of it. A command's module is imported when it is run: neither
+that list nor the commands that only read wait for the SDK."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and ends the process with its exit code."""
-    warnings.showwarning = _warn
-    logging.lastResort = Lines(errors)
-    express_everything()
-    for one in (console, errors):
-        if not one.is_terminal:
-            one.width = WHOLE
     try:
-        try:
-            app(args=None if arguments is None else list(arguments), prog_name="warmline")
-        finally:
-            sys.stdout.flush()
-    except SessionsError as error:
-        sys.exit(report(error))
-    except OSError as error:
-        sys.exit(_unwritten(error))
+        from sessions.cli.interrupts import quiet
 
-
-def _unwritten(error: OSError) -> int:
-    """What cannot be printed is told in one line; a reader that has had enough (`| head -1`) is no failure to tell."""
-    with open(os.devnull, "w") as nothing:  # noqa: PTH123  # what is left in the buffer goes there at exit
-        os.dup2(nothing.fileno(), sys.stdout.fileno())
-    if not isinstance(error, BrokenPipeError):
-        errors.print(f"[bold red]Error:[/] {escape(error.strerror or str(error))}", soft_wrap=True)
-    return Code.FAILED
-
-
-def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    """A warning is a line for the user, not a place in our source."""
-    errors.print(f"[yellow]{escape(str(message))}[/]", soft_wrap=True)
+        with quiet():
+            from sessions.cli.commands import run
+        run(arguments)
+    except KeyboardInterrupt:
+        sys.exit(130)

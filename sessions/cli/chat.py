@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from functools import partial
 from typing import Annotated, Any
 
@@ -17,6 +16,7 @@ from rich.status import Status
 from sessions import Conflict, Entry, Reply, ReplyStream, Session, SessionManager
 from sessions.cli.branches import entry_named
 from sessions.cli.costs import print_cost
+from sessions.cli.interrupts import quiet
 from sessions.cli.terminal import (
     MODEL,
     STORE,
@@ -31,8 +31,9 @@ from sessions.cli.terminal import (
     session_named,
 )
 from sessions.cli.transcript import below, has_words
+from sessions.cli.typed import Typed
 from sessions.core.settings import make_settings
-from sessions.errors import SessionsError
+from sessions.errors import ConfigurationError, SessionsError
 from sessions.translate import given
 
 HELP = """\
@@ -42,7 +43,9 @@ HELP = """\
 /cost            what this conversation has cost so far
 /help            this
 /quit            leave (so does Ctrl-D); `warmline chat ID` comes back
-Ctrl-C           stop an answer and keep what there is of it"""
+Ctrl-C           stop an answer and keep what there is of it
+\\                at the end of a line: the message goes on in the next one
+Pasted lines are one message, and text: a command in them is not obeyed."""
 
 
 def chat(
@@ -54,15 +57,19 @@ def chat(
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="The longest answer, in tokens.")] = 8192,
     owner: OwnerOption = None,
 ) -> None:
-    """Talk with Claude; the conversation is kept and can be resumed by its id."""
+    """Talk with Claude; the conversation is kept and can be resumed by its id.
+
+    At a terminal, pasted lines are one message, and a line that ends in a backslash goes on in the next one. From a
+    pipe or a file, each line is a message.
+    """
     if session is not None:
         _check_new(context)
         session = session_named(store, session, owner)
-    with (
-        start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(claude()) as client,
-        portal.wrap_async_context_manager(SessionManager(store, client=client)) as manager,
-    ):
+    with ExitStack() as stack:
+        with quiet():  # a portal that is interrupted while it starts would be waited for, for ever
+            portal = stack.enter_context(start_blocking_portal())
+        client = stack.enter_context(portal.wrap_async_context_manager(claude()))
+        manager = stack.enter_context(portal.wrap_async_context_manager(SessionManager(store, client=client)))
         found = None
         if session is not None:
             found = portal.call(partial(manager.open, session, owner=owner))
@@ -117,18 +124,17 @@ class Chat:
 
     def run(self) -> None:
         """Asks and answers until the user leaves."""
-        with contextlib.suppress(ImportError):  # line editing, where the platform has it
-            import readline  # noqa: F401
         if self._session is not None:
             self._do(self._finish_interrupted)
-        while (line := self._ask()) is not None:
-            command, _, rest = line.partition(" ")
-            if command.startswith("/"):
+        typed = Typed()
+        while (message := self._ask(typed)) is not None:
+            command, _, rest = message.partition(" ")
+            if command.startswith("/") and "\n" not in message:
                 self._do(partial(self._commands.get(command, self._unknown), rest.strip()))
             else:
                 if self._session is None:
                     self._session = self._portal.call(self._create)
-                self._do(partial(self._turn, line))
+                self._do(partial(self._turn, message))
         if self._session is not None:
             console.print(f"[dim]Go on with: warmline chat {escape(self._session.id)}[/]")
 
@@ -139,18 +145,21 @@ class Chat:
         except SessionsError as error:
             report(error)
 
-    def _ask(self) -> str | None:
-        """The next line with words in it, None when the user leaves."""
+    def _ask(self, typed: Typed) -> str | None:
+        """The next message or command, `None` when the user leaves."""
         while True:
             try:
-                line = input("you> " if sys.stdin.isatty() else "").strip()
-            except (EOFError, KeyboardInterrupt):
+                message = typed.message()
+            except KeyboardInterrupt:
+                message = None
+            except ConfigurationError as error:
+                if not typed.is_terminal:
+                    raise
+                report(error)
+                continue
+            if message is None:
                 console.print()
-                return None
-            if line == "/quit":
-                return None
-            if line:
-                return line
+            return None if message == "/quit" else message
 
     def _turn(self, words: str | list[dict[str, Any]]) -> None:
         try:

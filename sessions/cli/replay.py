@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import anyio
@@ -15,14 +14,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from sessions import ExpectedCost, Fixed, Policy, Usage
+from sessions.cli.recorded import MAX_MIB, FilesArgument, MaxMibOption, StrictOption, read_file
 from sessions.cli.terminal import Code, JsonOption, bar, console, dollars, errors, plain_table, print_json
-from sessions.importers import RecordedConversation, read
-from sessions.importers.lines import MAX_BYTES
+from sessions.importers import RecordedConversation
 from sessions.replay import Replay, ReplayTurn, Totals, recordings
 from sessions.replay import replay as play
-
-MAX_MIB = MAX_BYTES >> 20
-MaxMibOption = Annotated[int, typer.Option("--max-mib", min=1, help="The largest file taken, unpacked, in MiB.")]
 
 
 class Ttl(StrEnum):
@@ -39,11 +35,8 @@ class Ttl(StrEnum):
 
 
 def replay(
-    files: Annotated[
-        list[Path],
-        typer.Argument(help="Claude Code transcripts, Messages JSON or traces.", show_default=False),
-    ],
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse a file with a line that cannot be read.")] = False,
+    files: FilesArgument,
+    strict: StrictOption = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first conversations of each file.")] = None,
     max_mib: MaxMibOption = MAX_MIB,
     ttl: Annotated[Ttl, typer.Option(help="The lifetime of what is written to the cache.")] = Ttl.AUTO,
@@ -56,7 +49,9 @@ def replay(
     uncached, and with one top-level cache_control. Ends with code 1 if a request was refused, or read less of the cache
     than it should have.
     """
-    recorded = [recording for file in files for recording in _read(file, strict, max_mib)[:limit]]
+    recorded = [
+        recording for file in files for recording in recordings(read_file(file, strict, max_mib).conversations)[:limit]
+    ]
     played = [_play(recording, ttl.policy, number, len(recorded)) for number, recording in enumerate(recorded, 1)]
     if as_json:
         print_json([{"id": one.id, "model": one.model, "totals": one.totals, "turns": one.turns} for one in played])
@@ -68,14 +63,6 @@ def replay(
         console.print(_checked(totals))
     if any(one.problems for one in played):
         raise typer.Exit(Code.FAILED)
-
-
-def _read(file: Path, strict: bool, max_mib: int) -> list[list[RecordedConversation]]:
-    """The recordings of one file; what was skipped is told on standard error."""
-    imported = read(file, strict=strict, max_bytes=max_mib << 20)
-    for problem in imported.problems:
-        errors.print(f"[yellow]{escape(str(file))}: {escape(str(problem))} (skipped)[/]", soft_wrap=True)
-    return recordings(imported.conversations)
 
 
 def _play(recording: Sequence[RecordedConversation], policy: Policy, number: int, count: int) -> Replay:

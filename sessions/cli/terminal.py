@@ -14,6 +14,7 @@ from pydantic_core import to_json
 from rich.markup import escape
 from rich.table import Table
 
+from sessions.cli.interrupts import quiet
 from sessions.cli.visible import Door, json_text
 from sessions.core.usage import Usage
 from sessions.errors import (
@@ -97,9 +98,10 @@ def code_of(error: SessionsError) -> Code:
     return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), Code.FAILED)
 
 
-def report(error: SessionsError) -> Code:
-    """Prints `error` in one line on standard error, without a traceback."""
-    errors.print(f"[bold red]{type(error).__name__}:[/] {escape(' '.join(str(error).split()))}", soft_wrap=True)
+def report(error: SessionsError, place: str = "") -> Code:
+    """Prints `error` in one line on standard error, without a traceback. `place`: where it happened, said before it."""
+    told = " ".join(f"{place}: {error}".split() if place else str(error).split())
+    errors.print(f"[bold red]{type(error).__name__}:[/] {escape(told)}", soft_wrap=True)
     return code_of(error)
 
 
@@ -120,9 +122,10 @@ def has_key(client: AsyncAnthropic) -> bool:
 
 def claude() -> AsyncAnthropic:
     """The real API where there are credentials, else the simulator, which is said on the console."""
-    from anthropic import AsyncAnthropic
+    with quiet():
+        from anthropic import AsyncAnthropic
 
-    from sessions import simulator
+        from sessions import simulator
 
     client = AsyncAnthropic()
     if has_key(client):

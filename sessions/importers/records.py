@@ -8,9 +8,10 @@ stands as it was recorded.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+from sessions.core.cache import THINKING
 from sessions.core.usage import Usage
 
 Block: TypeAlias = dict[str, Any]
@@ -104,6 +105,10 @@ class RecordedConversation:
                 _say(messages, "user", (*step.results, *step.extra))
         return messages
 
+    def without_thinking(self) -> RecordedConversation:
+        """The same conversation as the API takes it where thinking is not signed by it."""
+        return replace(self, turns=tuple(replace(turn, steps=_unthought(turn.steps)) for turn in self.turns))
+
 
 @dataclass(frozen=True, slots=True)
 class Imported:
@@ -121,3 +126,9 @@ def _say(messages: list[dict[str, Any]], role: str, blocks: tuple[Block, ...]) -
         messages[-1]["content"].extend(blocks)
     else:
         messages.append({"role": role, "content": list(blocks)})
+
+
+def _unthought(steps: tuple[RecordedStep, ...]) -> tuple[RecordedStep, ...]:
+    return tuple(
+        replace(step, blocks=tuple(block for block in step.blocks if block["type"] not in THINKING)) for step in steps
+    )
