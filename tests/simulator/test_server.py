@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from sessions.simulator import Engine, Fault, Latency, filler, serving
-from sessions.simulator.server import is_called_by
+from sessions.simulator.doors.server import is_called_by
 
 HEADERS = {"x-api-key": "k", "anthropic-version": "2023-06-01", "content-type": "application/json"}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sessions.core.profiles import Profile
-from sessions.simulator.refusal import Refusal
+from sessions.simulator.checks.refusal import Refusal
 from sessions.simulator.tokens import image_size, pdf_pages
 
 BYTES = 10 * 1024 * 1024

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sessions.simulator.script import Answer, Scripted
+from sessions.simulator.answers.script import Answer, Scripted
 from sessions.simulator.signing import THINKING
 from sessions.simulator.tokens import BYTES_PER_TOKEN, OVERHEAD, count, text_tokens
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sessions.simulator.script import Block, Request, Scripted, texts
+from sessions.simulator.answers.script import Block, Request, Scripted, texts
 
 _STOP = frozenset(
     re.findall(

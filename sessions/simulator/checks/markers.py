@@ -11,7 +11,7 @@ from typing import Any
 
 from sessions.core.cache import Where, blocks, can_mark, can_mark_tool
 from sessions.core.profiles import Profile, Ttl
-from sessions.simulator.refusal import Refusal
+from sessions.simulator.checks.refusal import Refusal
 
 SLOTS = 4
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sessions.core.profiles import Profile
-from sessions.simulator.refusal import Refusal
-from sessions.simulator.script import texts
+from sessions.simulator.answers.script import texts
+from sessions.simulator.checks.refusal import Refusal
 from sessions.simulator.signing import Binding, Seal, digest, sign, unseal
 from sessions.simulator.tokens import text_tokens
 
@@ -87,7 +87,14 @@ def compacted(body: Mapping[str, Any], key: bytes, organization: str) -> dict[st
     for message in body["messages"]:
         binding.message(message)
     text = summary(body)
-    seal = Seal(body["model"], organization, binding.digest(), binding.base, digest(text), text_tokens(text))
+    seal = Seal(
+        model=body["model"],
+        organization=organization,
+        prefix=binding.digest(),
+        before=binding.base,
+        text=digest(text),
+        tokens=text_tokens(text),
+    )
     return {"type": "compaction", "content": text, "signature": sign(seal, key), "tool_changes": []}
 
 
