@@ -243,7 +243,7 @@ class Engine:
         self, exchange: Exchange, profile: Profile, marks: Sequence[tuple[cache.Where, Ttl]], checked: thinking.Checked
     ) -> Prompt:
         body = checked.body
-        points, sizes = self._measure(exchange, body, profile)
+        points, sizes = self.measure(exchange, body, profile)
         total = sizes[-1] if sizes else 0
         self._fits(profile, body, total)
         found = indexes(points, checked.moved(marks), profile)
@@ -272,7 +272,7 @@ class Engine:
         )
         return replace(prompt, head=self._head(exchange, prompt, checked))
 
-    def _measure(
+    def measure(
         self, exchange: Exchange, body: Mapping[str, Any], profile: Profile
     ) -> tuple[Sequence[cache.Point], Sequence[int]]:
         """The points of a request that is in order, and the tokens of the prompt up to each."""
