@@ -246,15 +246,15 @@ class Engine:
         points, sizes = self.measure(exchange, body, profile)
         total = sizes[-1] if sizes else 0
         self._fits(profile, body, total)
-        found = indexes(points, checked.moved(marks), profile)
-        found = [(at, ttl) for at, ttl in found if sizes[at] >= profile.minimum_tokens]
+        marked = indexes(points, checked.moved(marks), profile)
+        marked = [(at, ttl) for at, ttl in marked if sizes[at] >= profile.minimum_tokens]
         now = exchange.started
-        hit, usage = charge(points, sizes, found, self.cache, now, profile)
+        hit, usage = charge(points, sizes, marked, self.cache, now, profile)
         if profile.automatic and not profile.markers:
             usage = Usage(input=total - usage.cache_read, cache_read=usage.cache_read, counters=profile.counters)
-        writes = [(points[at].digest, ttl) for at, ttl in found if hit is None or at > hit]
+        writes = [(points[at].digest, ttl) for at, ttl in marked if hit is None or at > hit]
         if self.refreshes_shorter and hit is not None:
-            shorter = [points[at].digest for at, _ in found if at < hit]
+            shorter = [points[at].digest for at, _ in marked if at < hit]
             writes += [(name, self.cache.entries[name].ttl) for name in shorter if self.cache.alive(name, now)]
         exchange.message_id = self.new_id("msg")
         prompt = Prompt(

@@ -40,13 +40,13 @@ def check(body: Mapping[str, Any], profile: Profile, betas: frozenset[str]) -> N
 
 
 def _places(body: Mapping[str, Any], betas: frozenset[str]) -> None:
-    found = list(_blocks(body["messages"]))
-    if not found:
+    blocks = list(_blocks(body["messages"]))
+    if not blocks:
         return
     if not any(beta.startswith("compact-") for beta in betas):
-        i, j, _ = found[0]
+        i, j, _ = blocks[0]
         raise Refusal(f"messages.{i}.content.{j}: Input tag 'compaction' requires the beta header `{BETA}`")
-    signed = [(i, j) for i, j, block in found if block.get("signature")]
+    signed = [(i, j) for i, j, block in blocks if block.get("signature")]
     if len(signed) > 1:
         raise Refusal("messages: more than one signed `compaction` block", code="compaction_block_ambiguous")
     if signed and signed[0] != (0, 0):

@@ -109,19 +109,19 @@ def check(
     `dropping`: a block of another conversation is dropped unless the request asks for the error (as in a batch).
     """
     messages = body["messages"]
-    found = list(thoughts(messages))
+    blocks = list(thoughts(messages))
     on = _on(body, profile, turns)
     _latest(body, turns)
-    if not on and not found:
+    if not on and not blocks:
         return Checked(body=body, on=on, omitted=False)
     binding = Binding(body)
-    places = _digests(messages, binding, {i for i, _, _ in found})
+    places = _digests(messages, binding, {i for i, _, _ in blocks})
     control = (body.get("thinking") or {}).get("block_binding") or {}
     behavior = control.get("prefix_mismatch_behavior")
     dropping = behavior == "drop_block" or (dropping and behavior is None)
     dropped: dict[tuple[int, int], str] = {}
     before: str | None = None
-    for i, j, block in found:
+    for i, j, block in blocks:
         seal = _opened(i, j, block, key, latest=i == _latest_assistant(messages))
         reason = _mismatch(seal, profile, organization, places[i, j], before)
         before = digest(signature_of(block))
