@@ -30,10 +30,10 @@ from sessions.errors import (
     ToolsChanged,
 )
 from sessions.history import Damage
-from sessions.manager import SessionManager
-from sessions.replies import Call, Cost, Reply, SessionInfo, Step
-from sessions.session import Session
-from sessions.streaming import ReplyStream
+from sessions.ledger import Call, Cost
+from sessions.manager import SessionInfo, SessionManager
+from sessions.outcome import Step
+from sessions.session import Reply, ReplyStream, Session
 from sessions.tools import Tool, tool
 
 __all__ = [

@@ -11,25 +11,25 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import anyio
 import anyio.lowlevel
 
+from sessions import states
 from sessions.background import log
 from sessions.batch_client import BatchClient, in_batches, may_be_made
 from sessions.batch_part import Part, branch_id, key_of
-from sessions.batch_turn import enlist, plan, put, settle, stored_reply, take_in
+from sessions.batch_turn import BranchTurn, enlist, plan
 from sessions.errors import ConfigurationError, ModelError, SessionBusy, without_words
-from sessions.flight import Flight
+from sessions.history import History
 from sessions.leases import Hold
-from sessions.replies import Call, Reply
+from sessions.ledger import Call
+from sessions.outcome import Outcome
+from sessions.request import Request
+from sessions.runtime import Runtime
 from sessions.tools import Toolbox
 from storage import LeaseTaken, SessionExists, SessionMissing, SessionRecord, TurnRecord
-
-if TYPE_CHECKING:
-    from sessions.manager import SessionManager
-    from sessions.session import Session
 
 _FIRST_LOOK = 1.0
 _AT_ONCE = 16
@@ -44,65 +44,74 @@ _ABANDONED = 600.0
 """Seconds after which branches whose first one is missing are taken for what a dead process left."""
 
 
+Branched: TypeAlias = tuple[History, Outcome] | ModelError
+"""A branch with its reply, or why there is none."""
+
+
 class Run:
     """One fan-out, as far as it is known here: `pending` are the parts without an outcome."""
 
     def __init__(
-        self, manager: SessionManager, client: BatchClient, group: str, of: int,
-        sessions: dict[int, Session] | None = None, *, patience: float | None = None,
-    ) -> None:  # fmt: skip
-        self._manager, self._client, self._store = manager, client, manager._store
+        self,
+        runtime: Runtime,
+        client: BatchClient,
+        group: str,
+        of: int,
+        branches: dict[int, History] | None = None,
+        *,
+        patience: float | None = None,
+    ) -> None:
+        self._runtime, self._client, self._store = runtime, client, runtime.store
         self.group, self.of, self._patience = group, of, patience
         self._key = key_of(group, of)
-        self._sessions: dict[int, Session] = dict(sessions or {})
+        self._branches: dict[int, History] = dict(branches or {})
         self._rows: dict[int, TurnRecord] = {}
         self._lead = 0
         self.pending: dict[int, Part] = {}
-        self.outcomes: dict[int, Reply | ModelError] = {}
+        self.outcomes: dict[int, Outcome | ModelError] = {}
 
     # -- what is there --
 
-    async def prepare(self, session: Session, words: Sequence[list[dict[str, Any]]]) -> None:
-        """Makes the branches and stores their words; the first one last: once it is there, all are.
+    async def prepare(self, source: History, words: Sequence[list[dict[str, Any]]]) -> None:
+        """Makes the branches and stores their words.
 
-        One that is missing then has been deleted, and stays so.
+        Branch 0 is written last: where it exists, all were written, so a missing one was deleted.
         """
         first = branch_id(self.group, 0)
         whole = await self._store.turn(first, key=self._key) is not None
         if not whole and await self._store.turns(first, limit=1):
             raise ConfigurationError("idempotency_key was used with another number of contents: choose a new key")
-        base = await self._base(session)
+        base = await self._base(source)
 
-        async def one(index: int) -> None:
+        async def write(index: int) -> None:
             if whole and await self._record(index) is None:
                 return
-            branch = await self._branch(index, session, base)
-            branch._history.warmth.points.update(session._history.warmth.points)
-            self._sessions[index] = branch
+            branch = self._branches[index] = await self._made(index, source, base)
+            branch.warmth.points.update(source.warmth.points)
             part = Part(self.group, index, self.of)
-            self._know(index, await enlist(branch, words[index], self._key, part.stored))
+            self._know(index, await enlist(self._runtime, branch, words[index], self._key, part.stored))
 
-        await self._each(range(1, self.of), one)
-        await one(0)
+        await self._each(range(1, self.of), write)
+        await write(0)
 
-    async def _branch(self, index: int, session: Session, base: str | None) -> Session:
+    async def _made(self, index: int, source: History, base: str | None) -> History:
         """The branch, made unless it is there: by an earlier call with the same key, or by one at the same time."""
         id = branch_id(self.group, index)
-        if (found := await self._opened(id, session._toolbox)) is not None:
+        if (found := await self._opened(id, source.toolbox)) is not None:
             return found
         try:
-            return await session._fork(base, id=id)
-        except ConfigurationError as error:
-            if isinstance(error.__cause__, SessionExists) and (found := await self._opened(id, session._toolbox)):
-                return found
-            raise
+            return await self._runtime.conversations.fork(source, base, id=id)
+        except SessionExists:
+            if (found := await self._opened(id, source.toolbox)) is None:
+                raise
+            return found
 
-    async def _base(self, session: Session) -> str | None:
+    async def _base(self, source: History) -> str | None:
         """Where the branches start: at the head, or where those do that an earlier call with the same key has made."""
         for index in range(self.of - 1, -1, -1):
             if (found := await self._record(index)) is not None:
                 return found.base
-        return session.head
+        return source.head
 
     async def _record(self, index: int) -> SessionRecord | None:
         try:
@@ -110,9 +119,9 @@ class Run:
         except SessionMissing:
             return None
 
-    async def _opened(self, id: str, toolbox: Toolbox) -> Session | None:
+    async def _opened(self, id: str, toolbox: Toolbox) -> History | None:
         try:
-            return await self._manager._loaded(await self._manager._read(id), toolbox)
+            return await self._runtime.conversations.open(id, toolbox)
         except SessionMissing:
             return None
 
@@ -128,8 +137,8 @@ class Run:
         if 0 in self._rows or any(not part.waits for part in self.pending.values()):
             return True
         for index in list(self.pending):
-            if self._rows[index].started < self._manager.clock.now() - _ABANDONED:
-                await self._change(index, None, state="interrupted", error="the fan-out was never sent: resume() asks")
+            if self._rows[index].started < self._runtime.clock.now() - _ABANDONED:
+                await self._give_up(index, "the fan-out was never sent: resume() asks")
         return False
 
     def _know(self, index: int, row: TurnRecord) -> None:
@@ -140,11 +149,14 @@ class Run:
         else:
             self.pending[index] = part
 
-    async def _session(self, index: int) -> Session:
-        if index not in self._sessions:
-            stored = await self._manager._read(branch_id(self.group, index))
-            self._sessions[index] = await self._manager._loaded(stored, Toolbox())
-        return self._sessions[index]
+    async def branch(self, index: int) -> History:
+        """One of the branches; opened without tools where it was not made here."""
+        if index not in self._branches:
+            self._branches[index] = await self._runtime.conversations.open(branch_id(self.group, index), Toolbox())
+        return self._branches[index]
+
+    async def _turn(self, index: int) -> BranchTurn:
+        return BranchTurn(self._runtime, await self.branch(index), self._rows[index], self._patience)
 
     async def _each(self, indexes: Iterable[int], work: Callable[[int], Awaitable[None]]) -> None:
         """Does it for all of these, some at a time. What one raises ends them all, and comes out as it is.
@@ -191,7 +203,7 @@ class Run:
             if self.pending != before:
                 delay = min(_FIRST_LOOK, poll)
             elif not self._is_done(until):
-                await self._manager.clock.sleep(delay)
+                await self._runtime.clock.sleep(delay)
                 delay = min(2 * delay, poll)
 
     def _is_done(self, until: int | None) -> bool:
@@ -215,7 +227,7 @@ class Run:
     async def _leading(self) -> AsyncIterator[Hold]:
         """The lease of the first branch: under it nobody else sends or looks for anything of this fan-out."""
         self._lead = min(self._rows)
-        async with self._manager._leases.hold(branch_id(self.group, self._lead), self._patience) as hold:
+        async with self._runtime.leases.hold(branch_id(self.group, self._lead), self._patience) as hold:
             await self.load()
             yield hold
 
@@ -228,14 +240,14 @@ class Run:
             if len(waiting) < len(self.pending) or not waiting:
                 return  # another process was faster
             await self._learn_from_the_first(waiting)
-            flights: dict[int, Flight] = {}
+            requests: dict[int, Request] = {}
             for index in waiting:
-                flights[index] = plan(await self._session(index), alone=self.of == 1)
-                if index == 0 and len(waiting) > 1 and flights[0].plan.expected.cache_write:
+                requests[index] = plan(self._runtime, await self.branch(index), alone=self.of == 1)
+                if index == 0 and len(waiting) > 1 and requests[0].plan.expected.cache_write:
                     break
                 await anyio.lowlevel.checkpoint()
-            for chunk in in_batches({index: flight.body for index, flight in flights.items()}):
-                await self._send_chunk(chunk, {index: flights[index] for index in chunk}, lead)
+            for chunk in in_batches({index: request.body for index, request in requests.items()}):
+                await self._send_chunk(chunk, {index: requests[index] for index in chunk}, lead)
 
     async def _learn_from_the_first(self, waiting: Sequence[int]) -> None:
         """What the first one wrote can be read by the others."""
@@ -244,23 +256,22 @@ class Run:
         rows = await self._store.calls(branch_id(self.group, self._lead))
         for index in waiting:
             for row in rows:
-                (await self._session(index))._history.learn(Call.of(row))
+                (await self.branch(index)).learn(Call.of(row))
 
-    async def _send_chunk(self, chunk: Sequence[int], flights: dict[int, Flight], lead: Hold) -> None:
-        sending, asked = uuid.uuid4().hex, self._manager.clock.now()
+    async def _send_chunk(self, chunk: Sequence[int], requests: dict[int, Request], lead: Hold) -> None:
+        sending, asked = uuid.uuid4().hex, self._runtime.clock.now()
 
         async def announce(index: int) -> None:
-            flight = flights[index]
+            request = requests[index]
             part = replace(self.pending[index], sending=sending, size=len(chunk), asked=asked)
-            await self._change(index, replace(part, head=flight.asked_from, flight=flight.facts), hold=lead)
+            await self._change(index, replace(part, head=request.asked_from, flight=request.facts), hold=lead)
 
         await self._each(chunk, announce)
         ready = [index for index in chunk if index in self.pending and self.pending[index].sending == sending]
         if not ready:
             return
         try:
-            requests = [(flights[index].id, flights[index].body) for index in ready]
-            batch = await self._client.make(requests)
+            batch = await self._client.make([(requests[index].id, requests[index].body) for index in ready])
         except ConfigurationError:
             await self._each(ready, lambda index: self._change(index, self.pending[index].held_back(), hold=lead))
             raise
@@ -282,17 +293,22 @@ class Run:
                 await self._change(index, self.pending[index].held_back(), hold=lead)
             else:
                 self.outcomes[index] = error
-                await self._change(index, None, hold=lead, state="interrupted", error=without_words(error))
+                await self._give_up(index, without_words(error), hold=lead)
 
         await self._each(chunk, one)
 
-    async def _change(self, index: int, part: Part | None, *, hold: Hold | None = None, **fields: Any) -> None:
-        """Writes another part into a branch's row; the first branch is held by whoever sends."""
-        before, session = self.pending[index], await self._session(index)
-        call = None if part is None else part.stored
-        row = replace(self._rows[index], call=call, **fields)
-        held = hold if index == self._lead else None
-        self._know(index, await put(session, row, before, held, self._patience))
+    async def _change(self, index: int, part: Part, *, hold: Hold) -> None:
+        """Writes another part into a branch's row."""
+        await self._put(index, states.waiting(self._rows[index], part.stored), hold)
+
+    async def _give_up(self, index: int, why: str, *, hold: Hold | None = None) -> None:
+        """A branch's request is not to be sent: its turn is left to whoever resumes it."""
+        await self._put(index, states.after(self._rows[index], "breaks", error=why), hold)
+
+    async def _put(self, index: int, row: TurnRecord, hold: Hold | None) -> None:
+        """Writes a branch's row; the first branch is held by whoever sends."""
+        turn = BranchTurn(self._runtime, await self.branch(index), row, self._patience)
+        self._know(index, await turn.put(self.pending[index], hold if index == self._lead else None))
 
     # -- finding --
 
@@ -321,7 +337,7 @@ class Run:
 
         A batch does not show its requests' names before it has ended, so one of that time, no larger, may be theirs.
         """
-        part, now = self.pending[lost[0]], self._manager.clock.now()
+        part, now = self.pending[lost[0]], self._runtime.clock.now()
         names = {self.pending[index].custom_id for index in lost}
         known = {one.batch for one in self.pending.values()}
         undecided = False
@@ -360,15 +376,14 @@ class Run:
         await self._take_in(results, ended)
 
         async def lose(index: int) -> None:
-            self.outcomes[index] = await settle(await self._session(index), self._rows[index], self._patience)
+            self.outcomes[index] = await (await self._turn(index)).settle()
             await self._reload(index)
 
         await self._each(mine.values(), lose)
 
     async def _take_in(self, results: dict[int, dict[str, Any]], ended: float | None) -> None:
         async def one(index: int) -> None:
-            session = await self._session(index)
-            outcome = await take_in(session, self._rows[index], results[index], ended, self._patience)
+            outcome = await (await self._turn(index)).take_in(results[index], ended)
             if outcome is not None:
                 self.outcomes[index] = outcome
             await self._reload(index)
@@ -382,13 +397,12 @@ class Run:
         else:
             self._know(index, row)
 
-    async def outcome(self, index: int) -> Reply | ModelError:
-        """The reply of a branch, or the error that says why there is none, also where another process took it in."""
-        if (found := self.outcomes.get(index)) is not None:
-            return found
-        row = self._rows.get(index)
-        reply = None if row is None else await stored_reply(await self._session(index), row)
-        if reply is not None:
-            return reply
+    async def outcome(self, index: int) -> Branched:
+        """A branch with its reply, or the error that says why there is none, also where another process took it in."""
+        outcome, row = self.outcomes.get(index), self._rows.get(index)
+        if outcome is None and row is not None:
+            outcome = await (await self._turn(index)).stored()
+        if isinstance(outcome, Outcome):
+            return await self.branch(index), outcome
         why = row.error if row is not None and row.error else "its branch was deleted, or has gone on in another way"
-        return ModelError(f"request {index} of the batch has no reply: {why}", retryable=False)
+        return outcome or ModelError(f"request {index} of the batch has no reply: {why}", retryable=False)

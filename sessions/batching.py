@@ -6,19 +6,17 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sessions.background import log
 from sessions.batch_client import BatchClient
 from sessions.batch_part import Part, branch_id, key_of
-from sessions.batch_run import Run
-from sessions.errors import BatchIncomplete, ConfigurationError, ModelError, SessionBusy
-from sessions.replies import Reply
+from sessions.batch_run import Branched, Run
+from sessions.errors import ConfigurationError, ModelError, SessionBusy
+from sessions.history import History
+from sessions.outcome import Outcome
+from sessions.runtime import Runtime
 from storage import LeaseTaken
-
-if TYPE_CHECKING:
-    from sessions.manager import SessionManager
-    from sessions.session import Session
 
 POLL = 30.0
 """Seconds between two looks at a batch."""
@@ -29,30 +27,24 @@ _OPEN = ("tool_use", "pause_turn")
 class Batching:
     """The fan-outs of one manager. `live`: those that a call in this process looks after now."""
 
-    def __init__(self, manager: SessionManager) -> None:
-        self._manager = manager
-        self.client = BatchClient(manager._client)
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.client = BatchClient(runtime.client)
         self.live: set[str] = set()
 
     async def send(
-        self, session: Session, words: Sequence[list[dict[str, Any]]], key: str | None, poll: float
-    ) -> list[Reply]:
-        """One branch per content, in batches, after a first one has written the shared prefix; waits for replies."""
+        self, source: History, words: Sequence[list[dict[str, Any]]], key: str | None, poll: float
+    ) -> list[Branched]:
+        """One branch per content, in batches, after a first one has written the shared prefix; waits for all."""
         self.client.check()
-        if (session.settings.params or {}).get("speed") == "fast":
+        if (source.settings.params or {}).get("speed") == "fast":
             raise ConfigurationError('params["speed"]="fast" is not possible in a batch: use map()')
-        group = uuid.uuid4().hex if key is None else _named(session.id, key)
-        run = Run(self._manager, self.client, group, len(words))
+        group = uuid.uuid4().hex if key is None else _named(source.record.id, key)
+        run = Run(self._runtime, self.client, group, len(words))
         with self._looking_after(group):
-            await run.prepare(session, words)
+            await run.prepare(source, words)
             await run.finish(poll)
-        results = [await run.outcome(index) for index in range(run.of)]
-        replies = [one for one in results if isinstance(one, Reply)]
-        if len(replies) == len(results):
-            return replies
-        errors = [one for one in results if isinstance(one, ModelError)]
-        text = f"{len(errors)} of {len(results)} requests of the batch have no reply; the first: {errors[0]}"
-        raise BatchIncomplete(text, results=results, retryable=any(one.retryable for one in errors))
+        return [await run.outcome(index) for index in range(run.of)]
 
     @contextmanager
     def _looking_after(self, group: str) -> Iterator[None]:
@@ -62,12 +54,12 @@ class Batching:
         finally:
             self.live.discard(group)
 
-    async def bring_in(self, session: Session, part: Part, *, wait: bool) -> Reply | None:
+    async def bring_in(self, history: History, part: Part, *, wait: bool) -> Outcome | None:
         """The reply of a branch that is in a batch, stored; `None` where the turn is to go on in real time.
 
         Waits for it, or raises `SessionBusy` where it is not there yet.
         """
-        run = Run(self._manager, self.client, part.group, part.of, {part.index: session})
+        run = Run(self._runtime, self.client, part.group, part.of, {part.index: history})
         whole = await run.load()
         if wait and whole:
             await run.finish(POLL, until=part.index)
@@ -80,13 +72,13 @@ class Batching:
         outcome = run.outcomes.get(part.index)
         if isinstance(outcome, ModelError) and not outcome.retryable and wait:
             raise outcome
-        return outcome if isinstance(outcome, Reply) and outcome.stop_reason not in _OPEN and wait else None
+        return outcome if isinstance(outcome, Outcome) and outcome.stop_reason not in _OPEN and wait else None
 
-    async def look(self, part: Part) -> dict[str, Reply | ModelError]:
-        """Goes on with a fan-out as far as it goes now, waiting for nobody; the outcomes that came of it, by branch."""
+    async def look(self, part: Part) -> dict[str, Branched]:
+        """Goes on with a fan-out as far as it goes now, waiting for nobody; what came of it, by the branch's id."""
         if part.group in self.live or await self._is_being_processed(part):
             return {}
-        run = Run(self._manager, self.client, part.group, part.of, patience=0.0)
+        run = Run(self._runtime, self.client, part.group, part.of, patience=0.0)
         try:
             if await run.load():
                 await run.step()
@@ -94,12 +86,12 @@ class Batching:
             pass  # another worker is at it
         except ModelError as error:
             log.warning("a Message Batch could not be carried on, trying again: %s", error)
-        return {branch_id(part.group, index): outcome for index, outcome in run.outcomes.items()}
+        return {branch_id(part.group, index): await run.outcome(index) for index in run.outcomes}
 
     async def _is_being_processed(self, part: Part) -> bool:
         """Whether nothing can be done now, as one look at the first branch's batch, or at this one's, tells."""
         first, key = branch_id(part.group, 0), key_of(part.group, part.of)
-        known = part if part.batch else Part.of_row(await self._manager._store.turn(first, key=key))
+        known = part if part.batch else Part.of_row(await self._runtime.store.turn(first, key=key))
         if known is None or known.batch is None:
             return False
         batch = await self.client.look(known.batch)

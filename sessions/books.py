@@ -9,23 +9,21 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from sessions.core.incoming import Incoming
+from sessions import states
 from sessions.core.prices import cost
 from sessions.core.transcript import Role
-from sessions.errors import named, without_words
-from sessions.flight import Flight
-from sessions.history import Written, make_entry
+from sessions.history import History, Written, make_entry
 from sessions.leases import Hold
-from sessions.misses import judge
-from sessions.replies import Call, Reply
+from sessions.ledger import Call
+from sessions.outcome import Outcome
+from sessions.request import Request
+from sessions.runtime import Runtime
 from sessions.telemetry import end_call, end_turn
 from storage import CallRecord, Change, ToolCallRecord, TurnRecord
-from storage.records import CallKind, CallStatus, TurnState
+from storage.records import CallKind, CallStatus
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
-
-    from sessions.session import Session
 
 CANCELLED = "cancelled"
 """The stop reason of a reply that the user stopped."""
@@ -35,21 +33,20 @@ _MISSING = "usage is what was expected: the process ended before the reply was s
 class Books:
     """What one turn knows and writes: its row, its calls, entries and journal rows that the next commit takes along.
 
-    `flight` and `incoming` are the model call under way and what has come of it; `settings` (JSON text) are to be
-    written with the next commit.
+    `request` is the model call under way, or the one before it; `settings` (JSON text) are to be written with the next
+    commit.
     """
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.manager = session._manager
-        self.history = session._history
+    def __init__(self, runtime: Runtime, history: History) -> None:
+        self._runtime, self.history = runtime, history
         self.hold: Hold
         self.row: TurnRecord
         self._is_row_due = False
         self.calls: list[Call] = []
-        self.flight: Flight | None = None
+        self.request: Request | None = None
+        self.is_asking = False
+        """Whether `request` is under way: its row of the ledger has not been made."""
         self.span: Span | None = None
-        self.incoming: Incoming | None = None
         self.unsaved: list[ToolCallRecord] = []
         self.settings: str | None = None
         self.gaps: str | None = None
@@ -68,7 +65,7 @@ class Books:
 
     def now(self) -> float:
         """Seconds since the epoch, by the manager's clock."""
-        return self.manager.clock.now()
+        return self._runtime.clock.now()
 
     def begin(self, row: TurnRecord) -> None:
         """The turn's row as it begins or goes on: whatever is committed next takes it along."""
@@ -133,7 +130,7 @@ class Books:
         )
         self.hold.releasing = release
         try:
-            await self.manager._store.commit(self.hold.lease, change)
+            await self._runtime.store.commit(self.hold.lease, change)
         except BaseException as error:
             if not _was_done(error):
                 self.hold.releasing = False
@@ -159,20 +156,20 @@ class Books:
 
     async def withdraw(self, calls: Sequence[CallRecord]) -> None:
         """Ends the turn, as its row says, before its words: they leave the chain, and nothing is left to finish."""
-        self.row = replace(self.row, result=self.row.base)
+        self.row = states.withdrawn(self.row)
         await self.commit(turn=self.row, calls=calls, head=self.row.base, back=True)
 
-    async def end(self, state: Any, reason: str | None, calls: Sequence[CallRecord] = (), **fields: Any) -> None:
-        """The turn is over; `fields` are further fields of its row."""
-        last = self.history.last
-        self.row = replace(self.row, state=state, ended=self.now(), call=None, stop_reason=reason, **fields)
-        if state == "cancelled":
-            self.row = replace(self.row, result=last.id if last else None)
+    async def stopped(self, calls: Sequence[CallRecord] = (), *, reply: str | None = None) -> None:
+        """The user stopped the turn at the last entry; `reply`: what is kept of an answer, where it is new."""
+        last, row = self.history.last, self.row
+        self.row = states.stopped(
+            row, CANCELLED, self.now(), result=last.id if last else None, reply=reply or row.reply
+        )
         await self.commit(turn=self.row, calls=calls)
 
     async def settle(self, row: TurnRecord, kind: CallKind = "turn") -> TurnRecord:
         """The turn's process ended; a call in flight becomes a row of the ledger with what it should have cost."""
-        settled = replace(row, call=None)
+        settled = states.waiting(row, None)
         if row.call is None:
             await self.commit(turn=settled)
             return settled
@@ -187,54 +184,43 @@ class Books:
         profile, batch = self.history.prompt.profile, record.kind == "batch"
         return cost(Call.of(record).usage, profile, settings.params, batch=batch)
 
-    def record(self, status: Any, *, reply: str | None = None, error: str | None = None) -> CallRecord:
+    def send(self, request: Request) -> None:
+        """A model call of this turn is under way from now on."""
+        self.request, self.is_asking = request, True
+
+    def record(self, status: CallStatus, *, reply: str | None = None, error: str | None = None) -> CallRecord:
         """The ledger row of the call under way, which ends here; what it shows about the cache is learnt.
 
         `reply`: the entry that it made, which is no part of the history yet.
         """
-        flight = self.flight
-        assert flight is not None
-        incoming, prompt = self.incoming or Incoming(), self.history.prompt
-        batched = flight.kind == "batch"  # when it was processed, and so what was alive then, is not known
-        miss = None if batched else judge(self.history, flight, incoming, turn=self.row.id)
-        record = flight.record(
-            self.session.id,
-            flight.kind,
-            status,
-            incoming,
-            prompt,
-            ended=self.now(),
-            turn=self.row.id,
-            reply=reply,
-            error=error,
-            miss=miss,
+        assert self.request is not None
+        made = self._runtime.requests.end(
+            self.request, self.history, status, turn=self.row.id, reply=reply, error=error
         )
-        call = Call.of(record, flight.plan)
-        end_call(flight.span, call)
-        self.flight = None
-        self.calls.append(call)
-        self.manager._tending.saw(self.history, call)
-        self.history.learn(call if reply is None else replace(call, entry=flight.asked_from))
-        return record
+        return self._ended(*made, reply)
 
-    def failed_call(self, status: CallStatus, error: BaseException) -> tuple[CallRecord, ...]:
+    def failed_call(self, error: BaseException) -> tuple[CallRecord, ...]:
         """The ledger row of the call under way, if there is one, which ends with this error."""
-        if self.incoming is not None:
-            self.manager._client.cut_short(self.incoming, self.history.prompt.profile, error)
-        return () if self.flight is None else (self.record(status, error=without_words(error)),)
+        if self.request is None or not self.is_asking:
+            return ()
+        made = self._runtime.requests.fail(self.request, self.history, error, turn=self.row.id)
+        return (self._ended(*made),)
 
-    def broken_row(self, state: TurnState, error: BaseException) -> TurnRecord:
-        """The turn's row, as the error leaves it."""
-        self.row = replace(self.row, state=state, ended=self.now(), call=None, error=named(error))
-        return self.row
+    def _ended(self, record: CallRecord, call: Call, reply: str | None = None) -> CallRecord:
+        assert self.request is not None
+        self.is_asking = False
+        self.calls.append(call)
+        self._runtime.forecaster.observe(self.history, call)
+        self.history.learn(call if reply is None else replace(call, entry=self.request.asked_from))
+        return record
 
     def end_spans(self) -> None:
         """The turn is over for now, and so is a call whose row could not be written."""
-        if self.flight is not None and self.flight.span is not None:
-            self.flight.span.end()
+        if self.is_asking and self.request is not None and self.request.span is not None:
+            self.request.span.end()
         end_turn(self.span, self.row, self.calls, self.now())
 
-    def reply(self, reason: str | None = None, content: list[dict[str, Any]] | None = None) -> Reply:
+    def outcome(self, reason: str | None = None, content: list[dict[str, Any]] | None = None) -> Outcome:
         """What the turn ends with, from what is stored, or with content that is not kept."""
         last = self.history.last
         if content is None:
@@ -242,10 +228,11 @@ class Books:
             reason = reason or (last.stop_reason if last else None)
         if reason != CANCELLED and last is not None and any(one.get("type") == "tool_use" for one in content):
             reason = "tool_use"
-        raw = dict(self.incoming.message) if self.incoming else {}
-        if self.incoming:
-            raw["usage"] = self.incoming.usage_fields
-        return Reply(content, reason, raw, tuple(self.calls), self.session)
+        raw: dict[str, Any] = {}
+        if self.request is not None:
+            incoming = self.request.incoming
+            raw = {**incoming.message, "usage": incoming.usage_fields}
+        return Outcome(content, reason, raw, tuple(self.calls))
 
 
 def _was_done(error: BaseException) -> bool:
@@ -253,24 +240,24 @@ def _was_done(error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError) and error.__cause__ is None
 
 
-def _expected_record(flight: dict[str, Any], row: TurnRecord, kind: CallKind) -> CallRecord:
-    expected = flight["expected"]
+def _expected_record(stored: dict[str, Any], row: TurnRecord, kind: CallKind) -> CallRecord:
+    expected = stored["expected"]
     return CallRecord(
-        flight["id"],
-        row.session,
-        kind,
-        flight.get("model", ""),
-        flight["started"],
-        "error",
-        row.id,
-        row.entry,
+        id=stored["id"],
+        session=row.session,
+        kind=kind,
+        model=stored.get("model", ""),
+        started=stored["started"],
+        status="error",
+        turn=row.id,
+        entry=row.entry,
         input=expected["input"],
         cache_read=expected["read"],
         cache_write_5m=expected["write_5m"],
         cache_write_1h=expected["write_1h"],
         counters=expected["counters"],
-        points=flight["points"],
+        points=stored["points"],
         estimated=True,
-        waited=flight.get("waited", 0.0),
+        waited=stored.get("waited", 0.0),
         error=_MISSING,
     )

@@ -9,10 +9,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 
+from sessions import states
 from sessions.background import log
 from sessions.books import Books
 from sessions.core.incoming import Incoming
@@ -22,17 +23,11 @@ from sessions.core.prompt import COMPACTION_BETA
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry, tool_calls
 from sessions.errors import ConfigurationError, ModelError
-from sessions.flight import Flight
 from sessions.history import History, make_entry
-from sessions.replies import Call
-from sessions.telemetry import end_call, inside, start_call
-from storage import CallRecord, Change, EntryRecord, Lease, PromptRecord, SessionMissing, TurnRecord
+from sessions.ledger import Call
+from sessions.runtime import Runtime
+from storage import CallRecord, Change, EntryRecord, Lease, PromptRecord, SessionMissing, Store, TurnRecord
 
-if TYPE_CHECKING:
-    from sessions.manager import SessionManager
-    from storage import Store
-
-_PLACES = ("base", "entry", "reply")
 _KEPT = ("stop_reason", "output_tokens", "model", "message_id", "call")
 
 
@@ -73,15 +68,15 @@ def _is_closed(entry: Entry) -> bool:
     return entry.role == "assistant" and not tool_calls(entry.content) and entry.stop_reason != "pause_turn"
 
 
-async def compact(manager: SessionManager, history: History, lease: Lease) -> Call:
+async def compact(runtime: Runtime, history: History, lease: Lease) -> Call:
     """Asks for the summary and makes it the head, in one commit. The caller holds the session and has refreshed it."""
     reason = obstacle(history.settings, history.prompt.profile) or _open_end(history)
     if reason is not None:
         raise ConfigurationError(f"this conversation cannot be compacted: {reason}")
-    row, incoming = await _summarize(manager, history, len(history.entries))
+    row, incoming = await _summarize(runtime, history, len(history.entries))
     made = _made(history, lease, row, incoming)
     try:
-        await manager._store.commit(
+        await runtime.store.commit(
             lease, replace(made.change, turn=made.turn, calls=(made.call,), prompts=made.prompts)
         )
     finally:
@@ -90,30 +85,28 @@ async def compact(manager: SessionManager, history: History, lease: Lease) -> Ca
     return Call.of(made.call)
 
 
-async def make_room(books: Books, count: int) -> bool:
+async def make_room(runtime: Runtime, books: Books, count: int) -> bool:
     """The same within a turn: a summary takes the place of the first `count` entries, and the turn goes on behind it.
 
     What it cost is written down before the head moves: one commit moves the head and names the turn's entries anew.
     False where no summary came: then nothing has changed.
     """
-    manager, history = books.manager, books.history
+    history = books.history
     await books.commit(turn=books.row)
     try:
-        row, incoming = await _summarize(manager, history, count)
+        row, incoming = await _summarize(runtime, history, count)
     except ModelError as error:  # the window may still hold the next request
-        log.warning("session %s could not be compacted: %s", books.session.id, error)
+        log.warning("session %s could not be compacted: %s", history.record.id, error)
         return False
     with anyio.CancelScope(shield=True):
         made = _made(history, books.hold.lease, row, incoming, history.entries[count:])
         lease = books.hold.lease
         paid = Change(history.head, history.head, turn=made.turn, calls=(made.call,), prompts=made.prompts,
                       updated_at=made.change.updated_at)  # fmt: skip
-        present = books.row
-        places = {name: made.renamed.get(id, id) for name in _PLACES if (id := getattr(present, name)) is not None}
-        moved = replace(present, **places)
+        moved = states.renamed(books.row, made.renamed)
         try:
-            await manager._store.commit(lease, paid)
-            await manager._store.commit(lease, replace(made.change, turn=moved))
+            await runtime.store.commit(lease, paid)
+            await runtime.store.commit(lease, replace(made.change, turn=moved))
         finally:
             history.discard()
         await history.refresh()
@@ -121,27 +114,21 @@ async def make_room(books: Books, count: int) -> bool:
     return True
 
 
-async def _summarize(manager: SessionManager, history: History, count: int) -> tuple[CallRecord, Incoming]:
+async def _summarize(runtime: Runtime, history: History, count: int) -> tuple[CallRecord, Incoming]:
     """The request that summarizes the first `count` entries: its row of the ledger and its answer."""
-    entries, now = history.entries, manager.clock.now()
+    entries, requests = history.entries, runtime.requests
     prompt = history.prompt if count == len(entries) else history.new_prompt(history.settings, entries[:count])
-    plan = make_plan(prompt, history.warmth, manager._tending.circumstances(history, now))
+    plan = make_plan(prompt, history.warmth, runtime.forecaster.circumstances(history, runtime.clock.now()))
     body = _body(history.settings, render(prompt, plan.marks))
-    flight = Flight(uuid.uuid4().hex, body, plan, now, entries[count - 1].id, prompt.total)
-    flight.span = start_call("compact", history.record.id, body, now)
-    incoming = Incoming()
-    try:
-        with inside(flight.span):
-            async with manager._client.stream(body, incoming) as events:
-                async for _ in events:
-                    flight.first_event = flight.first_event or manager.clock.now()
-        _summary(incoming)
-    except BaseException as error:
-        await manager._record_failed(flight, history, "compact", incoming, error)
-        raise
-    row = flight.record(history.record.id, "compact", "ok", incoming, prompt, ended=manager.clock.now())
-    end_call(flight.span, Call.of(row))
-    return row, incoming
+    last = entries[count - 1].id
+    async with requests.outside_of_turns(history, "compact", plan, body, asked_from=last) as request:
+        async with requests.stream(request) as events:
+            async for _ in events:
+                if request.first_event is None:
+                    requests.begun(request)
+        _summary(request.incoming)
+    record, _ = requests.end(request, history, "ok")
+    return record, request.incoming
 
 
 def _body(settings: Settings, body: dict[str, Any]) -> dict[str, Any]:
@@ -193,10 +180,16 @@ def _made(history: History, lease: Lease, row: CallRecord, incoming: Incoming, b
         again = make_entry(written[-1].entry, entry.role, entry.content, entry.created_at, **facts)
         renamed[entry.id] = again.entry.id
         written.append(again)
-    turn = TurnRecord(
-        uuid.uuid4().hex, history.record.id, history.record.totals.turns + 1, "finished", started=row.started,
-        ended=ended, base=row.entry, reply=root.entry.id, stop_reason="compaction", token=lease.token,
-    )  # fmt: skip
+    turn = states.summary(
+        uuid.uuid4().hex,
+        history.record.id,
+        history.record.totals.turns + 1,
+        started=row.started,
+        ended=ended,
+        token=lease.token,
+        base=row.entry,
+        reply=root.entry.id,
+    )
     change = Change(
         history.head, written[-1].entry.id, entries=tuple(one.record for one in written),
         settings=settings.to_json(), updated_at=ended,

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sessions.core.cache import Where
-from sessions.core.diagnosis import KEPT, Trail
+from sessions.core.diagnosis import KEPT, Past, Trail
 from sessions.core.gaps import Gaps
-from sessions.core.plan import Mark, Warmth
-from sessions.core.profiles import Profile
+from sessions.core.plan import Warmth
 from sessions.core.prompt import Prompt, kept_text, text_digest
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry, Role, decode, decode_all, encode, entry_id, is_summary, tool_calls
-from sessions.errors import ConfigurationError
-from sessions.misses import past_of
-from sessions.replies import Call
+from sessions.endpoint import Endpoint
+from sessions.errors import ConfigurationError, ToolsChanged
+from sessions.ledger import Call, marks_of
+from sessions.states import is_open
+from sessions.tools import Toolbox
 from sessions.transcripts import Transcripts, size_of
 from sessions.translate import decoding
 from storage import (
@@ -35,7 +35,6 @@ from storage import (
 RECENT_CALLS = KEPT
 """Calls read back when a session is opened: what they marked may still be warm."""
 
-_NOWHERE = Where("messages", 0, 0)
 _KEPT = ("settings", "title", "metadata", "gaps")
 
 
@@ -138,29 +137,50 @@ def _is_summary(entry: Entry) -> bool:
     return is_summary({"role": entry.role, "content": entry.content})
 
 
+def past_of(call: Call) -> Past:
+    """What a call that reached the model left in the cache."""
+    _, deepest, ttl, _ = call.points[-1]
+    expected, usage = call.expected or call.usage, call.usage
+    share = (expected.cache_read + expected.cache_write) / (expected.total_input or 1)
+    return Past(
+        id=call.id,
+        kind=call.kind,
+        started=call.started,
+        readable=call.first_event or call.started,
+        covered=usage.cache_read + usage.cache_write,
+        hoped=round(usage.total_input * share),
+        deepest=deepest,
+        ttl=ttl,  # type: ignore[arg-type]
+        entry=call.entry,
+        turn=call.turn,
+        settings=call.settings,
+    )
+
+
 class History:
     """The present chain of one session and the prompt it makes.
 
-    `asked`: when the last request of a turn started (epoch seconds). `parked`: the 1-hour points written behind a
-    5-minute prefix, and when. `idle`: the newest parks and refreshes.
+    `toolbox`: the tools that were bound to it here. `asked`: when the last request of a turn started (epoch seconds).
+    `parked`: the 1-hour points written behind a 5-minute prefix, and when. `idle`: the newest parks and refreshes.
     """
 
     def __init__(
         self,
         store: Store,
         record: SessionRecord,
-        profile_of: Callable[[str], Profile],
-        endpoint: str,
+        endpoint: Endpoint,
         transcripts: Transcripts,
         warmth: Warmth,
+        toolbox: Toolbox,
     ) -> None:
+        self.toolbox = toolbox
         self._store, self._transcripts, self._warm = store, transcripts, warmth
         self._note_record(record)
         self._forget_calls()
         self._saved_settings: str | None = None
         self._digest: tuple[Settings, str] | None = None
         self._gaps: tuple[str, Gaps] | None = None
-        self._profile_of, self._endpoint = profile_of, endpoint
+        self._endpoint, self._url = endpoint, endpoint.url  # a client made later must not move the points
         self._entries: list[Entry] | None = []
         self._rows: list[EntryRecord] | None = None
         self._prompt: Prompt | None = None
@@ -176,9 +196,25 @@ class History:
     def new_prompt(self, settings: Settings, entries: Sequence[Entry]) -> Prompt:
         """The prompt that other settings or entries would make at this endpoint."""
         compacted = bool(entries) and _is_summary(entries[0])
-        prompt = Prompt(settings, self._profile_of(settings.model), endpoint=self._endpoint, compacted=compacted)
+        profile = self._endpoint.profile_of(settings.model)
+        prompt = Prompt(settings, profile, endpoint=self._url, compacted=compacted)
         prompt.extend(entries)
         return prompt
+
+    @property
+    def by_caller(self) -> frozenset[str]:
+        """Names of the tools whose calls the caller answers."""
+        names = (str(definition["name"]) for definition in self.settings.tools if "name" in definition)
+        return frozenset(names) - set(self.settings.local_tools)
+
+    def check_tools(self) -> None:
+        """Raises `ToolsChanged` where a function that this conversation runs was not given."""
+        missing = sorted(set(self.settings.local_tools) - set(self.toolbox.functions))
+        if missing:
+            raise ToolsChanged(
+                f"this session runs the tool {missing[0]!r}, which was not given: "
+                "open it with tools=[…], the same functions as on create"
+            )
 
     @property
     def gaps(self) -> Gaps:
@@ -373,7 +409,7 @@ class History:
         known = self.warmth.find(call.hit or "")
         if call.usage.cache_write_1h and call.usage.cache_read and known is not None and known.ttl == "5m":
             self.parked = {point: call.started for _, point, ttl, _ in call.points if ttl == "1h"}
-        marks = [Mark(slot, _NOWHERE, ttl, point, tokens) for slot, point, ttl, tokens in call.points]  # type: ignore[arg-type]
+        marks = marks_of(call.points)
         expected = call.expected.cache_read if call.expected else 0
         self.warmth.learn(marks, call.hit, call.usage, call.started, expected)
         if call.kind in ("compact", "batch"):
@@ -431,7 +467,7 @@ class History:
         if self._open is None:
             return
         others = [one for one in self._open if one.id != turn.id]
-        if turn.state in ("running", "interrupted"):
+        if is_open(turn):
             self._open = sorted([*others, turn], key=lambda one: one.sequence)
         elif len(others) < len(self._open):
             self._open = others or None if self._older_open else others

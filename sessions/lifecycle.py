@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
 import anyio
-import sniffio
 
 from sessions.background import log
 from sessions.clock import Clock, monotonic, within
@@ -33,25 +31,25 @@ STUBBORN = 5.0
 """Seconds that closing waits for work which does not heed its cancellation; it is left as a kill would leave it."""
 
 _TAKES_NONE = "this manager is being closed and takes no new turns: send it to another worker"
-_ENDED = (
+ENDED = (
     "this manager was closed before this was done: what is done is stored, "
     "and recover() of a live worker, or resume(), goes on with the turn"
 )
 
 
-@dataclass(eq=False, slots=True)
-class _UnderWay:
-    """A turn under way; `is_drawn` while somebody waits for what happens next in it."""
+class UnderWay(Protocol):
+    """A turn under way."""
 
-    turn: AsyncGenerator[Any]
-    is_drawn: bool = False
+    @property
+    def is_drawn(self) -> bool:
+        """Whether somebody waits for what happens next in it."""
+        ...
 
-    async def next(self) -> Any:
-        self.is_drawn = True
-        try:
-            return await anext(self.turn, None)
-        finally:
-            self.is_drawn = False
+    def interrupt(self) -> None:
+        """Whoever waits is told that the manager ended; the turn stops at its next durable point."""
+
+    async def close(self) -> None:
+        """The turn stops there."""
 
 
 class Lifecycle:
@@ -63,7 +61,7 @@ class Lifecycle:
         self._loop: object = None
         self._holder: Holder | None = None
         self.takes_turns, self.is_ending = True, False
-        self._turns: set[_UnderWay] = set()
+        self._turns: set[UnderWay] = set()
         self._waits: set[anyio.CancelScope] = set()
         self._holds = 0
         self._less = anyio.Event()
@@ -109,24 +107,17 @@ class Lifecycle:
 
     # -- what is under way --
 
-    async def through(self, turn: AsyncGenerator[T]) -> AsyncGenerator[T]:
-        """Passes on what happens in a turn. Raises `SessionsError` when the manager ends before the turn does."""
+    def begin(self, turn: UnderWay) -> None:
+        """A turn begins. Raises `SessionsError` where no new ones are taken."""
         self.check()
         if not self.takes_turns:
             raise SessionsError(_TAKES_NONE)
-        one = _UnderWay(turn)
-        self._turns.add(one)
-        try:
-            while (happened := await self.unless_ended(one.next)) is not None:
-                yield happened
-        finally:
-            if one in self._turns:  # else the manager ends it
-                one.is_drawn = True  # by this task, which closes it
-                try:
-                    await turn.aclose()
-                finally:
-                    self._turns.discard(one)
-                    self._less.set()
+        self._turns.add(turn)
+
+    def over(self, turn: UnderWay) -> None:
+        """It has ended, or stopped."""
+        self._turns.discard(turn)
+        self._less.set()
 
     async def unless_ended(self, work: Callable[[], Awaitable[T]]) -> T:
         """The result of `work()`, which is cancelled when the manager ends: then that is a `SessionsError`."""
@@ -137,7 +128,7 @@ class Lifecycle:
                     return await work()
                 finally:
                     self._waits.discard(scope)
-        raise SessionsError(_ENDED)
+        raise SessionsError(ENDED)
 
     @contextmanager
     def holding(self) -> Iterator[None]:
@@ -161,15 +152,17 @@ class Lifecycle:
         with anyio.CancelScope(shield=True):
             for wait in list(self._waits):
                 wait.cancel()
-            for one in [one for one in self._turns if not one.is_drawn]:  # nobody would notice the end
-                await self._close(one)
+            for turn in list(self._turns):
+                if turn.is_drawn:
+                    turn.interrupt()
+                else:  # nobody would notice the end
+                    await self._close(turn)
             if self._is_busy:
                 await self._wait_for_the_rest()
 
-    async def _close(self, one: _UnderWay) -> None:
-        self._turns.discard(one)
+    async def _close(self, turn: UnderWay) -> None:
         try:
-            await one.turn.aclose()
+            await turn.close()
         except Exception as error:
             log.warning("a turn could not be closed in good order, recovery will find it: %s", error)
 
@@ -210,8 +203,9 @@ class Lifecycle:
 
 
 def _event_loop() -> object:
-    if sniffio.current_async_library() == "trio":
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
         import trio
 
         return trio.lowlevel.current_trio_token()
-    return asyncio.get_running_loop()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import uuid
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
 from hashlib import blake2b
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, get_args
@@ -30,37 +29,33 @@ from sessions.batching import Batching
 from sessions.changes import check_tools
 from sessions.client import ModelClient
 from sessions.clock import Clock, SystemClock
-from sessions.core.acceptable import check_acceptable
-from sessions.core.incoming import Incoming
 from sessions.core.plan import Warmth
-from sessions.core.profiles import Profile, nearest_models, profile_for
+from sessions.core.profiles import Profile
 from sessions.core.settings import Settings, make_settings
 from sessions.core.transcript import encode, shown
 from sessions.core.ttl import ExpectedCost, Policy
 from sessions.core.usage import Usage
-from sessions.errors import ConfigurationError, SessionNotFound, SessionsError, without_words
-from sessions.flight import Air, Flight
+from sessions.endpoint import Endpoint
+from sessions.errors import ConfigurationError, SessionNotFound, SessionsError
 from sessions.gate import WarmupGate
-from sessions.history import RECENT_CALLS, History
+from sessions.history import History
 from sessions.leases import Leases
+from sessions.ledger import Cost
 from sessions.lifecycle import Lifecycle
 from sessions.linting import Linter
-from sessions.measured import SIMULATOR, read_profile
+from sessions.opening import SHARED_POINTS, Conversations, new_record
 from sessions.recovery import Recovery
-from sessions.replies import Call, Cost, Reply, SessionInfo
-from sessions.session import Session
-from sessions.telemetry import end_call
+from sessions.request import Requests
+from sessions.runtime import Limits, Runtime
+from sessions.session import Reply, Session
 from sessions.tending import Tending
 from sessions.tool_round import InDoubt, check_in_doubt
 from sessions.tools import Toolbox
 from sessions.transcripts import TRANSCRIPT_BYTES, Transcripts
 from sessions.translate import decoding, given, storage_errors
-from storage import SessionExists, SessionMissing, SessionRecord, Store, Stored, open_store
+from storage import SessionExists, SessionRecord, Store, Stored, open_store
 
 CostsBy: TypeAlias = Literal["session", "owner", "day", "kind"]
-
-SHARED_POINTS = 10_000
-"""Points known to be warm that all sessions of a manager share; some 2 MB."""
 
 
 class SessionManager:
@@ -111,53 +106,69 @@ class SessionManager:
             raise ConfigurationError(f"store must be a URL such as 'sqlite:///chat.db', or a Store, not {shown(store)}")
         with storage_errors():
             self._database: Store = open_store(store) if isinstance(store, str) else store
-        self._client = ModelClient(client)
-        self._profile = profile if isinstance(profile, Profile) else None
-        self._measured = read_profile(profile) if isinstance(profile, str | os.PathLike) else None
         self.ttl, self.clock = ttl, clock
         self.tend, self.warmup, self.warmup_timeout, self.recovers = tend, warmup, warmup_timeout, recover
         self.diagnostics, self.max_steps, self.busy_timeout = diagnostics, max_steps, busy_timeout
-        self._background = Background()
-        self._air = Air()
-        self._lifecycle = Lifecycle(clock)
-        self._leases = Leases(self._database, clock, self._background, self._lifecycle, busy_timeout)
-        self._tending = Tending(self)
-        self._transcripts = Transcripts(transcript_bytes, self._leases.is_held)
-        self._warmth = Warmth(limit=SHARED_POINTS)
-        timeout = warmup_timeout if warmup else 0.0
-        self._gate = WarmupGate(self._database, clock, self._background, self._lifecycle, self._warmth, timeout)
-        self._warned: set[str] = set()
-        self._batching = Batching(self)
-        self._recovery = Recovery(self, tool_list(tools))
-        self._linter = Linter(clock, self._profile_of, self._client.characters_per_token)
+        self._transcript_bytes = transcript_bytes
+        self.runtime = self._assembled(ModelClient(client), profile)
+        self._tending = self.runtime.forecaster
+        self._batching = Batching(self.runtime)
+        self._recovery = Recovery(self.runtime, self._batching, tool_list(tools))
+        endpoint, model = self.runtime.endpoint, self.runtime.client
+        self._linter = Linter(clock, endpoint.profile_of, model.characters_per_token)
+
+    def _assembled(self, client: ModelClient, profile: Profile | str | os.PathLike[str] | None) -> Runtime:
+        """The parts that turns run on, each handed what it needs."""
+        store, clock, background, lifecycle = self._database, self.clock, Background(), Lifecycle(self.clock)
+        endpoint = Endpoint(client, profile)
+        leases = Leases(store, clock, background, lifecycle, self.busy_timeout)
+        memory, warmth = Transcripts(self._transcript_bytes, leases.is_held), Warmth(limit=SHARED_POINTS)
+        timeout = self.warmup_timeout if self.warmup else 0.0
+        tending = Tending(self, store)
+        return Runtime(
+            store=store,
+            clock=clock,
+            background=background,
+            lifecycle=lifecycle,
+            client=client,
+            endpoint=endpoint,
+            conversations=Conversations(store, clock, lifecycle, endpoint, memory, warmth),
+            leases=leases,
+            gate=WarmupGate(store, clock, background, lifecycle, warmth, timeout),
+            requests=Requests(client, store, clock),
+            policy=self.ttl,
+            forecaster=tending,
+            schedule=tending,
+            limits=Limits(self.max_steps, self.diagnostics),
+        )
 
     async def __aenter__(self) -> Self:
         with storage_errors():
             await self._database.open()
-        self._lifecycle.enter()
+        self.runtime.lifecycle.enter()
         if self.recovers:
-            self._background.start(self._recovery.watch)
+            self.runtime.background.start(self._recovery.watch)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._lifecycle.is_inherited:
+        if self.runtime.lifecycle.is_inherited:
             return  # what there is to close belongs to the process that this one is a copy of
-        self._lifecycle.check()
+        self.runtime.lifecycle.check()
         with anyio.CancelScope(shield=True):
             try:
                 await self.drain()
-                await self._recovery.take_back(self._lifecycle.taken_along(error))
-                await self._background.close()
+                await self._recovery.take_back(self.runtime.lifecycle.taken_along(error))
+                await self.runtime.background.close()
             finally:
-                self._lifecycle.leave()
+                self.runtime.lifecycle.leave()
                 await self._database.close()
 
     @property
     def _store(self) -> Store:
         """Every public call passes here: raises `ConfigurationError` in another process or event loop than entered."""
-        self._lifecycle.check()
+        self.runtime.lifecycle.check()
         return self._database
 
     async def drain(self, seconds: float = 0.0) -> None:
@@ -168,8 +179,8 @@ class SessionManager:
         does the same with no time to end. What needs no new turn still works until then.
         """
         seconds = duration("seconds", seconds)
-        self._lifecycle.check()
-        await self._lifecycle.end(seconds)
+        self.runtime.lifecycle.check()
+        await self.runtime.lifecycle.end(seconds)
 
     async def create(
         self,
@@ -204,14 +215,14 @@ class SessionManager:
                 thinking=thinking, tool_choice=tool_choice, output_config=output_config, params=params, compact=compact,
                 local_tools=tuple(toolbox.functions),
             )  # fmt: skip
-        self._check(settings)
+        self.runtime.endpoint.check(settings)
         now, text = self.clock.now(), metadata_text(metadata)
         self._linter.check(settings, owner, text)
         name = id or uuid.uuid4().hex
-        record = SessionRecord(name, uuid.uuid4().hex, owner, title, text, settings.to_json(), None, now, now)
+        record = new_record(name, owner, title, text, settings.to_json(), now)
         with storage_errors():
             await self._store.create(record)
-            return await self._loaded(Stored(record, [], []), toolbox)
+            return self._session(await self.runtime.conversations.loaded(Stored(record, [], []), toolbox))
 
     async def prewarm(self, **settings: Any) -> Usage | None:
         """Writes the prefix of sessions that do not exist yet, with a zero-token request: what `create` would share.
@@ -252,15 +263,14 @@ class SessionManager:
         check_switches(rebase=rebase)
         tools = tool_list(tools)
         toolbox = Toolbox(tools)
-        with _finding(id):
-            stored = await self._read(id)
-        _check_owner(stored.record, owner)
+        conversations = self.runtime.conversations
+        stored = await conversations.read(id, owner)
         with decoding(f"session {id!r}"):
             settings = Settings.from_json(stored.record.settings)
         if not rebase:
             check_tools(settings, toolbox)
         with storage_errors():
-            session = await self._loaded(stored, toolbox)
+            session = self._session(await conversations.loaded(stored, toolbox))
         if rebase and toolbox.definitions:
             await session.update(tools=tools, rebase=True)
         return session
@@ -285,7 +295,7 @@ class SessionManager:
         check_choice("by", by, get_args(CostsBy))
         check_names(session=session, owner=owner)
         if session is not None:
-            await self._find(session, owner)
+            await self.runtime.conversations.find(session, owner)
         with storage_errors():
             groups = await self._store.totals(None if by == "kind" else by, session=session, owner=owner)
         found: dict[str | None, Cost] = {}
@@ -297,9 +307,7 @@ class SessionManager:
     async def delete(self, id: str, *, owner: str | None = None) -> None:
         """Really deletes a session; entries that a fork still reaches stay. Raises `SessionNotFound`."""
         check_names(id=id, owner=owner)
-        await self._find(id, owner)
-        with storage_errors():
-            await self._store.delete(id)
+        await self.runtime.conversations.delete(id, owner)
 
     async def recover(self, *, in_doubt: InDoubt = "report") -> dict[str, Reply | SessionsError]:
         """Finishes the turns whose worker died, in whatever process: each session's reply, or the error it ended with.
@@ -309,93 +317,33 @@ class SessionManager:
         the same time each turn is finished by one. `in_doubt`: see `Session.resume`.
         """
         check_in_doubt(in_doubt)
-        return await self._recovery.finish(in_doubt=in_doubt)
+        recovered = await self._recovery.finish(in_doubt=in_doubt)
+        return {
+            id: found if isinstance(found, SessionsError) else Reply.of(found[1], self._session(found[0]))
+            for id, found in recovered.items()
+        }
 
-    async def _record_failed(
-        self, flight: Flight, history: History, kind: str, incoming: Incoming, error: BaseException
-    ) -> None:
-        """A request outside of turns failed or was cancelled: that is a row of the ledger too."""
-        status = "error" if isinstance(error, Exception) else "cancelled"
-        ended, text = self.clock.now(), without_words(error)
-        self._client.cut_short(incoming, history.prompt.profile, error)
-        row = flight.record(history.record.id, kind, status, incoming, history.prompt, ended=ended, error=text)
-        end_call(flight.span, Call.of(row))
-        with anyio.CancelScope(shield=True):
-            await self._store.record(row, history.settings_record)
-
-    async def _find(self, id: str, owner: str | None) -> SessionRecord:
-        with _finding(id):
-            record = await self._store.load(id)
-        _check_owner(record, owner)
-        return record
-
-    async def _read(self, id: str) -> Stored:
-        return await self._store.read(id, calls=RECENT_CALLS)
-
-    async def _loaded(self, stored: Stored, toolbox: Toolbox) -> Session:
-        return Session(self, await self._history_of(stored), toolbox)
-
-    async def _history_of(self, stored: Stored) -> History:
-        endpoint = self._client.base_url or ""
-        history = History(self._store, stored.record, self._profile_of, endpoint, self._transcripts, self._warmth)
-        await history.take(stored)
-        return history
-
-    def _profile_of(self, model: str) -> Profile:
-        if self._measured is not None:
-            return self._measured.profile_of(model, self._client.base_url)
-        if self._profile is not None:
-            return replace(self._profile, name=model)
-        return profile_for(model, self._client.base_url)
-
-    def _check_endpoint(self) -> None:
-        """Warns once where the profile was measured at another endpoint than the one that is talked to."""
-        measured, ours = self._measured, self._client.base_url
-        if measured is None or ours is None or self._client.characters_per_token is not None:
-            return
-        if measured.endpoint.rstrip("/") != ours.rstrip("/") and measured.endpoint not in self._warned:
-            self._warned.add(measured.endpoint)
-            where = "on the simulator" if measured.endpoint == SIMULATOR else f"at {measured.endpoint}"
-            warnings.warn(
-                f"the profile was measured {where} on {measured.measured_at}, and this client talks to {ours}: "
-                "measure that with `warmline probe --base-url`",
-                stacklevel=4,
-            )
-
-    def _check(self, settings: Settings) -> None:
-        self._client.check_params(settings.params or {})
-        with given():
-            check_acceptable(settings, self._client.base_url)
-        self._check_endpoint()
-        profile = self._profile_of(settings.model)
-        if not profile.known and settings.model not in self._warned:
-            self._warned.add(settings.model)
-            near = nearest_models(settings.model)
-            hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-            warnings.warn(
-                f"nothing is known about the model {settings.model!r}{hint}: its name is sent as it is, with cautious "
-                f"assumptions (minimum prefix {profile.minimum_tokens} tokens, no pre-warming); "
-                "pass SessionManager(profile=…) if you know better",
-                stacklevel=3,
-            )
+    def _session(self, conversation: History) -> Session:
+        return Session(self.runtime, self._batching, self._linter, conversation)
 
 
-@contextmanager
-def _finding(id: str) -> Iterator[None]:
-    with storage_errors():
-        try:
-            yield
-        except SessionMissing as error:
-            raise SessionNotFound(_not_found(id)) from error
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A row of `SessionManager.list`. Times are seconds since the epoch; `cost` is USD."""
 
-
-def _check_owner(record: SessionRecord, owner: str | None) -> None:
-    if owner is not None and record.owner != owner:
-        raise SessionNotFound(_not_found(record.id))
-
-
-def _not_found(id: str) -> str:
-    return f"there is no session {id!r} for this owner: check the id (`warmline list` shows what there is)"
+    id: str
+    owner: str | None
+    title: str | None
+    metadata: dict[str, Any]
+    model: str
+    head: str | None
+    created_at: float
+    updated_at: float
+    turns: int
+    calls: int
+    usage: Usage
+    cost: Decimal
+    unpriced: int = 0
 
 
 def _info(row: SessionRecord) -> SessionInfo:
@@ -404,6 +352,17 @@ def _info(row: SessionRecord) -> SessionInfo:
         metadata, model = json.loads(row.metadata), Settings.from_json(row.settings).model
     usage = Usage(total.input, total.cache_read, total.cache_write_5m, total.cache_write_1h, total.output)
     return SessionInfo(
-        row.id, row.owner, row.title, metadata, model, row.head,
-        row.created_at, row.updated_at, total.turns, total.calls, usage, total.cost, total.unpriced,
-    )  # fmt: skip
+        id=row.id,
+        owner=row.owner,
+        title=row.title,
+        metadata=metadata,
+        model=model,
+        head=row.head,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        turns=total.turns,
+        calls=total.calls,
+        usage=usage,
+        cost=total.cost,
+        unpriced=total.unpriced,
+    )

@@ -5,30 +5,29 @@ A turn that its caller was told about (an error, a time limit, a stop) is left a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TypeAlias
 
 import anyio
 
+from sessions import states
 from sessions.background import log
 from sessions.batch_part import Part
-from sessions.batching import POLL
+from sessions.batching import POLL, Batching
+from sessions.beginning import Options
 from sessions.clock import monotonic
 from sessions.core.settings import Settings
 from sessions.core.transcript import encode
 from sessions.errors import ModelError, SessionBusy, SessionNotFound, SessionsError
-from sessions.replies import Reply
+from sessions.history import History
+from sessions.outcome import Outcome
+from sessions.runtime import Runtime
 from sessions.streaming import Driver
 from sessions.tool_round import InDoubt
 from sessions.tools import Tool, Toolbox, tool_of
 from sessions.translate import storage_errors
-from sessions.turn import Options, Turn
+from sessions.turn import Turn
 from storage import Change, StorageError
-
-if TYPE_CHECKING:
-    from sessions.manager import SessionManager
-    from sessions.session import Session
 
 EVERY = 5.0
 """Seconds between two looks for turns without a worker."""
@@ -37,14 +36,15 @@ _LONGEST = 300.0
 _AT_ONCE = 8
 _LOOK = 1000
 
-Recovered = dict[str, Reply | SessionsError]
+Recovered: TypeAlias = dict[str, tuple[History, Outcome] | SessionsError]
+"""By session: the conversation and how its turn ended, or the error that it ended with."""
 
 
 class Recovery:
     """Finishes the turns of dead workers for one manager. `tools`: the functions that it may run."""
 
-    def __init__(self, manager: SessionManager, tools: Iterable[object]) -> None:
-        self._manager = manager
+    def __init__(self, runtime: Runtime, batching: Batching, tools: Iterable[object]) -> None:
+        self._runtime, self._batching = runtime, batching
         self._tools: dict[str, Tool] = {encode([one.definition]): one for one in map(tool_of, tools)}
         self._later: dict[str, tuple[float, float]] = {}
         self._skipped: set[str] = set()
@@ -53,22 +53,23 @@ class Recovery:
 
     async def watch(self) -> None:
         """Looks now and then every few seconds, until no new turns are taken."""
-        while self._manager._lifecycle.takes_turns:
+        while self._runtime.lifecycle.takes_turns:
             try:
                 await self.finish(in_doubt="report", patient=True)
             except SessionsError as error:
                 log.warning("turns of workers that died could not be looked for, trying again: %s", error)
-            await self._manager.clock.sleep(EVERY)
+            await self._runtime.clock.sleep(EVERY)
 
     async def finish(self, *, in_doubt: InDoubt, patient: bool = False) -> Recovered:
         """Finishes what is left now; each session's reply, or the error that its turn ended with.
 
         `patient`: what failed a short while ago is left for later, and so are batches that were looked at.
         """
-        manager, found = self._manager, Recovered()
-        now = monotonic(manager.clock)
+        found: Recovered = {}
+        self._runtime.lifecycle.check()
+        now = monotonic(self._runtime.clock)
         with storage_errors():
-            ids = dict.fromkeys(await manager._store.orphans(now=now, limit=_LOOK))
+            ids = dict.fromkeys(await self._runtime.store.orphans(now=now, limit=_LOOK))
         self._later = {id: later for id, later in self._later.items() if later[0] > now or id in ids}
         self._groups = {id: group for id, group in self._groups.items() if id in ids}
         self._looked = {group for group in self._groups.values() if self._is_later(group)} if patient else set()
@@ -85,24 +86,24 @@ class Recovery:
         return found
 
     def _is_later(self, name: str) -> bool:
-        return self._later.get(name, (0.0, 0.0))[0] > monotonic(self._manager.clock)
+        return self._later.get(name, (0.0, 0.0))[0] > monotonic(self._runtime.clock)
 
-    async def _one(self, id: str, in_doubt: InDoubt) -> Mapping[str, Reply | SessionsError]:
+    async def _one(self, id: str, in_doubt: InDoubt) -> Recovered:
         try:
             with storage_errors():
-                part = Part.of_row(await self._manager._store.open_turn(id))
+                part = Part.of_row(await self._runtime.store.open_turn(id))
                 if part is not None:
                     return await self._look(id, part)
-            session = await self._opened(id)
-            if session is None:
+            history = await self._opened(id)
+            if history is None:
                 return {}
-            turn = Turn(session, None, Options(in_doubt=in_doubt, recovering=True))
-            reply = await Driver(turn, self._manager.clock, None).reply()
-            return {} if reply is None else {id: reply}
+            turn = Turn(self._runtime, history, None, Options(in_doubt=in_doubt, recovering=True))
+            outcome = await Driver(self._runtime, turn, self._batching.bring_in).outcome()
+            return {} if outcome is None else {id: (history, outcome)}
         except (SessionBusy, SessionNotFound):
             return {}  # another worker was faster, or its user has come back, or deleted it
         except SessionsError as error:
-            if self._manager._lifecycle.is_ending:
+            if self._runtime.lifecycle.is_ending:
                 return {}  # the next worker goes on
             log.warning("the interrupted turn of session %s could not be finished: %s", id, error)
             if isinstance(error, ModelError) and error.retryable:
@@ -118,39 +119,38 @@ class Recovery:
                 log.warning("the turn of session %s stays interrupted, resume() goes on: %s", session, error)
 
     async def _take_back(self, session: str, turn: str) -> None:
-        manager = self._manager
-        store, now = manager._store, monotonic(manager.clock)
-        lease = await store.acquire(session, manager._leases.holder, seconds=manager._leases.seconds, now=now)
+        store, leases, now = self._runtime.store, self._runtime.leases, monotonic(self._runtime.clock)
+        lease = await store.acquire(session, leases.holder, seconds=leases.seconds, now=now)
         row, head = await store.open_turn(session), (await store.load(session)).head
         if row is None or (row.id, row.state) != (turn, "interrupted"):
             await store.release(lease)
             return
-        row = replace(row, state="running", ended=None)
-        await store.commit(lease, Change(head, head, turn=row, release=True, updated_at=manager.clock.now()))
+        row = states.taken_back(row)
+        await store.commit(lease, Change(head, head, turn=row, release=True, updated_at=self._runtime.clock.now()))
 
-    async def _look(self, id: str, part: Part) -> Mapping[str, Reply | SessionsError]:
+    async def _look(self, id: str, part: Part) -> Recovered:
         """A branch that waits for a Message Batch: its fan-out goes on, once in a while."""
         self._groups[id] = part.group
         if part.group in self._looked:
             return {}
         self._looked.add(part.group)
-        self._later[part.group] = (monotonic(self._manager.clock) + POLL, POLL)
-        return await self._manager._batching.look(part)
+        self._later[part.group] = (monotonic(self._runtime.clock) + POLL, POLL)
+        return dict(await self._batching.look(part))
 
     def _wait(self, id: str) -> None:
         delay = min(_LONGEST, 2 * self._later.get(id, (0.0, EVERY / 2))[1])
-        self._later[id] = (monotonic(self._manager.clock) + delay, delay)
+        self._later[id] = (monotonic(self._runtime.clock) + delay, delay)
 
-    async def _opened(self, id: str) -> Session | None:
-        """The session with its tools bound, or `None` where one of them was not given to the manager."""
-        manager = self._manager
-        if manager._leases.is_held(id):
+    async def _opened(self, id: str) -> History | None:
+        """The conversation with its tools bound, or `None` where one of them was not given to the manager."""
+        conversations = self._runtime.conversations
+        if self._runtime.leases.is_held(id):
             return None
-        record = await manager._find(id, None)
+        record = await conversations.find(id, None)
         toolbox = self._toolbox(Settings.from_json(record.settings))
         if toolbox is not None:
             with storage_errors():
-                return await manager._loaded(await manager._read(id), toolbox)
+                return await conversations.open(id, toolbox)
         if id not in self._skipped:
             self._skipped.add(id)
             log.info("session %s has an interrupted turn, and tools that this manager was not given: left as it is", id)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from sessions import states
 from sessions.books import Books
 from sessions.client import reason_of, status_of
 from sessions.core.refusals import refused_results, without_results
 from sessions.core.transcript import tool_calls
-from sessions.errors import ContextFull, ModelError
+from sessions.errors import ContextFull, ModelError, named
+from storage import Store
 
 _LOOK = 20
 """Newest calls among which an earlier failure is looked for."""
@@ -26,8 +28,13 @@ async def step_back(books: Books, error: ModelError) -> None:
         block for entry in history.entries[accepted:] for block in entry.content if block.get("type") == "tool_result"
     ]
     refused = _refused(books, results, error, is_first=is_first)
-    calls = books.failed_call("error", error)
-    row = books.broken_row("failed" if is_first else "interrupted", error)
+    calls = books.failed_call(error)
+    why, now = named(error), books.now()
+    row = books.row = (
+        states.refused(books.row, why, now)
+        if is_first
+        else states.broken(books.row, why, now, orphaned=False, recovering=False)
+    )
     if refused:
         instructions = books.instructions_behind(accepted)
         while len(history.entries) > accepted:
@@ -43,7 +50,7 @@ async def step_back(books: Books, error: ModelError) -> None:
         error.args = (f"{error}; what the tools have done is kept: resume() or send() goes on",)
 
 
-async def advise(books: Books, error: ModelError) -> None:
+async def advise(books: Books, store: Store, error: ModelError) -> None:
     """Names the ways out where an endpoint fails on new content again: some answer 500 to what they cannot read.
 
     Called before the failed call is written down.
@@ -52,7 +59,7 @@ async def advise(books: Books, error: ModelError) -> None:
         return
     entries, accepted = books.history.entries, _accepted(books)
     new = {entry.id for entry in entries[accepted:]}
-    recent = await books.manager._store.calls(books.session.id, limit=_LOOK, newest_first=True)
+    recent = await store.calls(books.history.record.id, limit=_LOOK, newest_first=True)
     if any(call.status == "error" and call.first_event is None and call.entry in new for call in recent):
         last = repr(entries[accepted - 1].id) if accepted else None
         why = "it has failed on this content before; if that is the cause (a picture that the endpoint cannot read)"
@@ -66,14 +73,14 @@ def _accepted(books: Books) -> int:
 
 def _refused(books: Books, results: list[dict[str, Any]], error: ModelError, *, is_first: bool) -> list[str]:
     """The ids of the results that the API can have refused and that are not the caller's to hand in again."""
-    if books.flight is None or not results:
+    if books.request is None or not books.is_asking or not results:
         return []
     too_large = isinstance(error, ContextFull) or status_of(error) == 413
-    messages = books.flight.body["messages"]
+    messages = books.request.body["messages"]
     found = refused_results(messages, results, reason_of(error), too_large=too_large, with_words=is_first)
     if not is_first:
         return found
-    by_caller = books.session._by_caller
+    by_caller = books.history.by_caller
     asked = tool_calls(books.history.entries[books.history.answered - 1].content)  # what the results answer
     theirs = {block["id"] for block in asked if block["name"] in by_caller}
     return [id for id in found if id not in theirs]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 import anyio
 
-from sessions.asking import Event
-from sessions.background import Background
-from sessions.clock import Clock
+from sessions.batch_part import Part
 from sessions.errors import SessionsError
-from sessions.replies import Reply, Step
+from sessions.history import History
+from sessions.lifecycle import ENDED
+from sessions.outcome import Event, Outcome, Step
+from sessions.runtime import Runtime
 from sessions.translate import storage_errors
 from sessions.turn import Turn
 
@@ -20,41 +22,85 @@ if TYPE_CHECKING:
     from anthropic.types import RawMessageStreamEvent
 
 
+R = TypeVar("R")
+
+
+class BringIn(Protocol):
+    """How the reply of a request in a Message Batch is brought in; `None`: the turn is to go on in real time."""
+
+    def __call__(self, history: History, part: Part, *, wait: bool) -> Awaitable[Outcome | None]: ...
+
+
 class Driver:
-    """Draws what happens out of a turn, within the caller's time limit (seconds for the whole turn).
+    """Draws what happens out of a turn, within the caller's time limit (`timeout`: seconds for the whole turn).
 
     The turn may be drawn, closed and timed out from different tasks: `close` and the end of the time interrupt whoever
-    draws. `background`: where the time is watched, also while nobody draws.
+    draws; the time is watched also while nobody draws.
     """
 
-    def __init__(self, turn: Turn, clock: Clock, timeout: float | None, background: Background | None = None) -> None:
-        self.turn = turn
-        self._clock, self._timeout, self._background = clock, timeout, background
-        self._happening: AsyncGenerator[Event | Step | Reply] = turn.drive()
+    def __init__(self, runtime: Runtime, turn: Turn, bring_in: BringIn, timeout: float | None = None) -> None:
+        self.turn, self._bring_in = turn, bring_in
+        self._clock, self._background, self._timeout = runtime.clock, runtime.background, timeout
+        self._lifecycle = runtime.lifecycle
+        self._happening: AsyncGenerator[Event | Step | Outcome] = self._driven()
         self._drawing: anyio.CancelScope | None = None
-        self._inside = self._over = self._replied = self._late = False
+        self._inside = self._over = self._replied = self._late = self._ended = False
         self._left: anyio.Event | None = None
         self._watch: anyio.CancelScope | None = None
 
-    async def next(self) -> Event | Step | Reply | None:
+    async def _driven(self) -> AsyncGenerator[Event | Step | Outcome]:
+        self._lifecycle.begin(self)
+        try:
+            while True:
+                part: Part | None = None
+                async with aclosing(self.turn.drive()) as happening:
+                    async for one in happening:
+                        if isinstance(one, Part):
+                            part = one
+                        else:
+                            yield one
+                if part is None:
+                    return
+                # Outside the turn's lease, which bringing the reply in needs.
+                outcome = await self._bring_in(self.turn.history, part, wait=not self.turn.has_words)
+                if outcome is not None:
+                    yield outcome
+                    return
+        finally:
+            self._lifecycle.over(self)
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether somebody waits for what happens next."""
+        return self._inside
+
+    def interrupt(self) -> None:
+        """Whoever waits is told that the manager ended before the turn did."""
+        self._ended = True
+        if self._drawing is not None:
+            self._drawing.cancel()
+
+    async def next(self) -> Event | Step | Outcome | None:
         """The next thing that happens, or `None` at the end, or once closed. Raises `TimeoutError` when time is up."""
-        one: Event | Step | Reply | None = None
+        one: Event | Step | Outcome | None = None
         if not self._over:
             self._begin_watching()
             with anyio.CancelScope() as self._drawing:
                 one = await self._draw()
+        if self._ended and not self._replied and one is None:
+            raise SessionsError(ENDED)
         if self._late and not self._replied and one is None:
             raise TimeoutError(f"the turn was not done after {self._timeout:g} seconds: resume() goes on")
         return one
 
-    async def _draw(self) -> Event | Step | Reply | None:
-        one: Event | Step | Reply | None = None
+    async def _draw(self) -> Event | Step | Outcome | None:
+        one: Event | Step | Outcome | None = None
         self._inside = True
         try:
             with storage_errors():
                 one = await anext(self._happening, None)
         finally:
-            self._replied = self._replied or isinstance(one, Reply)
+            self._replied = self._replied or isinstance(one, Outcome)
             self._leave()
             if one is None:
                 self._end_watching()
@@ -90,7 +136,6 @@ class Driver:
 
     def _begin_watching(self) -> None:
         if self._timeout is not None and self._watch is None:
-            assert self._background is not None
             self._watch = anyio.CancelScope()
             self._background.start(self._end_in_time)
 
@@ -106,28 +151,23 @@ class Driver:
             self._late = not self._replied
             await self.close()
 
-    async def reply(self) -> Reply | None:
-        """Runs to the end; the reply, or `None` if there was nothing to do."""
-        reply: Reply | None = None
+    async def outcome(self) -> Outcome | None:
+        """Runs to the end; the turn's outcome, or `None` if there was nothing to do."""
+        outcome: Outcome | None = None
         try:
             while (one := await self.next()) is not None:
-                reply = one if isinstance(one, Reply) else reply
+                outcome = one if isinstance(one, Outcome) else outcome
         finally:
             await self.close()
-        return reply
+        return outcome
 
 
-class ReplyStream:
-    """A turn under way. Iterate it for the SDK's events, or `text_stream` for the text; tools run in between.
+class TurnStream(Generic[R]):
+    """A turn under way, drawn event by event. `reply_of`: makes the caller's reply of the turn's outcome."""
 
-    Use it as an async context manager. Leaving it early leaves the turn for `resume()`, as a cancelled task does;
-    `cancel()` instead keeps what has come so far as the reply. Another task than the one that reads may leave it, and
-    reading ends.
-    """
-
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-        self._reply: Reply | None = None
+    def __init__(self, driver: Driver, reply_of: Callable[[Outcome], R]) -> None:
+        self._driver, self._reply_of = driver, reply_of
+        self._reply: R | None = None
         self._seen = False
         self._ended = False
         self._drawing = anyio.Lock()
@@ -161,8 +201,8 @@ class ReplyStream:
                 self._seen = True
                 event: RawMessageStreamEvent = one.event
                 return event
-            if isinstance(one, Reply):
-                self._reply = one
+            if isinstance(one, Outcome):
+                self._reply = self._reply_of(one)
                 self._replayed = [] if self._seen else _events_of(one)
             elif one is None:
                 self._ended = True
@@ -176,7 +216,7 @@ class ReplyStream:
         """The text as it comes, of every reply in the turn."""
         return _Texts(self)
 
-    async def get_final_reply(self) -> Reply:
+    async def get_final_reply(self) -> R:
         """Waits for the end of the turn. After `cancel()`: what was kept, with the stop reason "cancelled"."""
         async for _ in self:
             continue
@@ -197,7 +237,7 @@ class ReplyStream:
 class _Texts:
     """The text of a stream's events; leaving it half-way leaves nothing behind."""
 
-    def __init__(self, stream: ReplyStream) -> None:
+    def __init__(self, stream: TurnStream[Any]) -> None:
         self._stream = stream
 
     def __aiter__(self) -> Self:
@@ -210,7 +250,7 @@ class _Texts:
                 return event.delta.text
 
 
-def _events_of(reply: Reply) -> list[Any]:
+def _events_of(reply: Outcome) -> list[Any]:
     """The events that the API would have sent for a reply that is already there."""
     message = reply.message.model_dump(mode="json")
     raw: list[dict[str, Any]] = [{"type": "message_start", "message": {**message, "content": [], "stop_reason": None}}]

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sessions.core.usage import Usage
-from sessions.replies import Call, total_cost
+from sessions.ledger import Call, total_cost
 from storage import TurnRecord
 
 if TYPE_CHECKING:

@@ -24,9 +24,10 @@ from sessions.core.prices import prices_for
 from sessions.core.steps import calls_of
 from sessions.core.ttl import PARK_AFTER, REFRESH_BEFORE, Fixed, Outlook, chosen
 from sessions.errors import ModelError
-from sessions.replies import Call
+from sessions.ledger import Call
+from sessions.tools import Toolbox
 from sessions.warming import ask_nothing, obstacle
-from storage import SessionMissing, StorageError
+from storage import SessionMissing, StorageError, Store
 from storage.records import CallKind
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ OWNERS = 10_000
 class Tending:
     """The idle work of one manager."""
 
-    def __init__(self, manager: SessionManager) -> None:
+    def __init__(self, manager: SessionManager, store: Store) -> None:
         self._manager = manager
-        self._looks = manager._store.is_shared
+        self._looks = store.is_shared
         self._due: list[float] = []
         self._changed = anyio.Event()
         self._in_use_until = -NEVER
@@ -100,14 +101,14 @@ class Tending:
         return obstacle(history.settings, profile) is None
 
     def _trust_in(self, history: History) -> Trust:
-        return self._trust.setdefault((self._manager._client.base_url or "", history.settings.model), Trust())
+        return self._trust.setdefault((self._manager.runtime.client.base_url or "", history.settings.model), Trust())
 
-    async def meet(self, owner: str | None) -> None:
+    async def learn_owner(self, owner: str | None) -> None:
         """Reads how long the gaps of this owner's sessions are, once in an hour."""
         now = self._manager.clock.now()
         if owner is None or (owner in self._owners and now - self._owners[owner][0] < SECONDS["1h"]):
             return
-        rows = await self._manager._store.list(owner=owner, limit=OWNER_SESSIONS)
+        rows = await self._manager.runtime.store.list(owner=owner, limit=OWNER_SESSIONS)
         ended = [row for row in rows if row.totals.turns and now - row.updated_at > 24 * SECONDS["1h"]]
         gaps = NONE.together(Gaps.read(row.gaps) for row in rows)
         for _ in ended:
@@ -144,7 +145,7 @@ class Tending:
             heapq.heappush(self._due, now + after)
         if not self._running and self._next() is not None:
             self._running = True
-            self._manager._background.start(self._run)
+            self._manager.runtime.background.start(self._run)
         elif self._running and ((self._looks and rests) or (after is not None and self._due[0] == now + after)):
             self._changed.set()
 
@@ -185,8 +186,8 @@ class Tending:
         while self._due and self._due[0] <= now:
             heapq.heappop(self._due)
         try:
-            found = await manager._store.claim_due(
-                manager._leases.holder,
+            found = await manager.runtime.store.claim_due(
+                manager.runtime.leases.holder,
                 now=now,
                 limit=room,
                 late=0.0 if own else LATE,
@@ -220,9 +221,9 @@ class Tending:
 
     async def _look_after(self, session: str) -> None:
         manager = self._manager
-        history = await manager._history_of(await manager._read(session))
+        history = await manager.runtime.conversations.open(session, Toolbox())
         again = await self._tended(history)
-        await manager._store.tend(session, again, now=manager.clock.now(), head=history.head)
+        await manager.runtime.store.tend(session, again, now=manager.clock.now(), head=history.head)
         if again is not None:
             heapq.heappush(self._due, manager.clock.now() + again)
             self._changed.set()
@@ -235,7 +236,7 @@ class Tending:
         if history.last is not None and history.last.stop_reason == "pause_turn":
             return None  # its server tools wait for their results: nothing may follow
         waited = now - history.asked
-        await self.meet(history.record.owner)
+        await self.learn_owner(history.record.owner)
         prices = prices_for(history.prompt.profile, history.prompt.total)
         told = history.gaps.told is not None
         at = Circumstances(now, manager.ttl, self._forecast(history), prices, told)
@@ -255,7 +256,7 @@ class Tending:
 
     async def _is_asking(self, history: History) -> bool:
         """Whether a request of this conversation is under way: what it leaves is looked after when it ends."""
-        turn = await self._manager._store.open_turn(history.record.id)
+        turn = await self._manager.runtime.store.open_turn(history.record.id)
         return turn is not None and turn.call is not None
 
     def _forecast(self, history: History) -> Forecast:
@@ -302,7 +303,7 @@ class Tending:
 
     async def _in_a_row(self, history: History) -> int:
         """How many idle periods in a row this owner's newest sessions were kept warm for nothing."""
-        store, owner = self._manager._store, history.record.owner
+        store, owner = self._manager.runtime.store, history.record.owner
         ids = [history.record.id]
         if owner is not None:
             ids = list({*ids, *(row.id for row in await store.list(owner=owner, limit=OWNER_SESSIONS))})
@@ -317,14 +318,14 @@ class Tending:
         clock, read = self._manager.clock, history.warmth.find(plan.hit or "")
         kind: CallKind = "park" if "park" in outlook.options else "refresh"
         left = 0.0 if read is None else max(0.0, read.until - clock.now())
-        call = await within(clock, left, lambda: ask_nothing(self._manager, history, kind, plan))
+        call = await within(clock, left, lambda: ask_nothing(self._manager.runtime, history, kind, plan))
         if call.usage.counters and call.usage.cache_read < ENOUGH * plan.expected.cache_read:
             self._doubt(history, alive=False)  # it wrote what it was to read
         return call.started + SECONDS["1h"] - REFRESH_BEFORE - self._manager.clock.now()
 
     # -- what it shows --
 
-    def saw(self, history: History, call: Call) -> None:
+    def observe(self, history: History, call: Call) -> None:
         """Takes in a call of a turn, before its history does: whether it found what only a park had kept alive."""
         self.wake(None)
         usage = call.usage

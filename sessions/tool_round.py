@@ -11,6 +11,7 @@ import anyio
 
 from sessions.arguments import check_choice
 from sessions.books import Books
+from sessions.clock import Clock
 from sessions.core.steps import (
     INTERRUPTED,
     NOT_RUN_IN_BRANCH,
@@ -24,7 +25,8 @@ from sessions.core.transcript import Entry, encode, tool_calls
 from sessions.errors import InDoubtToolCalls
 from sessions.results import MAX_TOGETHER
 from sessions.stopping import Stop
-from storage import ToolCallRecord
+from sessions.tools import Toolbox
+from storage import Store, ToolCallRecord
 
 TOO_MUCH = "the tool ran, but its result is not shown: with those of the calls beside it, it is larger than"
 InDoubt = Literal["report", "rerun", "raise"]
@@ -38,13 +40,18 @@ def check_in_doubt(in_doubt: str) -> None:
 class ToolRound:
     """Runs the calls of the last entry. Each start is durable before it happens, each result when it has happened."""
 
-    def __init__(self, books: Books, stop: Stop, in_doubt: InDoubt) -> None:
-        self._books, self._stop, self._in_doubt = books, stop, in_doubt
+    def __init__(self, books: Books, store: Store, clock: Clock, stop: Stop, in_doubt: InDoubt) -> None:
+        self._books, self._store, self._clock, self._stop, self._in_doubt = books, store, clock, stop, in_doubt
         self._entry: str | None = None
         self.journal: dict[int, ToolRecord] = {}
         self._size = 0
         self.inherited = False
         """Whether the last entry was there when this session was forked: its calls were another session's to run."""
+
+    @property
+    def _toolbox(self) -> Toolbox:
+        """The tools bound now: they may have changed since the turn was asked for."""
+        return self._books.history.toolbox
 
     async def read(self) -> dict[int, ToolRecord]:
         """What the journal says of the last entry's calls; read from the store once, then kept up."""
@@ -53,13 +60,13 @@ class ToolRound:
             return {}
         if self._entry != last.id:
             self._entry = last.id
-            rows = await self._books.manager._store.journal(self._books.session.id, last.id)
+            rows = await self._store.journal(self._books.history.record.id, last.id)
             self.journal = {row.index: _tool_record(row) for row in rows}
             self._size = sum(len(row.content or "") for row in rows)
             self.inherited = await self._is_inherited(last)
             if self.inherited:  # a fork does not run calls that were open where it starts, or earlier
                 for call in calls_of(last.content):
-                    if call.name not in self._books.session._by_caller and call.index not in self.journal:
+                    if call.name not in self._books.history.by_caller and call.index not in self.journal:
                         result = result_block(call, NOT_RUN_IN_BRANCH, is_error=True)
                         self.journal[call.index] = ToolRecord(call.index, result)
         return self.journal
@@ -68,7 +75,7 @@ class ToolRound:
         record = self._books.history.record
         if record.base is None or record.base == last.id:
             return record.base is not None
-        return await self._books.manager._store.has_ancestor(record.id, record.base, last.id)
+        return await self._store.has_ancestor(record.id, record.base, last.id)
 
     async def run(self, step: RunTools) -> None:
         """Runs them together; a failed commit ends them all."""
@@ -86,7 +93,7 @@ class ToolRound:
 
         async def run_one(call: ToolCall) -> None:
             nonlocal remaining
-            result = await self._books.session._toolbox.run(call, self._books.manager.clock)
+            result = await self._toolbox.run(call, self._clock)
             remaining -= 1
             self._note(last, call, result)
             if remaining:  # the last result rides in the commit that submits them all
@@ -106,7 +113,7 @@ class ToolRound:
 
     def _sort_doubtful(self, calls: Sequence[ToolCall]) -> tuple[list[ToolCall], list[ToolCall]]:
         """Which calls in doubt run again, and which are reported to the model as interrupted."""
-        toolbox, mode = self._books.session._toolbox, self._in_doubt
+        toolbox, mode = self._toolbox, self._in_doubt
         doubtful = [call for call in calls if not toolbox.is_idempotent(call.name)]
         if doubtful and mode == "raise":
             names = ", ".join(f"{call.name} ({call.id})" for call in doubtful)
@@ -131,9 +138,15 @@ class ToolRound:
         )
 
     def _tool_row(self, last: Entry, call: ToolCall) -> ToolCallRecord:
-        session, now = self._books.session, self._books.now()
-        idempotent = session._toolbox.is_idempotent(call.name)
-        return ToolCallRecord(session.id, last.id, call.index, call.id, call.name, idempotent, now)
+        return ToolCallRecord(
+            session=self._books.history.record.id,
+            entry=last.id,
+            index=call.index,
+            tool_id=call.id,
+            name=call.name,
+            idempotent=self._toolbox.is_idempotent(call.name),
+            started=self._books.now(),
+        )
 
 
 def _tool_record(row: ToolCallRecord) -> ToolRecord:

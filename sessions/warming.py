@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import uuid
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sessions.core.incoming import Incoming
 from sessions.core.plan import Mark, Plan, make_plan, render
 from sessions.core.profiles import Profile
 from sessions.core.settings import Settings
 from sessions.core.steps import calls_of, result_block
 from sessions.core.usage import Usage
-from sessions.flight import Flight
 from sessions.history import History, make_entry
-from sessions.misses import judge
-from sessions.replies import Call
-from sessions.telemetry import end_call, inside, start_call
+from sessions.ledger import Call
+from sessions.runtime import Runtime
 from storage.records import CallKind
-
-if TYPE_CHECKING:
-    from sessions.manager import SessionManager
 
 PLACEHOLDER = "."
 
@@ -39,7 +32,7 @@ def obstacle(settings: Settings, profile: Profile) -> str | None:
     return None
 
 
-async def prewarm(manager: SessionManager, history: History) -> Usage | None:
+async def prewarm(runtime: Runtime, history: History) -> Usage | None:
     """Writes the prefix of a conversation that the caller holds; see `Session.prewarm`."""
     prompt = history.prompt
     if (reason := obstacle(history.settings, prompt.profile)) is not None:
@@ -48,30 +41,29 @@ async def prewarm(manager: SessionManager, history: History) -> Usage | None:
     if history.last is not None and history.last.stop_reason == "pause_turn":
         return None  # its server tools wait for their results: nothing may follow
     if not history.entries and history.settings.context:
-        opened = await _opened(manager, history)
-        usage = await prewarm(manager, opened)
+        usage = await prewarm(runtime, await _opened(runtime, history))
         await history.recall()
         return usage
-    async with await manager._gate.enter(lambda: _plan(manager, history), prompt.profile.minimum_tokens) as passage:
-        now, last = manager.clock.now(), passage.plan.marks[-1] if passage.plan.marks else None
+    async with await runtime.gate.enter(lambda: _plan(runtime, history), prompt.profile.minimum_tokens) as passage:
+        now, last = runtime.clock.now(), passage.plan.marks[-1] if passage.plan.marks else None
         if last is None or last.tokens < prompt.profile.minimum_tokens or history.warmth.is_alive(last.point, now):
             return None
-        call = await ask_nothing(manager, history, "prewarm", passage.plan, waited=passage.waited)
+        call = await ask_nothing(runtime, history, "prewarm", passage.plan, waited=passage.waited)
         await passage.opened()
         return call.usage
 
 
-async def _opened(manager: SessionManager, history: History) -> History:
+async def _opened(runtime: Runtime, history: History) -> History:
     """The conversation with its first words still to come: the pinned context is part of their message."""
-    opened = await manager._history_of(await manager._read(history.record.id))
+    opened = await runtime.conversations.open(history.record.id, history.toolbox)
     words = [*opened.settings.context, {"type": "text", "text": PLACEHOLDER}]
-    opened.stage([make_entry(None, "user", words, manager.clock.now())])
+    opened.stage([make_entry(None, "user", words, runtime.clock.now())])
     return opened
 
 
-def _plan(manager: SessionManager, history: History) -> Plan:
+def _plan(runtime: Runtime, history: History) -> Plan:
     """The marks of a turn's request, without the one on words that wait for an answer."""
-    at = manager._tending.circumstances(history, manager.clock.now())
+    at = runtime.forecaster.circumstances(history, runtime.clock.now())
     plan = make_plan(history.prompt, history.warmth, at)
     marks = tuple(mark for mark in plan.marks if mark.slot != "tail" or not _ends_with_words(history))
     return replace(plan, marks=marks)
@@ -93,32 +85,16 @@ def _body(history: History, marks: tuple[Mark, ...]) -> dict[str, Any]:
     return body
 
 
-async def ask_nothing(
-    manager: SessionManager, history: History, kind: CallKind, plan: Plan, *, waited: float = 0.0
-) -> Call:
+async def ask_nothing(runtime: Runtime, history: History, kind: CallKind, plan: Plan, *, waited: float = 0.0) -> Call:
     """Sends the prompt with the marks of a plan and no wish for an answer; gives the call, which is in the ledger.
 
     `waited`: seconds that were spent at the gate. Raises `ModelError`; a request that failed or was cancelled is a row
     of the ledger too.
     """
-    now = manager.clock.now()
-    flight = Flight(uuid.uuid4().hex, _body(history, plan.marks), plan, now, history.head, 0, waited=waited)
-    incoming = Incoming()
-    try:
-        flight.started = manager.clock.now()
-        flight.span = start_call(kind, history.record.id, flight.body, flight.started)
-        with manager._air.flying(flight), inside(flight.span):
-            message, incoming.request_id = await manager._client.send(flight.body)
-            ended = manager.clock.now()
-            manager._air.begins(flight, ended)
-    except BaseException as error:
-        await manager._record_failed(flight, history, kind, incoming, error)
-        raise
-    incoming.feed({"type": "message_start", "message": message})
-    miss = judge(history, flight, incoming)
-    record = flight.record(history.record.id, kind, "ok", incoming, history.prompt, ended=ended, miss=miss)
-    await manager._store.record(record, history.settings_record)
-    call = Call.of(record)
-    end_call(flight.span, call)
+    requests, body = runtime.requests, _body(history, plan.marks)
+    async with requests.outside_of_turns(history, kind, plan, body, waited=waited) as request:
+        await requests.answer(request)
+    record, call = requests.end(request, history, "ok")
+    await runtime.store.record(record, history.settings_record)
     history.learn(call)
     return call

@@ -200,8 +200,8 @@ def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], st
 
 async def lease_lapses(manager: SessionManager) -> None:
     """A server's clock is not turned by hand: where leases go by it, those of a dead manager are waited for."""
-    if manager._leases.seconds < SECONDS:
-        await anyio.sleep(manager._leases.seconds)
+    if manager.runtime.leases.seconds < SECONDS:
+        await anyio.sleep(manager.runtime.leases.seconds)
 
 
 def without_gate(url: str) -> dict[str, bool]:
@@ -212,7 +212,7 @@ def without_gate(url: str) -> dict[str, bool]:
 def short_leases(manager: SessionManager, url: str) -> None:
     """Leases that lapse soon, on a server only."""
     if url.startswith("postgresql"):
-        manager._leases.seconds = 0.2
+        manager.runtime.leases.seconds = 0.2
 
 
 _numbers = itertools.count()

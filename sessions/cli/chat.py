@@ -70,7 +70,7 @@ def chat(
             console.print(f"Session {known}. /help tells the commands.")
         else:
             with given():  # what is wrong is said before the first message
-                manager._check(make_settings(model=model, max_tokens=max_tokens, system=system))
+                manager.runtime.endpoint.check(make_settings(model=model, max_tokens=max_tokens, system=system))
             console.print(f"A new session with {escape(model)}. /help tells the commands.")
         create = partial(manager.create, model=model, max_tokens=max_tokens, system=system, owner=owner)
         talk = Chat(portal, create, found)

@@ -34,7 +34,7 @@ BETWEEN = 6 * 3600.0
 """Seconds from the end of one recording to the start of the next in a series, where the recorded times overlap."""
 
 _LEASE = 7 * 86_400.0
-"""Seconds between two renewals of a lease: every 3 seconds of a turned clock would cost too much."""
+"""Seconds. A replay shares its sessions with nobody; renewals every 3 seconds of a turned clock cost too much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,8 @@ async def replay_series(
         warnings.filterwarnings("ignore", "The model '.*' is deprecated", DeprecationWarning)
         api = await stack.enter_async_context(client(engine=meter, clock=clock, max_retries=0))
         options = {"max_steps": longest + 1, **settings}
-        manager = await stack.enter_async_context(_Alone(store, client=api, clock=clock, **options))
+        manager = await stack.enter_async_context(SessionManager(store, client=api, clock=clock, **options))
+        manager.runtime.leases.seconds, manager.runtime.leases.renew_after = 2 * _LEASE, _LEASE
         replays = []
         for segments in answered:
             moved = _after(segments, clock.now())
@@ -198,14 +199,6 @@ async def replay_series(
         ids = [id for played in replays for id in played.sessions]
         ledger = [call.usage for id in ids for call in await (await manager.open(id)).calls()]
         return Series(tuple(replays), meter.bill().usage, sum(ledger, start=Usage()))
-
-
-class _Alone(SessionManager):
-    """A manager that shares its sessions with nobody: its leases need no renewing."""
-
-    def __init__(self, store: str, **settings: Any) -> None:
-        super().__init__(store, **settings)
-        self._leases.seconds, self._leases.renew_after = 2 * _LEASE, _LEASE
 
 
 def _after(segments: Sequence[RecordedConversation], now: float) -> Sequence[RecordedConversation]:

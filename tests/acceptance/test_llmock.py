@@ -72,7 +72,7 @@ async def broken(session: Session, llmock: Any) -> ModelError:
         await session.send("go")
     while llmock._server.state.journal.in_flight:  # a request that comes before would not count as the next attempt
         await anyio.sleep(0.01)
-    client = session._manager._client.sdk
+    client = session.runtime.client.sdk
     client.timeout, client.max_retries = 60.0, 2
     return caught.value
 

@@ -155,7 +155,7 @@ async def test_cancelled_while_b_runs() -> None:
         session = await create_in(manager, tools=[a, b])
         turn = asyncio.create_task(session.send("go"))
         await running.wait()
-        while not any(row.ended for row in await manager._store.journal(session.id)):
+        while not any(row.ended for row in await manager.runtime.store.journal(session.id)):
             await asyncio.sleep(0)
         turn.cancel()
         with pytest.raises(asyncio.CancelledError):

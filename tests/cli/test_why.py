@@ -43,7 +43,7 @@ async def conversations(path: Path) -> None:
         await one.send("And again")
         other = await manager.create(id="other", **about)
         await other.send("Hello")
-        engine_of(manager._client.sdk).evict()
+        engine_of(manager.runtime.client.sdk).evict()
         await other.send("Again")
         await clock.advance(86_400)
         later = await manager.create(id="later", owner="ada", **about)

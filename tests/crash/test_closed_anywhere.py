@@ -50,14 +50,14 @@ async def _told_to_end(world: World, url: str, effects: Effects, step: int, how:
 async def _check_after(world: World, url: str, effects: Effects, step: int) -> int:
     """How many turns were left to recovery."""
     async with world.manager(tools=effects.tools, **without_gate(url)) as other:
-        states = [turn.state for turn in await other._store.turns("fixed")]
+        states = [turn.state for turn in await other.runtime.store.turns("fixed")]
         assert states in ([], ["running"], ["finished"]), step
         found = await other.recover()
         assert list(found) == (["fixed"] if states == ["running"] else []), step
         assert all(isinstance(reply, Reply) for reply in found.values()), (step, found)
         session = await other.open("fixed", tools=effects.tools)
         assert words(session) == (["go"] if states else []), step
-        assert [turn.state for turn in await other._store.turns("fixed")] == (["finished"] if states else [])
+        assert [turn.state for turn in await other.runtime.store.turns("fixed")] == (["finished"] if states else [])
         for what in ("once 1", "once 2"):
             assert effects.begun.count(what) <= 1, (step, "a tool that is not idempotent ran twice")
         assert (await session.send("next")).text == "All done."

@@ -56,9 +56,9 @@ async def _round(
     assert len(written) == 1, f"step {step}: written {len(written)} times"
     assert max(reply.calls[0].waited for reply in replies) <= 3.5
     for one in (manager, others):
-        assert (one._gate._lines, one._gate._elsewhere) == ({}, {}), f"step {step}"
-    point = sessions[0]._history.prompt.points[0].digest
-    found = await others._store.lead(point, others._gate._holder, seconds=1, now=world.clock.now())
+        assert (one.runtime.gate._lines, one.runtime.gate._elsewhere) == ({}, {}), f"step {step}"
+    point = sessions[0].conversation.prompt.points[0].digest
+    found = await others.runtime.store.lead(point, others.runtime.gate._holder, seconds=1, now=world.clock.now())
     assert found.state == "warm", f"step {step}: {found}"
     return done == [True]
 

@@ -71,11 +71,11 @@ async def test_a_process_that_dies_at_each_commit(after: bool, then: str, new_pl
             assert said.count("go") == (1 if stored or then == "key" else 0)
             for what in ("once 1", "once 2"):
                 assert effects.begun.count(what) <= 1
-            for row in await manager._store.journal("fixed"):
+            for row in await manager.runtime.store.journal("fixed"):
                 assert (row.ended is None) == (row.content is None)
             assert len(await session.calls()) >= len([one for one in world.requests if one.ok])
-            assert [one.sequence for one in await manager._store.turns("fixed")] == sorted(
-                {one.sequence for one in await manager._store.turns("fixed")}
+            assert [one.sequence for one in await manager.runtime.store.turns("fixed")] == sorted(
+                {one.sequence for one in await manager.runtime.store.turns("fixed")}
             )
         world.check()
         if not store.dead:

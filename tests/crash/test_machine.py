@@ -329,7 +329,7 @@ class Machine(RuleBasedStateMachine):
             seen["recovered"] += known.id in found
             await self._replace(at)
             await self._settled(known, self._maybe(known, token), left=None if plan == "refuse" else False)
-            rows = await self.processes[at].manager._store.turns(known.id, limit=1)
+            rows = await self.processes[at].manager.runtime.store.turns(known.id, limit=1)
             assert all(row.state != "running" for row in rows), "a turn was left without a worker"
 
         self.run(work())

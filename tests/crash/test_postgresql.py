@@ -50,10 +50,10 @@ async def test_who_waits_for_a_session_is_woken(
             entered = anyio.Event()
 
             async def enter() -> None:
-                async with other._leases.hold(session.id):
+                async with other.runtime.leases.hold(session.id):
                     entered.set()
 
-            async with one._leases.hold(session.id):
+            async with one.runtime.leases.hold(session.id):
                 group.start_soon(enter)
                 await anyio.sleep(1)
                 assert not entered.is_set()

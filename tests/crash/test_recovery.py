@@ -57,7 +57,7 @@ async def _until_stuck(job: Job, stuck: str) -> None:
 
 
 async def _until_finished(manager: SessionManager) -> None:
-    while (await manager._store.turns(SESSION))[-1].state != "finished":
+    while (await manager.runtime.store.turns(SESSION))[-1].state != "finished":
         await anyio.sleep(0.02)
 
 
@@ -70,5 +70,5 @@ async def _check(manager: SessionManager, job: Job, stuck: str) -> None:
     twice = {call: count for call, count in effects(job).items() if count > 1}
     assert twice == ({stuck: 2} if stuck.startswith("look") else {})
     assert [one.status for one in await session.calls()] == ["ok"] * 3
-    assert [one.state for one in await manager._store.turns(SESSION)] == ["finished"]
+    assert [one.state for one in await manager.runtime.store.turns(SESSION)] == ["finished"]
     await check_chain(session)

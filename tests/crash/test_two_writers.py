@@ -114,7 +114,7 @@ async def _queue_up(session: Session, door: Door, round_: int, order: list[tuple
     door.open = False
     async with anyio.create_task_group() as group:
         group.start_soon(session.send, f"hold {round_}")
-        while not session._manager._leases.is_held(SESSION):
+        while not session.runtime.leases.is_held(SESSION):
             await anyio.sleep(0.01)
         for place, sender in order:
             sender.tell(f"message {10 * round_ + place}")
@@ -136,7 +136,7 @@ async def test_a_killed_waiter_keeps_nobody_waiting(new_place: Callable[[], str]
             session = await manager.open(SESSION, tools=job.tools())
             async with anyio.create_task_group() as group:
                 group.start_soon(session.send, "hold 0")
-                while not manager._leases.is_held(SESSION):
+                while not manager.runtime.leases.is_held(SESSION):
                     await anyio.sleep(0.01)
                 for number, sender in enumerate((doomed, patient)):
                     sender.tell(f"message {number}")

@@ -117,7 +117,7 @@ async def _check(job: Job, names: dict[str, range], engine: Engine, model: Model
             _check_words(session, messages)
             check_told(session, ran)
             await check_chain(session)
-            await _check_turns(manager._store, name, messages)
+            await _check_turns(manager.runtime.store, name, messages)
             await _check_ledger(session, by_session[name])
 
 

@@ -232,14 +232,14 @@ async def _say_message(job: Job, session: Session, number: int, rng: random.Rand
 
 async def _found(manager: SessionManager, session: Session) -> str:
     """Where the last life ended, for the record."""
-    turn = await manager._store.open_turn(session.id)
+    turn = await manager.runtime.store.open_turn(session.id)
     last = session.entries[-1] if session.entries else None
     if turn is None:
         return "between-turns"
     if turn.call is not None:
         return "in-a-model-call"
     if last is not None and last.role == "assistant" and any(one["type"] == "tool_use" for one in last.content):
-        rows = await manager._store.journal(session.id, last.id)
+        rows = await manager.runtime.store.journal(session.id, last.id)
         if any(row.ended for row in rows) and not all(row.ended for row in rows):
             return "in-tools-some-done"
         return "in-tools" if rows else "before-tools"

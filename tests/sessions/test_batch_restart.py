@@ -136,7 +136,7 @@ async def test_a_process_that_dies_at_each_commit(after: bool, then: str, tmp_pa
                 for _ in range(60):
                     await manager.recover()
                     await world.clock.advance(MINUTE)
-                assert await manager._store.orphans(now=world.clock.now(), limit=9) == []
+                assert await manager.runtime.store.orphans(now=world.clock.now(), limit=9) == []
             made = len(items(world))
             replies = await with_key(world, manager)
             assert [one.text for one in replies] == REPLIES
@@ -181,8 +181,8 @@ async def test_a_strangers_batch_is_not_taken_for_ours(tmp_path: Path) -> None:
     async with world.manager() as manager:
         params = {"model": "claude-sonnet-5-5", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
         theirs: list[Any] = [{"custom_id": name, "params": params} for name in ("one", "two")]
-        await manager._client.sdk.messages.batches.create(requests=theirs[:1])
-        await manager._client.sdk.messages.batches.create(requests=theirs)
+        await manager.runtime.client.sdk.messages.batches.create(requests=theirs[:1])
+        await manager.runtime.client.sdk.messages.batches.create(requests=theirs)
         session = await create(manager)
         replies = await turned(world, HOUR, lambda: session.batch(CONTENTS))
         assert [one.text for one in replies] == REPLIES
@@ -325,7 +325,7 @@ async def test_a_batch_that_somebody_cancels_is_sent_again_by_the_next_call(tmp_
 
         async def cancel() -> None:
             await world.clock.sleep(15 * MINUTE)
-            api = manager._client.sdk.messages.batches
+            api = manager.runtime.client.sdk.messages.batches
             await api.cancel((await api.list()).data[0].id)
 
         async with anyio.create_task_group() as group:
@@ -366,8 +366,8 @@ async def test_without_a_key_nothing_is_left_half_sent(monkeypatch: pytest.Monke
             session = await create(manager)
             with pytest.raises(ConfigurationError, match="no API key"):
                 await session.batch(CONTENTS)
-            ids = await manager._store.orphans(now=clock.now(), limit=9)
-            parts = [Part.of_row(await manager._store.open_turn(id)) for id in ids]
+            ids = await manager.runtime.store.orphans(now=clock.now(), limit=9)
+            parts = [Part.of_row(await manager.runtime.store.open_turn(id)) for id in ids]
             assert [part.waits for part in parts if part is not None] == [True] * 3
 
 

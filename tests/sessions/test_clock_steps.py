@@ -61,8 +61,8 @@ async def test_nobody_takes_the_lease(step: float, tmp_path: Path) -> None:
             await world.clock.advance(5)
             world.clock.step(step)
             assert await other.recover() == {}
-            assert await other._store.claim_due(
-                other._leases.holder, now=world.clock.now(), limit=9, seconds=1, lease_now=monotonic(world.clock)
+            assert await other.runtime.store.claim_due(
+                other.runtime.leases.holder, now=world.clock.now(), limit=9, seconds=1, lease_now=monotonic(world.clock)
             ) == []  # fmt: skip
         await world.clock.advance(30)
         assert sending.reply is not None
@@ -77,7 +77,9 @@ async def test_what_a_dead_worker_left_is_free_after_its_lease(step: float, tmp_
     world = world_of(tmp_path, 1.0)
     async with world.manager() as manager, world.manager() as other:
         session = await create(manager)
-        await manager._store.acquire(session.id, manager._leases.holder, seconds=10, now=monotonic(world.clock))
+        await manager.runtime.store.acquire(
+            session.id, manager.runtime.leases.holder, seconds=10, now=monotonic(world.clock)
+        )
         world.clock.step(step)
         sending = Sending(world, await other.open(session.id))
         async with anyio.create_task_group() as group:
@@ -162,7 +164,7 @@ class Old:
 @everywhere
 async def test_a_clock_that_only_tells_the_time_still_works(tmp_path: Path) -> None:
     world = World(url=tmp_path / "a.db")
-    async with SessionManager(world.url, client=world.manager()._client.sdk, clock=Old()) as manager:  # type: ignore[arg-type]
+    async with SessionManager(world.url, client=world.manager().runtime.client.sdk, clock=Old()) as manager:  # type: ignore[arg-type]
         session = await create(manager)
         assert (await session.send("go", timeout=100)).text
     world.check()

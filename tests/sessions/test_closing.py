@@ -48,7 +48,7 @@ async def under_way(session: Session, group: TaskGroup, world: World) -> Sender:
 
 
 async def state(manager: SessionManager, session: Session) -> str:
-    return (await manager._store.turns(session.id))[-1].state
+    return (await manager.runtime.store.turns(session.id))[-1].state
 
 
 async def check_recovered(world: World, tools: Any = (), **given: Any) -> Session:
@@ -130,7 +130,7 @@ async def test_draining_lets_turns_end_and_takes_no_new_ones(tmp_path: Path) -> 
         await world.clock.advance(10)
         assert sender.reply is not None
         assert await state(manager, session) == "finished"
-        assert await manager._store.turns(other.id) == []
+        assert await manager.runtime.store.turns(other.id) == []
     async with world.manager() as manager:
         assert await manager.recover() == {}
 
@@ -216,7 +216,7 @@ async def test_who_cancels_its_own_turn_leaves_it_interrupted(tmp_path: Path) ->
             await anyio.lowlevel.checkpoint()
     async with world.manager() as manager:
         assert await state(manager, given_up) == "interrupted"
-        assert [one.state for one in await manager._store.turns(gone_on.id)] == ["interrupted", "finished"]
+        assert [one.state for one in await manager.runtime.store.turns(gone_on.id)] == ["interrupted", "finished"]
         assert await manager.recover() == {}
 
 
@@ -271,7 +271,7 @@ async def test_what_another_worker_took_up_meanwhile_is_left_to_it(tmp_path: Pat
             await working
         await world.clock.advance(30)
         assert (await held[0]).text
-        assert [one.state for one in await other._store.turns("fixed")] == ["interrupted", "finished"]
+        assert [one.state for one in await other.runtime.store.turns("fixed")] == ["interrupted", "finished"]
         assert await other.recover() == {}
 
 
@@ -309,6 +309,6 @@ async def test_a_reply_that_has_come_whole_is_kept(tmp_path: Path) -> None:
                     break
         assert await session.resume() is None
         assert [one.status for one in await session.calls()] == ["ok"]
-        assert [one.state for one in await manager._store.turns(session.id)] == ["finished"]
+        assert [one.state for one in await manager.runtime.store.turns(session.id)] == ["finished"]
         assert len(session.messages) == 2
     world.check()

@@ -108,7 +108,7 @@ async def test_twice_and_three_times() -> None:
             assert ids(await session.entries_before()) == chains
             await session.send(f"more {number}")
         assert (await session.cost()).total == world.engine.bill().cost
-        sequences = [one.sequence for one in await manager._store.turns(session.id)]
+        sequences = [one.sequence for one in await manager.runtime.store.turns(session.id)]
         assert sequences == sorted(set(sequences))
     world.check()
 
@@ -325,7 +325,7 @@ async def test_it_happens_by_itself_before_the_window_is_exceeded(tmp_path: Path
         assert [f"look {number}:" in text for number, text in enumerate(said)] == [True] * 8
         await check_ledger(session, world)
         assert (await session.cost()).total == world.engine.bill().cost
-        rows = await manager._store.turns(session.id)
+        rows = await manager.runtime.store.turns(session.id)
         assert [one.sequence for one in rows] == sorted({one.sequence for one in rows})
         assert [one.state for one in rows] == ["finished"] * len(rows)
     async with world.manager(profile=SMALL) as manager:

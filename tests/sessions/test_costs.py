@@ -10,7 +10,7 @@ import pytest
 
 from sessions import Cost, SessionNotFound
 from sessions.core.profiles import profile_for
-from sessions.replies import Loss
+from sessions.ledger import Loss
 from tests.sessions.world import MODEL, World, create, everywhere
 
 

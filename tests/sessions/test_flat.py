@@ -117,7 +117,7 @@ async def test_turns_left_open_behind_others_are_remembered(tmp_path: Path) -> N
             with pytest.raises(ModelError):
                 await session.send(words)
         await session.send("three")
-        assert await session._history.open_turn() == await store.open_turn(session.id)
+        assert await session.conversation.open_turn() == await store.open_turn(session.id)
         store.asked.clear()
         await session.send("four")
         assert store.asked == ONE_TURN
@@ -126,7 +126,7 @@ async def test_turns_left_open_behind_others_are_remembered(tmp_path: Path) -> N
         with pytest.raises(ModelError):
             await session.send("five")
         for words in ("six", "seven"):
-            assert await session._history.open_turn() == await store.open_turn(session.id)
+            assert await session.conversation.open_turn() == await store.open_turn(session.id)
             await session.send(words)
         states = [turn.state for turn in await store.turns(session.id)]
         assert states == ["interrupted"] * 2 + ["finished"] * 2 + ["interrupted"] + ["finished"] * 2
@@ -187,10 +187,10 @@ async def test_old_messages_are_not_encoded_again() -> None:
         session = await create(manager)
         for number in range(4):
             await session.send(f"words {number}")
-        old = session._history.prompt.messages[:4]
+        old = session.conversation.prompt.messages[:4]
         assert all(isinstance(one, Message) for one in old)
         before = [one.encoded for one in old]
         await session.send("more")
-        assert all(one.encoded is text for one, text in zip(session._history.prompt.messages, before, strict=False))
+        assert all(one.encoded is text for one, text in zip(session.conversation.prompt.messages, before, strict=False))
         assert world.bodies[-1]["messages"][0]["content"][0]["text"] == "words 0"
     world.check()

@@ -85,7 +85,7 @@ def waits(replies: list[Any]) -> list[float]:
 
 def check_nothing_is_left(manager: SessionManager) -> None:
     """No leader and no follower is on the books."""
-    gate = manager._gate
+    gate = manager.runtime.gate
     assert (gate._lines, gate._elsewhere) == ({}, {})
 
 
@@ -383,11 +383,11 @@ async def test_a_leader_elsewhere_that_fails_or_dies(tmp_path: Path) -> None:
         assert reply.usage.cache_write >= 3000
         for holder, longest in (
             (Holder("elsewhere", 1, 1.0), 10.5),
-            (Holder(one._gate._holder.host, 2**22 + 1, 1.0), 0.0),
+            (Holder(one.runtime.gate._holder.host, 2**22 + 1, 1.0), 0.0),
         ):
             session = await create(two, system=filler(3000, holder.host[:5]))
-            point = session._history.prompt.points[0].digest
-            assert (await one._store.lead(point, holder, seconds=10, now=world.clock.now())).state == "leading"
+            point = session.conversation.prompt.points[0].digest
+            assert (await one.runtime.store.lead(point, holder, seconds=10, now=world.clock.now())).state == "leading"
             (found,) = await gathered(world, sending(session))
             assert longest - 0.6 <= found.calls[0].waited <= longest
             assert found.usage.cache_write >= 3000
@@ -399,8 +399,8 @@ async def test_nobody_waits_for_another_process_longer_than_the_timeout(tmp_path
     world = World(url=tmp_path / "a.db")
     async with world.manager(warmup_timeout=3.0) as manager:
         (session,) = await several(manager, 1)
-        point = session._history.prompt.points[0].digest
-        await manager._store.lead(point, Holder("elsewhere", 1, 1.0), seconds=60, now=world.clock.now())
+        point = session.conversation.prompt.points[0].digest
+        await manager.runtime.store.lead(point, Holder("elsewhere", 1, 1.0), seconds=60, now=world.clock.now())
         (reply,) = await gathered(world, sending(session))
         assert waits([reply]) == [3.0]
         check_nothing_is_left(manager)
@@ -426,15 +426,15 @@ async def test_a_leader_that_has_lost_the_lead_says_nothing(tmp_path: Path) -> N
         (session,) = await several(manager, 1)
 
         async def taking() -> str:
-            ((point, leader),) = manager._gate._elsewhere.items()
+            ((point, leader),) = manager.runtime.gate._elsewhere.items()
             assert leader._token is not None
-            await manager._store.led(point, leader._token, ttl=None, alive=0, now=world.clock.now())
-            await manager._store.lead(point, other, seconds=90, now=world.clock.now())
+            await manager.runtime.store.led(point, leader._token, ttl=None, alive=0, now=world.clock.now())
+            await manager.runtime.store.lead(point, other, seconds=90, now=world.clock.now())
             return point
 
         reply, point = await gathered(world, sending(session), after(world, 2, taking), seconds=50)
         assert reply.usage.cache_write >= 3000
-        found = await manager._store.lead(point, manager._gate._holder, seconds=1, now=world.clock.now())
+        found = await manager.runtime.store.lead(point, manager.runtime.gate._holder, seconds=1, now=world.clock.now())
         assert (found.state, found.holder) == ("taken", other)
         check_nothing_is_left(manager)
 
@@ -474,7 +474,7 @@ async def test_a_word_that_is_renewed_while_the_request_ends(before: bool, fails
         (found,) = await gathered(world, sending(session), seconds=9)
         assert isinstance(found, ModelError) == fails
         assert store.asked == 2
-        point = session._history.prompt.points[0].digest
+        point = session.conversation.prompt.points[0].digest
         then = await store.lead(point, Holder("elsewhere", 1, 1.0), seconds=1, now=world.clock.now())
         assert then.state == ("leading" if fails else "warm")
         check_nothing_is_left(manager)

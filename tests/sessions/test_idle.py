@@ -26,7 +26,7 @@ async def look(place: str, limit: int = 3) -> str:
 
 
 def is_dropped(session: Session) -> bool:
-    return session._history._entries is None
+    return session.conversation._entries is None
 
 
 @everywhere
@@ -46,11 +46,11 @@ async def test_an_idle_session_takes_little_whatever_its_transcript(tmp_path: Pa
         gc.collect()
         after, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        each = (after - before - manager._transcripts.total) / sessions
+        each = (after - before - manager.runtime.conversations.memory.total) / sessions
         assert each < 5000  # the bound that the README names is 20 kB
         assert sum(map(is_dropped, held)) >= sessions - 10
         assert all(len(session.messages) == 2 for session in held[:3])
-        assert held[0]._toolbox.functions["look"] is held[-1]._toolbox.functions["look"]
+        assert held[0].conversation.toolbox.functions["look"] is held[-1].conversation.toolbox.functions["look"]
 
 
 async def test_an_idle_session_holds_no_task_no_thread_and_no_connection(tmp_path: Path) -> None:
@@ -59,11 +59,11 @@ async def test_an_idle_session_holds_no_task_no_thread_and_no_connection(tmp_pat
         for session in held:
             await session.send("Hello")
         await asyncio.sleep(0)
-        before = len(asyncio.all_tasks()), threading.active_count(), len(manager._store._dialect._idle)  # type: ignore[attr-defined]
+        before = len(asyncio.all_tasks()), threading.active_count(), len(manager.runtime.store._dialect._idle)  # type: ignore[attr-defined]
         held += [await create(manager) for _ in range(40)]
         for session in held:
             await session.send("Hello again")
-        after = len(asyncio.all_tasks()), threading.active_count(), len(manager._store._dialect._idle)  # type: ignore[attr-defined]
+        after = len(asyncio.all_tasks()), threading.active_count(), len(manager.runtime.store._dialect._idle)  # type: ignore[attr-defined]
         assert after[0] <= before[0]
         assert after[1] <= before[1] + 16  # the store's pool of readers, for all sessions together
         assert after[2] <= 16

@@ -154,7 +154,7 @@ async def test_a_waiter_cancelled_at_any_moment_does_not_keep_its_turn() -> None
         world = World()
         async with world.manager(busy_timeout=5) as manager:
             session = await create(manager)
-            leases: Leases = manager._leases
+            leases: Leases = manager.runtime.leases
             entered = asyncio.Event()
 
             async def waiting(leases: Leases = leases, entered: asyncio.Event = entered, id: str = session.id) -> None:
@@ -252,8 +252,8 @@ async def test_a_renewal_that_meets_the_last_commit_of_a_turn_is_no_takeover(
 
         async def renewal(session: str) -> None:
             nonlocal renewed
-            hold = manager._leases._held[session]
-            await manager._leases._renew_one(session, hold)
+            hold = manager.runtime.leases._held[session]
+            await manager.runtime.leases._renew_one(session, hold)
             assert not hold.lost
             renewed += 1
 

@@ -108,7 +108,7 @@ async def test_a_session_plans_by_the_file(path: Path) -> None:
     world = World(profile=FACTS)
     async with world.manager(profile=stored(path)) as manager:
         session = await create(manager)
-        assert session._history.prompt.profile == replace(FACTS, name=MODEL)
+        assert session.conversation.prompt.profile == replace(FACTS, name=MODEL)
         await session.send("Hello", expected_gap=600)
     world.check()
 
@@ -117,9 +117,9 @@ async def test_another_model_keeps_its_own_facts(path: Path) -> None:
     """What belongs to the endpoint holds for all; minimum, prices and thinking belong to the model."""
     other = "claude-haiku-4-5"
     async with World().manager(profile=str(stored(path))) as manager:
-        found = manager._profile_of(other)
+        found = manager.runtime.endpoint.profile_of(other)
         assert found == replace(profile_for(other), lookback=10, ttls=("5m",), parks=False)
-        assert manager._profile_of(f"{MODEL}-latest") == replace(FACTS, name=f"{MODEL}-latest")
+        assert manager.runtime.endpoint.profile_of(f"{MODEL}-latest") == replace(FACTS, name=f"{MODEL}-latest")
 
 
 async def test_a_profile_of_another_endpoint_is_told_once(path: Path) -> None:

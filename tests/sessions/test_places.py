@@ -135,7 +135,7 @@ async def test_a_daemon_whose_parent_has_ended_is_not_dead(tmp_path: Path, new_p
     while not noted(tmp_path, "looked"):
         await anyio.sleep(0.01)
     async with simulated_manager(url, clock=SystemClock()) as manager:
-        assert await manager._store.orphans(now=manager.clock.monotonic(), limit=9) == []
+        assert await manager.runtime.store.orphans(now=manager.clock.monotonic(), limit=9) == []
         (tmp_path / "go").touch()
         while not noted(tmp_path, "replied"):
             await anyio.sleep(0.01)

@@ -12,7 +12,7 @@ from sessions import InDoubtToolCalls, ModelError, Reply, tool
 from sessions.core.steps import INTERRUPTED
 from sessions.recovery import EVERY
 from sessions.simulator import Fault, Latency, Request
-from sessions.turn import ATTEMPTS, TOO_OFTEN
+from sessions.states import ATTEMPTS, TOO_OFTEN
 from storage import StoreUnavailable
 from tests.crash.test_killed_anywhere import Dying
 from tests.sessions.world import World, call, create, everywhere, results, words
@@ -315,7 +315,7 @@ async def test_a_worker_that_dies_in_a_recovery_leaves_the_turn_to_the_next(tmp_
         await _dies_again(world, path)
     await world.clock.advance(11)
     async with world.manager(tools=acts.tools) as manager:
-        (row,) = await manager._store.turns("fixed")
+        (row,) = await manager.runtime.store.turns("fixed")
         assert (row.state, row.attempts) == ("running", ATTEMPTS - 1)
         reply = (await manager.recover(in_doubt="rerun"))["fixed"]
         assert isinstance(reply, Reply)
@@ -334,14 +334,14 @@ async def test_a_turn_that_kills_its_workers_does_not_kill_them_all(tmp_path: Pa
     async with world.manager(tools=acts.tools) as manager:
         assert "took this turn up" in str((await manager.recover(in_doubt="rerun"))["fixed"])
         assert await manager.recover(in_doubt="rerun") == {}
-        (row,) = await manager._store.turns("fixed")
+        (row,) = await manager.runtime.store.turns("fixed")
         assert (row.state, row.error) == ("interrupted", TOO_OFTEN)
         assert acts.ran == []
     await _dies_when_asked(world, path)  # whoever asks for it begins to count anew
     await world.clock.advance(11)
     async with world.manager(tools=acts.tools) as manager:
         assert isinstance((await manager.recover(in_doubt="rerun"))["fixed"], Reply)
-        assert (await manager._store.turns("fixed"))[0].state == "finished"
+        assert (await manager.runtime.store.turns("fixed"))[0].state == "finished"
     world.check()
 
 

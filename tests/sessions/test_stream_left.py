@@ -40,7 +40,7 @@ async def test_a_stream_may_be_closed_by_another_task_while_it_is_read() -> None
             assert heard
             await stream.__aexit__(None, None, None)
             assert [one.status for one in await session.calls()] == ["cancelled"]
-            (turn,) = await manager._store.turns(session.id, limit=1)
+            (turn,) = await manager.runtime.store.turns(session.id, limit=1)
             assert turn.state == "interrupted"
             renamed = await manager.open(session.id)
             await renamed.update(title="nobody holds it")
@@ -115,10 +115,10 @@ def test_the_time_of_a_turn_is_up_although_nobody_reads(backend: str, way: str) 
             given = session.stream("Hello", timeout=30) if way == "stream" else session.run("Hello", timeout=30)
             await anext(given)
             await world.clock.advance(29)
-            (turn,) = await manager._store.turns(session.id, limit=1)
+            (turn,) = await manager.runtime.store.turns(session.id, limit=1)
             assert turn.state == "running"
             await world.clock.advance(1)
-            (turn,) = await manager._store.turns(session.id, limit=1)
+            (turn,) = await manager.runtime.store.turns(session.id, limit=1)
             assert turn.state == "interrupted"
             reply = await session.resume()
             assert reply is not None
@@ -143,7 +143,7 @@ async def test_the_time_of_a_turn_is_up_while_it_is_read() -> None:
 
             group.start_soon(read)
             await world.clock.advance(30)
-        (turn,) = await manager._store.turns(session.id, limit=1)
+        (turn,) = await manager.runtime.store.turns(session.id, limit=1)
         assert turn.state == "interrupted"
     world.check()
 

@@ -345,8 +345,8 @@ async def test_what_an_owner_does_is_learnt_from_the_other_sessions(tmp_path: Pa
         session = await chat(manager, owner="quick")
         await session.send("hello")
         tending: Tending = manager._tending
-        quick = tending.circumstances(session._history, at.clock.now()).forecast
-        stranger = tending.circumstances((await chat(manager))._history, at.clock.now()).forecast
+        quick = tending.circumstances(session.conversation, at.clock.now()).forecast
+        stranger = tending.circumstances((await chat(manager)).conversation, at.clock.now()).forecast
         assert quick.within(60) > stranger.within(60)
 
 

@@ -66,7 +66,7 @@ async def test_a_park_without_an_answer_is_given_up_and_holds_up_nobody(monkeypa
     at = world()
     async with at.manager() as manager:
         first, second = await chat(manager), await chat(manager, system=simulator.filler(3000))
-        send, asked = manager._client.send, 0
+        send, asked = manager.runtime.client.send, 0
 
         async def hang(body: Any) -> Any:
             nonlocal asked
@@ -75,7 +75,7 @@ async def test_a_park_without_an_answer_is_given_up_and_holds_up_nobody(monkeypa
                 await at.clock.sleep(600.0)  # as the SDK waits by default, before it sends it again
             return await send(body)
 
-        monkeypatch.setattr(manager._client, "send", hang)
+        monkeypatch.setattr(manager.runtime.client, "send", hang)
         await first.send("hello")
         await at.clock.advance(275.0)
         await second.send("hello")
@@ -94,7 +94,7 @@ async def test_a_manager_that_is_left_by_cancellation_goes_on_with_nothing() -> 
             await (await chat(manager)).send("hello")
             scope.cancel()
             await anyio.lowlevel.checkpoint()
-    assert not manager._background._running
+    assert not manager.runtime.background._running
     await at.clock.advance(900.0)
     assert len(at.requests) == 1
 
@@ -130,13 +130,13 @@ async def test_idle_requests_run_in_no_callers_context(monkeypatch: pytest.Monke
     """One task serves all sessions: the trace and tenant of whoever came first are not theirs."""
     at = world()
     async with at.manager() as manager:
-        send, seen = manager._client.send, list[str]()
+        send, seen = manager.runtime.client.send, list[str]()
 
         async def look(body: Any) -> Any:
             seen.append(WHO.get())
             return await send(body)
 
-        monkeypatch.setattr(manager._client, "send", look)
+        monkeypatch.setattr(manager.runtime.client, "send", look)
         for name in ("alice", "bob"):
             WHO.set(name)
             await (await chat(manager, system=simulator.filler(2883) + name)).send("hello")

@@ -177,7 +177,7 @@ async def test_a_prefix_that_the_user_changes(what: str, tmp_path: Path) -> None
         assert await session.export() == before, "what is stored is never edited"
         assert (await session.send("go on")).text
         assert (await session.send("and on")).text
-        tools = list(session._toolbox.functions.values())
+        tools = list(session.conversation.toolbox.functions.values())
     await reopened(world, session, *tools)
     world.check()
     body = world.bodies[-1]

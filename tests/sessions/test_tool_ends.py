@@ -199,7 +199,7 @@ def test_an_event_loop_that_ends_makes_no_result_of_a_tool_that_it_cancels(tmp_p
 
     async def look() -> list[Any]:
         async with world.manager() as manager:
-            return [row.content for row in await manager._store.journal(session)]
+            return [row.content for row in await manager.runtime.store.journal(session)]
 
     sending: list[Any] = []
     session = asyncio.run(leave())

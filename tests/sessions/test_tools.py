@@ -227,7 +227,7 @@ async def test_each_result_is_durable_when_it_is_there(tmp_path: Path) -> None:
         task = asyncio.create_task(session.send("go"))
         for number in range(7):
             await world.clock.advance(1)
-            rows = await other._store.journal(session.id)
+            rows = await other.runtime.store.journal(session.id)
             assert [row.index for row in rows if row.ended is not None] == list(range(number + 2))
         await task
 
@@ -243,7 +243,7 @@ async def test_no_result_is_lost_when_several_come_at_once(tmp_path: Path) -> No
     async with world.manager() as manager:
         session = await create(manager, tools=[act])
         await session.send("go")
-        rows = await manager._store.journal(session.id)
+        rows = await manager.runtime.store.journal(session.id)
         assert len(rows) == 8
         assert [row.index for row in rows if row.ended is None] == []
 

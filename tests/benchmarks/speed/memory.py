@@ -34,7 +34,7 @@ async def warmline(folder: Path, sessions: int, messages: int) -> tuple[list[Any
     for _ in range(sessions):
         held.append(await manager.create(model=MODEL, max_tokens=1000, system="You are terse.", owner="o", title="t"))
         await held[-1].append(history(messages))
-    return held, manager, manager._transcripts.total
+    return held, manager, manager.runtime.conversations.memory.total
 
 
 async def openai_agents(name: str, folder: Path, sessions: int, messages: int) -> tuple[list[Any], Any, float]:

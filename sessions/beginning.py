@@ -1,0 +1,253 @@
+"""How a turn begins: its row is found or made, what a dead worker left is accounted for, the words are staged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any
+
+from sessions import states
+from sessions.books import Books
+from sessions.core.cache import Where
+from sessions.core.steps import Finished, ToolRecord, close_open_calls, next_step
+from sessions.core.transcript import Entry, encode, lift_marks, tool_calls
+from sessions.errors import ConfigurationError, SessionsError
+from sessions.ledger import Call
+from sessions.outcome import Outcome
+from sessions.runtime import Runtime
+from sessions.tool_round import InDoubt, ToolRound
+from storage import Store, TurnRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a turn was asked for. `expected_gap`: seconds until the user returns.
+
+    `recovering`: another worker's turn is finished, if it is still nobody's; nobody waits for it, so it does not wait
+    for the session, and what may succeed later is left to be recovered again. `branches`: others start from the same
+    head at the same time, so that even a short rest of it is written by one of them only. `streams`: somebody reads the
+    events, and may press stop.
+    """
+
+    expected_gap: float | None = None
+    key: str | None = None
+    in_doubt: InDoubt = "report"
+    recovering: bool = False
+    branches: bool = False
+    streams: bool = False
+
+
+class Beginning:
+    """The beginning of one turn, under its lease. `content`: the user's words; `None`: what is open is finished.
+
+    `stored` is the outcome where the turn has it already; `own_marks` are the places where the user's words carried
+    `cache_control`.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        books: Books,
+        tools: ToolRound,
+        content: list[dict[str, Any]] | None,
+        options: Options,
+    ) -> None:
+        self._runtime, self._store, self._books, self._tools = runtime, runtime.store, books, tools
+        self.history = books.history
+        self._content: list[dict[str, Any]] | None = None
+        self._marked: tuple[int, ...] = ()
+        if content is not None:
+            self._content, self._marked = lift_marks(content)
+        self._digest = None if self._content is None else _digest(self._content)
+        self._options = options
+        self._accepted = 0
+        self.stored: Outcome | None = None
+        self.own_marks: tuple[Where, ...] = ()
+
+    @property
+    def has_words(self) -> bool:
+        """Whether the turn has words of its own."""
+        return self._content is not None
+
+    async def begin(self) -> bool:
+        """Finds or makes the turn's row and stages the words. False: nothing is left to do, or the outcome is stored.
+
+        Raises `SessionsError` where it was given up, `ConfigurationError` for words that cannot follow.
+        """
+        found, open_turn = await self.found(), await self.history.open_turn()
+        point = states.resume_point(found, open_turn, recovering=self._options.recovering)
+        if point == "stored":
+            assert found is not None
+            self.stored = await stored_outcome(self._store, found)
+        if point in ("stored", "nothing"):
+            return False
+        if point == "settle":
+            assert open_turn is not None
+            is_found = found is not None and found.id == open_turn.id
+            open_turn = await self._settled(open_turn, goes_on=self._content is None or is_found)
+            found = open_turn if is_found else found
+        journal = await self._tools.read()
+        ended = await self._ended_here()
+        if self._content is None and self._is_finished(journal, ended):
+            if open_turn is not None:
+                await self._books.commit(turn=states.ended(open_turn, open_turn.stop_reason, self._books.now()))
+            return False
+        await self._runtime.forecaster.learn_owner(self.history.record.owner)
+        self._accepted = max(self.history.answered, self.history.position(ended))
+        await self._go_on(open_turn if self._content is None else found)
+        return True
+
+    async def _settled(self, open_turn: TurnRecord, *, goes_on: bool) -> TurnRecord:
+        """A worker left this turn: what it had under way is in the ledger, and what becomes of it is written."""
+        recovering = self._options.recovering
+        row = states.taken_up(open_turn, self._books.now(), goes_on=goes_on, recovering=recovering)
+        row = await self._books.settle(row)
+        if recovering and row.state == "interrupted":
+            raise SessionsError(states.TOO_OFTEN)
+        return row
+
+    async def _go_on(self, known: TurnRecord | None) -> None:
+        """The turn's row, for the next commit, and its words where the chain does not hold them."""
+        continued = known is not None and known.entry is not None and self.history.position(known.entry) > 0
+        known = known if continued or self._content is not None else None
+        words = None if continued else self._content
+        self._books.begin(self._row(known, {} if words is None else self._stage_words(words)))
+        if continued:
+            rows = await self._store.calls(self.history.record.id)
+            self._books.calls = [Call.of(row) for row in rows if row.turn == self._books.row.id]
+        if words is not None:
+            self._note_gap()
+
+    def idle(self) -> float:
+        """Seconds since the last request of this conversation; 0 before the first."""
+        return 0.0 if self.history.asked is None else max(0.0, self._books.now() - self.history.asked)
+
+    def _note_gap(self) -> None:
+        """The time since the last request, and what the caller knows of the next: the forecast stands on them."""
+        gaps = replace(self.history.gaps, told=self._options.expected_gap)
+        if self.history.asked is not None:
+            gaps = gaps.plus(self.idle())
+        self._books.gaps = self.history.note(gaps)
+
+    async def found(self) -> TurnRecord | None:
+        """The turn that was sent with this idempotency key. Raises `ConfigurationError` where it had other words."""
+        if not self._options.key:
+            return None
+        found = await self._store.turn(self.history.record.id, key=self._options.key)
+        if found is not None and found.digest != self._digest:
+            raise ConfigurationError(
+                f"idempotency_key {self._options.key!r} was used with other content: choose a new key"
+            )
+        return found
+
+    def _is_finished(self, journal: dict[int, ToolRecord], ended: str | None) -> bool:
+        """Whether nothing is left to do: the chain says so, or the newest turn ended where it ends (`ended`)."""
+        step = next_step(self.history.entries, journal, by_caller=self.history.by_caller)
+        return isinstance(step, Finished) or (ended is not None and ended == self.history.head)
+
+    def _row(self, known: TurnRecord | None, places: Mapping[str, str | None]) -> TurnRecord:
+        """The turn's row as it begins, or begins again; `places`: `base` and `entry` of words that are new."""
+        token = self._books.hold.lease.token
+        if known is not None:
+            return states.continued(known, token, recovering=self._options.recovering, places=places)
+        record = self.history.record
+        return states.new(
+            self._books.new_id(),
+            record.id,
+            record.totals.turns + 1,
+            started=self._books.now(),
+            token=token,
+            key=self._options.key,
+            digest=self._digest,
+            base=places["base"] if places else self._ground(),
+            entry=places.get("entry"),
+        )
+
+    async def _ended_here(self) -> str | None:
+        """The entry behind the newest reply at which the newest turn ended for good: stopped, declined, or silent."""
+        if self.history.answered == len(self.history.entries):
+            return None
+        newest = await self._store.turns(self.history.record.id, limit=1)
+        return newest[0].result if newest and states.is_over(newest[0]) else None
+
+    def _ground(self) -> str | None:
+        """Where the head goes back to if the turn fails for its content: before all words that were never accepted."""
+        accepted = self.history.entries[: self._accepted]
+        return accepted[-1].id if accepted else None
+
+    def _stage_words(self, words: list[dict[str, Any]]) -> dict[str, str | None]:
+        """The user's words behind the chain, with what they leave open closed before them; what their row says."""
+        self._check_results(words)
+        history = self.history
+        while (last := history.last) is not None and last.stop_reason == "pause_turn":
+            history.drop_last()  # the paused reply leaves the chain with the commit of the words
+        waiting: list[str] = []
+        while (last := history.last) is not None and last.role == "system":
+            waiting[:0] = [str(block.get("text")) for block in last.content]  # they go behind the newest words again
+            history.drop_last()
+        ground = self._ground()
+        content = self._closed(last, words) if last is not None and last.role == "assistant" else words
+        if last is None and history.settings.context:
+            content = [*history.settings.context, *content]
+        marked = [words[index] for index in self._marked]
+        self.own_marks = tuple(
+            Where("messages", len(history.entries), index)
+            for index, block in enumerate(content)
+            if any(block is one for one in marked)
+        )
+        written = self._books.stage("user", content)
+        self._books.stage_instructions(waiting)
+        return {"base": ground, "entry": written.entry.id}
+
+    def _check_results(self, words: list[dict[str, Any]]) -> None:
+        """Refuses results that answer no open call, and some without the others, before anything changes."""
+        given = [str(one["tool_use_id"]) for one in words if one["type"] == "tool_result"]
+        if not given:
+            return
+        spoken = (e for e in reversed(self.history.entries) if e.stop_reason != "pause_turn" and e.role != "system")
+        last = next(spoken, None)
+        open_calls = tool_calls(last.content) if last is not None and last.role == "assistant" else []
+        ids = {str(block["id"]) for block in open_calls}
+        if unknown := [id for id in given if id not in ids]:
+            raise ConfigurationError(f"tool_result {unknown[0]} answers no open tool call of this session")
+        theirs = [str(block["id"]) for block in open_calls if block["name"] in self.history.by_caller]
+        if missing := [id for id in theirs if id not in given]:
+            raise ConfigurationError(
+                f"there is no tool_result for {', '.join(missing)}: hand in the results of all open calls together "
+                "(one that was not run gets a result with is_error that says so)"
+            )
+
+    def _closed(self, last: Entry, words: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The words behind results for every open call."""
+        results = {str(one["tool_use_id"]): one for one in words if one["type"] == "tool_result"}
+        closed = close_open_calls(last, self._tools.journal, results, in_branch=self._tools.inherited)
+        return [*closed, *(one for one in words if one["type"] != "tool_result")]
+
+
+async def stored_outcome(store: Store, row: TurnRecord) -> Outcome:
+    """The outcome of a turn, from what is stored, without a call."""
+    calls = [Call.of(call) for call in await store.calls(row.session) if call.turn == row.id]
+    content: list[dict[str, Any]] = []
+    if row.reply is not None and (entry := await store.entry(row.session, row.reply)):
+        content = json.loads(entry.content)
+    last = calls[-1] if calls else None
+    raw = {"id": last.response_id if last else None, "model": last.model if last else None}
+    return Outcome(content, row.stop_reason, raw | {"usage": _api_usage(last)}, tuple(calls))
+
+
+def _digest(content: Any) -> str:
+    return blake2b(encode(content).encode(), digest_size=16).hexdigest()
+
+
+def _api_usage(call: Call | None) -> dict[str, Any]:
+    usage = call.usage if call else None
+    if usage is None:
+        return {}
+    return {
+        "input_tokens": usage.input,
+        "cache_read_input_tokens": usage.cache_read,
+        "cache_creation_input_tokens": usage.cache_write,
+        "output_tokens": usage.output,
+    }

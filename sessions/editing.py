@@ -1,0 +1,160 @@
+"""Changes to a conversation without a turn: under its lease, on its newest state, each in one commit."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from sessions.changes import has_thinking
+from sessions.clock import Clock
+from sessions.core.settings import Settings
+from sessions.core.transcript import check_history, encode, lift_marks, shown
+from sessions.errors import ConfigurationError, Conflict, InvalidHistory, ModelError
+from sessions.history import History, Written, make_entry
+from sessions.leases import Hold, Leases
+from sessions.request import without_foreign_thinking
+from sessions.translate import given, storage_errors
+from storage import Change, Lease, Store
+
+T = TypeVar("T")
+
+
+class Edit:
+    """A change under way: nobody else writes to the conversation until it ends."""
+
+    def __init__(self, store: Store, clock: Clock, history: History, hold: Hold) -> None:
+        self._store, self._clock, self._history, self._hold = store, clock, history, hold
+
+    @property
+    def lease(self) -> Lease:
+        """Under which it is made."""
+        return self._hold.lease
+
+    async def commit(
+        self,
+        *,
+        written: Sequence[Written] = (),
+        settings: Settings | None = None,
+        title: str | None = None,
+        metadata: str | None = None,
+    ) -> None:
+        """Writes entries behind the head, and what else is given (`metadata`: JSON text)."""
+        head = written[-1].entry.id if written else self._history.head
+        await self._commit(head, written, settings, title, metadata)
+
+    async def move(self, head: str | None, settings: Settings | None = None) -> None:
+        """Moves the head to an entry of the chain, or before the first one."""
+        await self._commit(head, (), settings)
+
+    async def _commit(
+        self,
+        head: str | None,
+        written: Sequence[Written],
+        settings: Settings | None,
+        title: str | None = None,
+        metadata: str | None = None,
+    ) -> None:
+        history = self._history
+        change = Change(
+            history.head,
+            head,
+            entries=tuple(entry.record for entry in written),
+            settings=None if settings is None else settings.to_json(),
+            title=title,
+            metadata=metadata,
+            updated_at=self._clock.now(),
+        )
+        try:
+            await self._store.commit(self._hold.lease, change)
+        except BaseException:
+            history.discard()  # it may have gone through: what is stored is read again
+            raise
+        history.stage(written)
+        history.committed(change)
+
+    async def append(self, messages: Sequence[Any]) -> None:
+        """Messages behind the history: all are checked first, then all are written or none. Raises `InvalidHistory`."""
+        history = self._history
+        with given(InvalidHistory):
+            last, ids = history.last, history.tool_ids
+            previous = [] if last is None else [{"role": last.role, "content": last.content}]
+            found = check_history(messages, previous, count=len(history.entries), ids=ids)
+        written = self._chained(found)
+        if any(has_thinking(message["content"]) for message in found) and not history.settings.foreign:
+            settings = replace(history.settings, foreign=True)
+            await self.commit(written=written, settings=settings)
+            history.use(settings)
+        else:
+            await self.commit(written=written)
+
+    def _chained(self, messages: Sequence[dict[str, Any]]) -> list[Written]:
+        last, written = self._history.last, list[Written]()
+        context = self._history.settings.context
+        for message in messages:
+            content, _ = lift_marks(message["content"])
+            pinned = [dict(block) for block in context]
+            if last is None and message["role"] == "user" and content[: len(pinned)] != pinned:
+                content = [*context, *content]
+            entry = make_entry(last, message["role"], content, self._clock.now())
+            written.append(entry)
+            last = entry.entry
+        return written
+
+    async def rewind(self, to: str | None) -> None:
+        """The head moves back to an entry of the chain (`None`: before the first). Raises `Conflict`."""
+        history, depth = self._history, self._history.position(to)
+        if depth < 0:
+            raise Conflict(f"entry {to} is not on the chain of session {history.record.id}: see session.entries")
+        if history.settings.unbound > depth:
+            settings = replace(history.settings, unbound=depth)
+            await self.move(to, settings)
+            history.use(settings)
+        else:
+            await self.move(to)
+
+    async def instruct(self, text: Any) -> None:
+        """Instructions of the operator, to go out with the next request."""
+        settings = self._history.settings
+        settings = replace(settings, instructions=(*settings.instructions, text))
+        await self.commit(settings=settings)
+        self._history.adopt(settings)
+
+    async def healing(self, work: Callable[[], Awaitable[T]]) -> T:
+        """The result; where thinking turns out to be bound to another prefix, that is stored and it is tried again."""
+        try:
+            return await work()
+        except ModelError as error:
+            settings = without_foreign_thinking(self._history, error)
+            if settings is None:
+                raise
+        await self.commit(settings=settings)
+        self._history.use(settings)
+        return await work()
+
+
+@asynccontextmanager
+async def editing(store: Store, clock: Clock, leases: Leases, history: History) -> AsyncIterator[Edit]:
+    """The lease and the newest state of a conversation, for a change without a turn."""
+    with storage_errors():
+        async with leases.hold(history.record.id) as hold:
+            await history.refresh(hold.lease)
+            yield Edit(store, clock, history, hold)
+
+
+def message_list(messages: Any) -> list[Any]:
+    """The messages that `append` was given. Raises `InvalidHistory` for what is no list, and holds none."""
+    if isinstance(messages, Mapping):
+        messages = messages.get("messages")
+    if isinstance(messages, str | bytes) or not isinstance(messages, Iterable):
+        raise InvalidHistory("append() takes a list of messages, or an object that holds one as 'messages'")
+    return list(messages)
+
+
+def check_instruction(text: Any) -> None:
+    """Raises `ConfigurationError` for blank text, and for what is no text."""
+    if not isinstance(text, str) or not text.strip():
+        raise ConfigurationError(f"text must be some text that is not blank, not {shown(text)}")
+    with given():
+        encode([{"type": "text", "text": text}], where="text")

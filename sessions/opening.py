@@ -1,0 +1,129 @@
+"""How conversations are found, read and branched: what a manager, a fan-out and the recovery have in common."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from sessions.clock import Clock
+from sessions.core.plan import Warmth
+from sessions.endpoint import Endpoint
+from sessions.errors import Conflict, SessionNotFound
+from sessions.history import RECENT_CALLS, History
+from sessions.lifecycle import Lifecycle
+from sessions.tools import Toolbox
+from sessions.transcripts import Transcripts
+from sessions.translate import storage_errors
+from storage import SessionMissing, SessionRecord, Store, Stored
+
+SHARED_POINTS = 10_000
+"""Points known to be warm that all sessions of a manager share; some 2 MB."""
+
+
+class Conversations:
+    """The conversations of one manager. `memory`: where their transcripts are kept; `warmth`: points that all share."""
+
+    def __init__(
+        self, store: Store, clock: Clock, lifecycle: Lifecycle, endpoint: Endpoint, memory: Transcripts, warmth: Warmth
+    ) -> None:
+        self._store, self._clock, self._lifecycle = store, clock, lifecycle
+        self._endpoint, self.memory, self._warmth = endpoint, memory, warmth
+
+    async def find(self, id: str, owner: str | None) -> SessionRecord:
+        """The row of a session. Raises `SessionNotFound` if it is absent or of another owner (`None`: any)."""
+        self._lifecycle.check()
+        with _finding(id):
+            record = await self._store.load(id)
+        check_owner(record, owner)
+        return record
+
+    async def read(self, id: str, owner: str | None = None) -> Stored:
+        """All that is stored of a session, and its newest calls. Raises `SessionNotFound` as `find` does."""
+        with _finding(id):
+            stored = await self._read(id)
+        check_owner(stored.record, owner)
+        return stored
+
+    async def open(self, id: str, toolbox: Toolbox) -> History:
+        """A conversation with these tools bound. Raises `storage.SessionMissing`."""
+        return await self.loaded(await self._read(id), toolbox)
+
+    async def loaded(self, stored: Stored, toolbox: Toolbox) -> History:
+        """The conversation that has just been read, or made."""
+        history = History(self._store, stored.record, self._endpoint, self.memory, self._warmth, toolbox)
+        await history.take(stored)
+        return history
+
+    async def fork(self, source: History, at: str | None, *, id: str | None = None) -> History:
+        """A second conversation that shares the history up to entry `at`, or (`None`) starts before the first one.
+
+        What the source knows to be warm the branch knows too. Raises `Conflict` if the source's tree has no such entry,
+        and `storage.SessionExists` for an `id` that is taken.
+        """
+        self._lifecycle.check()
+        settings, record = source.settings, source.record
+        if at is not None and at != source.head:
+            entry = await self._store.entry(record.id, at)
+            if entry is None:
+                raise Conflict(f"entry {at} is not an entry of session {record.id}: see session.entries")
+            settings = replace(settings, unbound=min(settings.unbound, entry.depth))
+        now = self._clock.now()
+        branch = replace(
+            new_record(id or uuid.uuid4().hex, record.owner, record.title, record.metadata, settings.to_json(), now),
+            tree=record.tree,
+            head=at,
+            forked_from=record.id,
+            base=at,
+        )
+        await self._store.create(branch)
+        made = await self.open(branch.id, source.toolbox)
+        made.warmth.points |= source.warmth.points
+        return made
+
+    async def delete(self, id: str, owner: str | None) -> None:
+        """Really deletes a session; entries that a fork still reaches stay. Raises `SessionNotFound`."""
+        await self.find(id, owner)
+        with storage_errors():
+            await self._store.delete(id)
+
+    async def _read(self, id: str) -> Stored:
+        self._lifecycle.check()
+        return await self._store.read(id, calls=RECENT_CALLS)
+
+
+def new_record(
+    id: str, owner: str | None, title: str | None, metadata: str, settings: str, now: float
+) -> SessionRecord:
+    """The row of an empty session in a tree of its own. `metadata` and `settings`: JSON text."""
+    return SessionRecord(
+        id=id,
+        tree=uuid.uuid4().hex,
+        owner=owner,
+        title=title,
+        metadata=metadata,
+        settings=settings,
+        head=None,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+@contextmanager
+def _finding(id: str) -> Iterator[None]:
+    with storage_errors():
+        try:
+            yield
+        except SessionMissing as error:
+            raise SessionNotFound(_not_found(id)) from error
+
+
+def check_owner(record: SessionRecord, owner: str | None) -> None:
+    """Raises `SessionNotFound` where the session belongs to somebody else; `None` does not check."""
+    if owner is not None and record.owner != owner:
+        raise SessionNotFound(_not_found(record.id))
+
+
+def _not_found(id: str) -> str:
+    return f"there is no session {id!r} for this owner: check the id (`warmline list` shows what there is)"

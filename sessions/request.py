@@ -1,0 +1,333 @@
+"""One paid request to the model, of whatever kind: under way, judged, and written down as a row of the ledger."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from sessions.background import log
+from sessions.client import ModelClient, belongs_elsewhere
+from sessions.clock import Clock
+from sessions.core.cache import text_of
+from sessions.core.diagnosis import Asked, Miss, Past, diagnose, reason_of, was_edited
+from sessions.core.incoming import Incoming
+from sessions.core.plan import Plan
+from sessions.core.prices import cost
+from sessions.core.prompt import Prompt
+from sessions.core.settings import Settings
+from sessions.errors import ModelError, without_words
+from sessions.history import History
+from sessions.ledger import Call, marks_of, usage_of
+from sessions.telemetry import end_call, inside, start_call
+from storage import CallRecord, Store
+from storage.records import CallKind, CallStatus
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+_JUDGED = ("turn", "prewarm", "park", "refresh")
+"""Kinds whose misses are told. A compaction leaves the chain; when a batch was processed, and so what lived, is not
+known."""
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """What others need to know of a request: the points it marks, whether it was answered, whether it ended without."""
+
+    points: tuple[str, ...]
+    is_answered: bool = False
+    has_failed: bool = False
+
+
+@dataclass(slots=True)
+class Request:
+    """A request to the model: what is sent, what its plan expects, and what has come of it.
+
+    `planned`, `started` and `first_event` are seconds since the epoch, `waited` seconds at the gate. `asked_from`: the
+    head when it was planned. `others_unanswered`: the requests of this manager that had no answer yet when it started.
+    """
+
+    id: str
+    kind: CallKind
+    body: dict[str, Any]
+    plan: Plan
+    planned: float
+    asked_from: str | None
+    prompt_tokens: int = 0
+    waited: float = 0.0
+    started: float = 0.0
+    first_event: float | None = None
+    others_unanswered: tuple[_UnderWay, ...] = ()
+    incoming: Incoming = field(default_factory=Incoming)
+    span: Span | None = None
+
+    @classmethod
+    def restored(cls, stored: Mapping[str, Any], kind: CallKind) -> Request:
+        """One that was written down as `facts`; its body is not kept."""
+        expected = stored["expected"]
+        plan = Plan(marks_of(json.loads(stored["points"])), usage_of(expected), expected["hit"])
+        return cls(
+            id=stored["id"],
+            kind=kind,
+            body={"model": stored["model"]},
+            plan=plan,
+            planned=stored["started"],
+            asked_from=None,
+        )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is written down of it before it is sent."""
+        return {
+            "id": self.id,
+            "model": self.body["model"],
+            "started": self.planned,
+            "expected": self._expected,
+            "points": self.points,
+            "waited": self.waited,
+        }
+
+    @property
+    def stored(self) -> str:
+        """The request in flight, as the turn's row keeps it until the reply is there."""
+        return text_of(self.facts)
+
+    @property
+    def points(self) -> str:
+        """What is marked, as it is stored."""
+        return text_of([[mark.slot, mark.point, mark.ttl, mark.tokens] for mark in self.plan.marks])
+
+    @property
+    def _expected(self) -> dict[str, Any]:
+        """The usage that the plan expects."""
+        usage = self.plan.expected
+        return {
+            "input": usage.input,
+            "read": usage.cache_read,
+            "write_5m": usage.cache_write_5m,
+            "write_1h": usage.cache_write_1h,
+            "counters": usage.counters,
+            "hit": self.plan.hit,
+        }
+
+    def record(
+        self,
+        session: str,
+        status: CallStatus,
+        prompt: Prompt,
+        *,
+        ended: float,
+        turn: str | None = None,
+        reply: str | None = None,
+        error: str | None = None,
+        miss: Miss | None = None,
+    ) -> CallRecord:
+        """Its row of the ledger, with what has arrived of its reply so far. `reply`: its entry, where kept."""
+        incoming, settings = self.incoming, prompt.settings
+        usage = incoming.usage
+        return CallRecord(
+            id=self.id,
+            session=session,
+            kind=self.kind,
+            model=settings.model,
+            started=self.started or self.planned,
+            status=status,
+            turn=turn,
+            entry=reply or self.asked_from,
+            first_event=self.first_event,
+            ended=ended,
+            request_id=incoming.request_id,
+            response_id=incoming.message_id,
+            input=usage.input,
+            cache_read=usage.cache_read,
+            cache_write_5m=usage.cache_write_5m,
+            cache_write_1h=usage.cache_write_1h,
+            output=usage.output,
+            counters=usage.counters and incoming.started,
+            expected=text_of(self._expected),
+            cost=cost(usage, prompt.profile, settings.params, batch=self.kind == "batch"),
+            points=self.points,
+            waited=self.waited,
+            stop_reason=incoming.stop_reason,
+            miss=miss.to_json() if miss else None,
+            error=error,
+            prompt=prompt.settings_digest,
+            miss_cause=miss.cause if miss else None,
+            miss_tokens=miss.tokens if miss else None,
+            miss_cost=miss.cost if miss else None,
+            estimated=incoming.is_estimated,
+        )
+
+
+class Requests:
+    """The requests of one manager: every one of them is sent, judged and written down here."""
+
+    def __init__(self, client: ModelClient, store: Store, clock: Clock) -> None:
+        self._client, self._store, self._clock = client, store, clock
+        self._under_way: dict[str, _UnderWay] = {}
+
+    # -- sending --
+
+    def start(self, request: Request, history: History, parent: Span | None = None) -> None:
+        """It is sent now; `parent`: the span of its turn."""
+        request.started = self._clock.now()
+        request.span = start_call(request.kind, history.record.id, request.body, request.started, parent)
+
+    @asynccontextmanager
+    async def stream(self, request: Request) -> AsyncIterator[AsyncIterator[Any]]:
+        """Sends it; iterating gives the SDK's events and fills `request.incoming`. Raises `ModelError`.
+
+        Whoever draws says `begun` at the first event.
+        """
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._among_others(request))
+            with inside(request.span):
+                events = await stack.enter_async_context(self._client.stream(request.body, request.incoming))
+            yield events
+
+    async def answer(self, request: Request) -> None:
+        """Sends one that does not stream, and waits for its answer. Raises `ModelError`."""
+        with self._among_others(request), inside(request.span):
+            message, request.incoming.request_id = await self._client.send(request.body)
+            self.begun(request)
+        request.incoming.feed({"type": "message_start", "message": message})
+
+    def begun(self, request: Request) -> None:
+        """The response begins: from now on what it writes can be read by others."""
+        request.first_event = self._clock.now()
+        self._under_way[request.id].is_answered = True
+
+    @contextmanager
+    def _among_others(self, request: Request) -> Iterator[None]:
+        """Holds it among those under way, and tells it which of them have no answer yet."""
+        request.others_unanswered = tuple(other for other in self._under_way.values() if not other.is_answered)
+        own = self._under_way[request.id] = _UnderWay(tuple(mark.point for mark in request.plan.marks))
+        try:
+            yield
+        finally:
+            own.has_failed = not own.is_answered
+            del self._under_way[request.id]
+
+    # -- writing down --
+
+    def end(
+        self,
+        request: Request,
+        history: History,
+        status: CallStatus,
+        *,
+        turn: str | None = None,
+        reply: str | None = None,
+        error: str | None = None,
+    ) -> tuple[CallRecord, Call]:
+        """It has ended: its row of the ledger, judged and priced; its span ends with it. Nothing is stored yet.
+
+        `reply`: the entry that it made, which is no part of the history yet.
+        """
+        ended = self._clock.now()
+        miss = judge(history, request, turn=turn) if request.kind in _JUDGED else None
+        record = request.record(
+            history.record.id, status, history.prompt, ended=ended, turn=turn, reply=reply, error=error, miss=miss
+        )
+        call = Call.of(record, request.plan)
+        end_call(request.span, call)
+        return record, call
+
+    def fail(
+        self, request: Request, history: History, error: BaseException, *, turn: str | None = None
+    ) -> tuple[CallRecord, Call]:
+        """It failed, or was cancelled: as `end`, with what it is known to have cost."""
+        self._client.cut_short(request.incoming, history.prompt.profile, error)
+        status: CallStatus = "error" if isinstance(error, Exception) else "cancelled"
+        return self.end(request, history, status, turn=turn, error=without_words(error))
+
+    @asynccontextmanager
+    async def outside_of_turns(
+        self, history: History, kind: CallKind, plan: Plan, body: dict[str, Any], *, waited: float = 0.0,
+        asked_from: str | None = None,
+    ) -> AsyncIterator[Request]:  # fmt: skip
+        """A request that belongs to no turn, to be sent inside: where it fails or is cancelled, that is stored too."""
+        head = history.head if asked_from is None else asked_from
+        now = self._clock.now()
+        request = Request(
+            id=uuid.uuid4().hex, kind=kind, body=body, plan=plan, planned=now, asked_from=head, waited=waited
+        )
+        try:
+            self.start(request, history)
+            yield request
+        except BaseException as error:
+            record, _ = self.fail(request, history, error)
+            with anyio.CancelScope(shield=True):
+                await self._store.record(record, history.settings_record)
+            raise
+
+
+def without_foreign_thinking(history: History, error: ModelError) -> Settings | None:
+    """The settings to try again with where the API says that thinking belongs to another conversation; else `None`.
+
+    From then on it is asked to drop such blocks. The change is to be stored, so that it is made once
+    (preserved-thinking page, September 2026).
+    """
+    if history.settings.foreign or not belongs_elsewhere(error):
+        return None
+    return replace(history.settings, foreign=True)
+
+
+def judge(history: History, request: Request, *, turn: str | None = None) -> Miss | None:
+    """What it lost of the cache, or `None`; before its reply is added to the history, and before it is learnt.
+
+    An error in the diagnosis is logged; it never fails the turn.
+    """
+    try:
+        miss = _miss(history, request, turn)
+    except Exception:
+        log.exception("call %s of session %s could not be judged", request.id, history.record.id)
+        return None
+    if miss is not None:
+        log.info("session %s: %s (%s)", history.record.id, miss.sentence, miss.cause)
+    return miss
+
+
+def _miss(history: History, request: Request, turn: str | None) -> Miss | None:
+    incoming = request.incoming
+    if request.first_event is None or not incoming.started:
+        return None
+    prompt, started = history.prompt, request.started or request.planned
+    asked = Asked(
+        prompt=prompt,
+        points=tuple(mark.point for mark in request.plan.marks),
+        usage=incoming.usage,
+        started=started,
+        first_event=request.first_event,
+        turn=turn,
+        latest=max([call.started for call in history.trail.calls], default=0.0),
+        reason=reason_of(incoming.message),
+        edited=was_edited(incoming.message),
+        beside=tuple(other.points for other in request.others_unanswered if not other.has_failed),
+    )
+    past = history.trail.before(prompt, started, lambda entry: _is_on_chain(history, entry))
+    return diagnose(asked, past, lambda call: _prompt_of(history, call))
+
+
+def _is_on_chain(history: History, entry: str | None) -> bool:
+    """Whether a call with this entry belongs to the present chain; `None`: one made before the first message."""
+    if entry is None:
+        return all(one.role != "assistant" for one in history.entries)
+    return history.position(entry) > 0
+
+
+def _prompt_of(history: History, past: Past) -> Prompt | None:
+    """The prompt of an earlier call on this chain; `None` if its settings are not known."""
+    settings = history.settings_of_calls.get(past.settings or "")
+    if settings is None:
+        return None
+    count = max(0, history.position(past.entry))
+    if count and history.entries[count - 1].call == past.id:
+        count -= 1  # the entry is the reply that the call made
+    return history.new_prompt(settings, history.entries[:count])

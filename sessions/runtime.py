@@ -1,0 +1,49 @@
+"""What turns run on: one value, made by the manager and handed to whoever runs turns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sessions.background import Background
+from sessions.client import ModelClient
+from sessions.clock import Clock
+from sessions.core.ttl import Policy
+from sessions.endpoint import Endpoint
+from sessions.gate import WarmupGate
+from sessions.leases import Leases
+from sessions.lifecycle import Lifecycle
+from sessions.opening import Conversations
+from sessions.request import Requests
+from storage import Store
+
+if TYPE_CHECKING:
+    from sessions.tending import Tending
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`max_steps`: model calls in one turn. `diagnostics`: whether the API is asked why a cache was missed."""
+
+    max_steps: int
+    diagnostics: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The parts of one manager. What is in it never takes it, so no part can reach another through it."""
+
+    store: Store
+    clock: Clock
+    background: Background
+    lifecycle: Lifecycle
+    client: ModelClient
+    endpoint: Endpoint
+    conversations: Conversations
+    leases: Leases
+    gate: WarmupGate
+    requests: Requests
+    policy: Policy
+    forecaster: Tending
+    schedule: Tending
+    limits: Limits
