@@ -289,9 +289,16 @@ class Probe:
     def _seen(self, ask: Ask, started: float, incoming: Incoming, content: Sequence[Any]) -> Seen:
         message = {name: value for name, value in incoming.message.items() if name != "content"}
         return Seen(
-            ask, started, self._clock.now(), 200, None, incoming.usage, dict(incoming.usage_fields), message,
-            tuple(content), incoming.request_id,
-        )  # fmt: skip
+            ask=ask,
+            started=started,
+            ended=self._clock.now(),
+            status=200,
+            usage=incoming.usage,
+            fields=dict(incoming.usage_fields),
+            message=message,
+            content=tuple(content),
+            request_id=incoming.request_id,
+        )
 
     def _refused(self, ask: Ask, started: float, error: ModelError) -> Seen:
         """The endpoint's own words. Raises `Unclear` where it did not answer, `ModelError` where it never will."""

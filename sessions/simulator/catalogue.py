@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sessions.core.profiles import MODELS, Profile
-from sessions.simulator.refusal import Refusal
+from sessions.simulator.checks.refusal import Refusal
 
 _EPOCH = "1970-01-01T00:00:00Z"
 

@@ -1,7 +1,7 @@
 """A Claude that bills and refuses as the real one does: pure, no I/O, no await; time enters as an argument.
 
 One request goes through `receive` (validate, find the hit), `ask` (the script), `answer` (compose), `begin` (the first
-event: entries become readable, the prompt is charged), `generated` and `end`. `deliver` in `delivery.py` drives this.
+event: entries become readable, the prompt is charged), `generated` and `end`. `doors/delivery.py` drives this.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -17,29 +17,23 @@ from sessions.core import cache
 from sessions.core.prices import cost
 from sessions.core.profiles import MODELS, Profile, Ttl, profile_for
 from sessions.core.usage import Usage
-from sessions.simulator import batches, compaction, thinking, validation
-from sessions.simulator.assistant import assistant
+from sessions.simulator.answers.assistant import assistant
+from sessions.simulator.answers.reply import Composer, Limits, Reply
+from sessions.simulator.answers.script import Answer, Request, Script
+from sessions.simulator.answers.wire import events, message
+from sessions.simulator.batch import ITEM, Batch
+from sessions.simulator.bill import Bill
+from sessions.simulator.checks import compaction, thinking, validation
+from sessions.simulator.checks.context import Context
+from sessions.simulator.checks.refusal import Refusal
+from sessions.simulator.checks.settings import check_batched
 from sessions.simulator.exchange import Exchange
 from sessions.simulator.faults import Fault, Faults, fault_for
 from sessions.simulator.fingerprints import Fingerprints, fingerprint, tier_sizes
 from sessions.simulator.prompt import Prompt, charge, cumulative, indexes, usage_of
 from sessions.simulator.prompt_cache import PromptCache
-from sessions.simulator.refusal import Refusal
-from sessions.simulator.reply import Composer, Limits, Reply
-from sessions.simulator.script import Answer, Request, Script
 from sessions.simulator.signing import Seal, digest, sign
 from sessions.simulator.tokens import count
-from sessions.simulator.wire import events, message
-
-
-@dataclass(frozen=True, slots=True)
-class Bill:
-    """What an engine has charged: tokens in all five buckets, USD (None if any price is unknown), how many requests."""
-
-    usage: Usage
-    cost: Decimal | None
-    charged: int
-    refused: int
 
 
 class Engine:
@@ -73,6 +67,7 @@ class Engine:
         self.refreshes_shorter = refreshes_shorter
         self.cache = PromptCache(parks_survive and (profile is None or profile.parks))
         self.requests: deque[Exchange] = deque()
+        self.batches: dict[str, Batch] = {}
         self.blocks = frozenset(blocks)
         self._keep, self._keep_messages = keep, keep_messages
         self._bodies: deque[tuple[Exchange, int]] = deque()
@@ -81,11 +76,10 @@ class Engine:
         self._key = hashlib.blake2b(f"warmline simulator {seed}".encode(), digest_size=32).digest()
         self._count = 0
         self._ids = 0
-        self._totals: tuple[Usage, Decimal | None, int, int] = (Usage(), Decimal(0), 0, 0)
+        self._bill = Bill()
         self._open: set[Exchange] = set()
         self._fingerprints = Fingerprints()
         self._turns = thinking.Turns()
-        self.batches = batches.Batches(self)
 
     # -- one request ---------------------------------------------------------------------------------------------------
 
@@ -94,7 +88,7 @@ class Engine:
         exchange = self._taken(path, now, body if isinstance(body, dict) else None)
         try:
             self._identify(exchange, headers)
-            if path in ("/v1/messages", batches.ITEM):
+            if path in ("/v1/messages", ITEM):
                 self._plan_fault(exchange, fault_for(self.faults, exchange.index))
             if exchange.state == "open":
                 self._accept(exchange, body, headers)
@@ -178,9 +172,7 @@ class Engine:
             exchange.stop_reason = reply.stop_reason
             self._turns.remember(reply)
         exchange.cost = _cost(exchange, exchange.usage, prompt)
-        usage, total, charged, refused = self._totals
-        total = None if total is None or exchange.cost is None else total + exchange.cost
-        self._totals = (usage + exchange.usage, total, charged + 1, refused)
+        self._bill = self._bill.plus(exchange.usage, exchange.cost)
 
     def count_tokens(self, body: Any, headers: Mapping[str, str], now: float) -> Exchange:
         """`POST /v1/messages/count_tokens`: validated as a message is, not charged."""
@@ -191,15 +183,12 @@ class Engine:
 
     def bill(self) -> Bill:
         """Everything charged so far; responses still under way count with what they have generated."""
-        usage, total, charged, refused = self._totals
+        bill = self._bill
         for exchange in self._open:
             assert exchange.usage is not None
             assert exchange.prompt is not None
-            usage += exchange.usage
-            price = _cost(exchange, exchange.usage, exchange.prompt)
-            total = None if total is None or price is None else total + price
-            charged += 1
-        return Bill(usage, total, charged, refused)
+            bill = bill.plus(exchange.usage, _cost(exchange, exchange.usage, exchange.prompt))
+        return bill
 
     def evict(self) -> int:
         """Empties the cache before its time; tells how many entries were dropped."""
@@ -223,23 +212,22 @@ class Engine:
             raise Refusal("anthropic-version: header is required")
 
     def _accept(self, exchange: Exchange, body: Any, headers: Mapping[str, str]) -> None:
-        counting = exchange.path.endswith("count_tokens")
-        context = validation.Context(
+        context = Context(
             version=headers["anthropic-version"],
             betas=exchange.betas,
-            counting=counting,
+            counting=exchange.path.endswith("count_tokens"),
             blocks=self.blocks,
             paused=self._turns.paused,
         )
         validation.shape(body, context)
-        if exchange.path == batches.ITEM:
-            batches.check(body)
+        if exchange.path == ITEM:
+            check_batched(body)
         body = _filled(body)
         exchange.model = body["model"]
         profile = self._profile(body["model"])
         marks = validation.rules(body, profile, context)
         compaction.verify(body, self._key)
-        account, drops = exchange.organization, exchange.path == batches.ITEM
+        account, drops = exchange.organization, exchange.path == ITEM
         checked = thinking.check(body, profile, self._key, account, self._turns, context.betas, dropping=drops)
         exchange.prompt = self._prompt(exchange, profile, marks, checked)
         exchange.request = Request(body, exchange.index, checked.on)
@@ -255,36 +243,36 @@ class Engine:
         self, exchange: Exchange, profile: Profile, marks: Sequence[tuple[cache.Where, Ttl]], checked: thinking.Checked
     ) -> Prompt:
         body = checked.body
-        points, sizes = self._measure(exchange, body, profile)
+        points, sizes = self.measure(exchange, body, profile)
         total = sizes[-1] if sizes else 0
         self._fits(profile, body, total)
-        found = indexes(points, checked.moved(marks), profile)
-        found = [(at, ttl) for at, ttl in found if sizes[at] >= profile.minimum_tokens]
+        marked = indexes(points, checked.moved(marks), profile)
+        marked = [(at, ttl) for at, ttl in marked if sizes[at] >= profile.minimum_tokens]
         now = exchange.started
-        hit, usage = charge(points, sizes, found, self.cache, now, profile)
+        hit, usage = charge(points, sizes, marked, self.cache, now, profile)
         if profile.automatic and not profile.markers:
             usage = Usage(input=total - usage.cache_read, cache_read=usage.cache_read, counters=profile.counters)
-        writes = [(points[at].digest, ttl) for at, ttl in found if hit is None or at > hit]
+        writes = [(points[at].digest, ttl) for at, ttl in marked if hit is None or at > hit]
         if self.refreshes_shorter and hit is not None:
-            shorter = [points[at].digest for at, _ in found if at < hit]
+            shorter = [points[at].digest for at, _ in marked if at < hit]
             writes += [(name, self.cache.entries[name].ttl) for name in shorter if self.cache.alive(name, now)]
         exchange.message_id = self.new_id("msg")
         prompt = Prompt(
-            body,
-            profile,
-            usage,
-            writes,
-            points[hit].digest if hit is not None else None,
-            {},
-            checked.on,
-            checked.omitted,
-            total,
-            checked.binding,
-            checked.last,
+            body=body,
+            profile=profile,
+            usage=usage,
+            writes=writes,
+            read=points[hit].digest if hit is not None else None,
+            head={},
+            thinking=checked.on,
+            omitted=checked.omitted,
+            total=total,
+            binding=checked.binding,
+            thought=checked.last,
         )
         return replace(prompt, head=self._head(exchange, prompt, checked))
 
-    def _measure(
+    def measure(
         self, exchange: Exchange, body: Mapping[str, Any], profile: Profile
     ) -> tuple[Sequence[cache.Point], Sequence[int]]:
         """The points of a request that is in order, and the tokens of the prompt up to each."""
@@ -341,7 +329,14 @@ class Engine:
             nonlocal before
             text = "" if prompt.omitted or block["type"] != "thinking" else digest(block["thinking"])
             model = thinking.family(exchange.model)
-            record = Seal(model, exchange.organization, prompt.binding, before, text, max(0, size - 3))
+            record = Seal(
+                model=model,
+                organization=exchange.organization,
+                prefix=prompt.binding,
+                before=before,
+                text=text,
+                tokens=max(0, size - 3),
+            )
             signature = sign(record, self._key)
             before = digest(signature)
             return signature
@@ -368,8 +363,7 @@ class Engine:
         """Answers with the API's error; nothing is charged."""
         exchange.status, exchange.state = refusal.status, "refused"
         exchange.error = refusal.envelope(exchange.request_id)
-        usage, total, charged, refused = self._totals
-        self._totals = (usage, total, charged, refused + 1)
+        self._bill = replace(self._bill, refused=self._bill.refused + 1)
 
     def _taken(self, path: str, now: float, body: dict[str, Any] | None = None) -> Exchange:
         """The next exchange, kept; the oldest bodies and then the oldest exchanges are forgotten."""
@@ -396,7 +390,7 @@ class Engine:
 
 
 def _cost(exchange: Exchange, usage: Usage, prompt: Prompt) -> Decimal | None:
-    return cost(usage, prompt.profile, prompt.body, batch=exchange.path == batches.ITEM)
+    return cost(usage, prompt.profile, prompt.body, batch=exchange.path == ITEM)
 
 
 def _filled(body: dict[str, Any]) -> dict[str, Any]:

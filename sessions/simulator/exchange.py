@@ -8,11 +8,25 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from sessions.core.usage import Usage
+from sessions.simulator.answers.reply import Reply
+from sessions.simulator.answers.script import Request
+from sessions.simulator.answers.wire import Event
 from sessions.simulator.faults import Fault
 from sessions.simulator.prompt import Prompt
-from sessions.simulator.reply import Reply
-from sessions.simulator.script import Request
-from sessions.simulator.wire import Event
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """One HTTP request, whatever door it came in by. `path` and `query` are those of the URL, without the `?`;
+    `headers` by their names in small letters; `base_url`: where the door is, for addresses that an answer names."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    raw: bytes
+    query: str = ""
+    base_url: str = ""
+
 
 State = Literal["open", "complete", "cut", "refused", "failed"]
 

@@ -13,7 +13,7 @@ from sessions.simulator.prompt_cache import PromptCache
 from sessions.simulator.tokens import TOOLS_PROMPT, count
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """What a valid request is: its effective body (dropped thinking gone), its cache plan, and the message's head."""
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sessions.core.usage import Usage
-from sessions.meter import Metered
+from sessions.replay.meter import Metered
 from tests.benchmarks.cost import __main__ as main
 from tests.benchmarks.cost import ours
 from tests.benchmarks.cost.bound import bound

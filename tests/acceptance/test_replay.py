@@ -18,9 +18,9 @@ from sessions.core.profiles import profile_for
 from sessions.core.usage import Usage
 from sessions.importers import RecordedConversation, read
 from sessions.importers.records import RecordedStep, RecordedTurn
-from sessions.meter import TTLS, Meter
-from sessions.player import Player
 from sessions.replay import AFTERWARDS, Replay, Totals, recordings, replay, replay_series
+from sessions.replay.meter import TTLS, Meter
+from sessions.replay.player import Player
 from sessions.simulator import Engine, Exchange, Request, client
 from sessions.testing import ManualClock
 

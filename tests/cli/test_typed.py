@@ -44,6 +44,10 @@ class Terminal:
         self.shown += shown
         return shown
 
+    def leave(self) -> None:
+        """Ctrl-D."""
+        os.write(self._end, b"\x04")
+
     def end(self) -> int:
         try:
             while part := os.read(self._end, 65536):
@@ -74,7 +78,7 @@ def test_what_is_typed_and_pasted(terminal: Terminal, warmline: Run, request: py
     assert "at the end of a line" in terminal.type("/help\r", until="you> ")
     if not has_readline:  # which drops what is no character
         assert "no utf-8 text" in terminal.type(b"caf\xe9\r", until="you> ")
-    os.write(terminal._end, b"\x04")
+    terminal.leave()
     assert terminal.end() == 0
     session = re.search(r"Go on with: warmline chat (\w+)", terminal.shown)
     assert session

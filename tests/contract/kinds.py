@@ -11,11 +11,11 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from anthropic import AsyncAnthropic, beta_tool
+from anthropic import beta_tool
 
 from sessions import Fixed, ModelError, SessionManager, simulator, tool
-from sessions.simulator import Engine, Fault, Latency, Request, Scripted
-from sessions.simulator.transport import Transport
+from sessions.simulator import Engine, Fault, Latency, Request, Scripted, Transport
+from sessions.simulator.doors.client import client_over
 from sessions.testing import ManualClock
 from tests.contract.referee import TYPES, Sent
 
@@ -59,8 +59,7 @@ def script(request: Request) -> Any:
 async def wired(**given: Any) -> AsyncIterator[tuple[SessionManager, Wire, ManualClock]]:
     clock = ManualClock()
     wire = Wire(Engine(script, faults=given.pop("faults", None)), clock)
-    client = AsyncAnthropic(api_key="k", http_client=httpx2.AsyncClient(transport=wire), max_retries=0)
-    client._platform = "Linux"  # the SDK would look it up in a thread, unseen by the clock
+    client = client_over(wire, max_retries=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some prompts are short, some models end soon: that is not what is asked here
         async with SessionManager("sqlite://", client=client, clock=clock, **given) as manager:

@@ -15,7 +15,7 @@ from sessions.core.profiles import MODELS, Profile, profile_for
 from sessions.probe import RULES, Probe, Rule, Watcher
 from sessions.probe.simulated import estimate, simulated_probe
 from sessions.simulator import Engine, Fault, Request
-from sessions.simulator.refusal import Refusal
+from sessions.simulator.checks.refusal import Refusal
 from sessions.testing import ManualClock
 from tests.sessions.world import MODEL, call, everywhere
 

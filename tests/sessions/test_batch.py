@@ -52,7 +52,7 @@ def items(world: World) -> list[Any]:
 
 def batches(world: World) -> int:
     """How many batches were made."""
-    return len(world.engine.batches._all)
+    return len(world.engine.batches)
 
 
 async def check_bills(world: World, *sessions: Session) -> None:
@@ -125,7 +125,7 @@ async def test_expected_usage_is_what_comes(tmp_path: Path) -> None:
             (made,) = reply.calls
             assert made.expected is not None
             assert made.usage.cache_read == made.expected.cache_read > 0
-            assert made.request_id in world.engine.batches._all
+            assert made.request_id in world.engine.batches
 
 
 async def test_nothing_and_one() -> None:

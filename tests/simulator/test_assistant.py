@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sessions.simulator import Request
-from sessions.simulator.assistant import assistant
+from sessions.simulator.answers.assistant import assistant
 
 
 def tool(name: str, **properties: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 
 from sessions import ConfigurationError
 from sessions.simulator import Engine, Latency, Request, Scripted, client, engine_of, filler, is_simulated
+from sessions.simulator.tokens import BYTES_PER_TOKEN
 from sessions.testing import simulated_manager
 
 TOOLS: list[Any] = [
@@ -35,6 +36,8 @@ def test_a_client_needs_no_key_and_can_be_recognised() -> None:
     simulated = client()
     assert is_simulated(simulated)
     assert isinstance(engine_of(simulated), Engine)
+    assert simulated.characters_per_token == BYTES_PER_TOKEN
+    assert type(simulated) is anthropic.AsyncAnthropic
     real = anthropic.AsyncAnthropic(api_key="k")
     assert not is_simulated(real)
     with pytest.raises(ValueError, match="does not speak to a simulator"):

@@ -10,8 +10,9 @@ import anthropic
 import httpx2
 import pytest
 
-from sessions.simulator import Engine, Fault, Latency, filler, serving
-from sessions.simulator.server import is_called_by
+from sessions.simulator import Engine, Fault, Latency, Transport, filler, serving
+from sessions.simulator.doors.server import is_called_by
+from tests.simulator.conftest import TurnedClock
 
 HEADERS = {"x-api-key": "k", "anthropic-version": "2023-06-01", "content-type": "application/json"}
 
@@ -35,6 +36,35 @@ async def test_the_sdk_and_a_bare_client_share_one_engine(ask) -> None:
         assert (await bare.get("/v1/models/claude-opus-5")).json()["max_tokens"] == 128_000
         counted = await bare.post("/v1/messages/count_tokens", headers=HEADERS, json={**ask, "max_tokens": 5})
         assert counted.json()["input_tokens"] > 0
+
+
+async def test_both_doors_send_the_same_bytes(ask) -> None:
+    async def answers(bare: httpx2.AsyncClient) -> list[Any]:
+        request = {"custom_id": "a", "params": ask}
+        given = [
+            await bare.post("/v1/messages", json=ask),
+            await bare.post("/v1/messages", json={**ask, "stream": True}),
+            await bare.post("/v1/messages/count_tokens", json=ask),
+            await bare.post("/v1/messages", json={**ask, "temperature": "é"}),
+            await bare.post("/v1/messages", content=b"["),
+            await bare.post("/v1/complete", json=ask),
+            await bare.get("/v1/models"),
+            await bare.post("/v1/messages/batches", json={"requests": [request]}),
+        ]
+        given.append(await bare.get(f"/v1/messages/batches/{given[-1].json()['id']}/results"))
+        names = ("request-id", "content-type", "content-length", "cache-control", "anthropic-organization-id")
+        return [(got.status_code, got.content, [got.headers.get(name) for name in names]) for got in given]
+
+    ask = {**ask, "messages": [{"role": "user", "content": "Ärger"}]}
+    clock = TurnedClock()
+    async with (
+        serving(Engine(), clock=clock) as url,
+        httpx2.AsyncClient(base_url=url, headers=HEADERS) as over_http,
+        httpx2.AsyncClient(base_url=url, headers=HEADERS, transport=Transport(Engine(), clock=clock)) as beneath,
+    ):
+        served, direct = await answers(over_http), await answers(beneath)
+    assert served == direct
+    assert [status for status, _, _ in served] == [200, 200, 200, 400, 400, 404, 200, 200, 200]
 
 
 async def test_errors_come_as_the_api_sends_them(ask) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from sessions.core.usage import Usage
-from sessions.meter import Metered
+from sessions.replay.meter import Metered
 
 FIVE_MINUTES, HOUR = 300.0, 3600.0
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sessions.core.cache import content_blocks, without_marks
-from sessions.meter import Metered
+from sessions.replay.meter import Metered
 
 Message = dict[str, Any]
 

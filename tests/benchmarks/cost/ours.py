@@ -11,8 +11,8 @@ import anyio
 from sessions import ExpectedCost, Fixed
 from sessions.core.usage import Usage
 from sessions.importers import RecordedConversation
-from sessions.meter import Metered, Sent
 from sessions.replay import Series, replay_series
+from sessions.replay.meter import Metered, Sent
 from tests.benchmarks.cost.bound import bound
 from tests.benchmarks.cost.spent import MODELS, Spent
 from tests.benchmarks.cost.traces import recording

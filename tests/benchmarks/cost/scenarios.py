@@ -13,7 +13,7 @@ from typing import Any
 from sessions.core.profiles import Profile, profile_for
 from sessions.importers import RecordedConversation
 from sessions.importers.records import RecordedStep, RecordedTurn
-from sessions.player import head_tokens
+from sessions.replay.player import head_tokens
 from sessions.simulator import filler
 from tests.benchmarks.cost.spent import MODELS
 

@@ -8,8 +8,8 @@ from anthropic import AsyncAnthropic
 from sessions import simulator
 from sessions.clock import Clock, SystemClock
 from sessions.simulator import Engine, Latency
-from sessions.simulator.delivery import prepare
-from sessions.simulator.transport import receive
+from sessions.simulator.doors.api import Api, lowered
+from sessions.simulator.exchange import HttpRequest
 
 
 class Hands:
@@ -46,12 +46,12 @@ class Door:
 
 class _Transport(httpx.AsyncBaseTransport):
     def __init__(self, door: Door) -> None:
-        self._door = door
+        self._api = Api(door.engine, clock=door.clock, latency=door.latency)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        engine, clock = self._door.engine, self._door.clock
-        exchange = receive(engine, request.url.path, await request.aread(), request.headers, clock.now())
-        await prepare(engine, exchange, clock, self._door.latency)
-        if exchange.error is None and exchange.result is None:
+        raw, headers = await request.aread(), lowered(request.headers)
+        exchange = self._api.receive(HttpRequest(request.method, request.url.path, headers, raw))
+        response = await self._api.respond(exchange)
+        if response is None or response.content is None:
             raise AssertionError("a peer asked for a stream")
-        return httpx.Response(exchange.status, headers=exchange.headers, json=exchange.error or exchange.result)
+        return httpx.Response(response.status, headers=response.headers, content=response.content)

@@ -83,11 +83,11 @@ def _last_markable(body: Mapping[str, Any], points: Sequence[Point]) -> int | No
     for at in range(len(points) - 1, -1, -1):
         tier, number, index = points[at].where
         if tier == "tools":
-            found = can_mark_tool(body["tools"][index])
+            markable = can_mark_tool(body["tools"][index])
         else:
             holder = body["system"] if tier == "system" else body["messages"][number]["content"]
-            found = can_mark(content_blocks(holder)[index])
-        if found:
+            markable = can_mark(content_blocks(holder)[index])
+        if markable:
             return at
     return None
 
@@ -122,7 +122,7 @@ class Meter(Engine):
 
     def receive(self, body: Any, headers: Mapping[str, str], now: float, *, path: str = "/v1/messages") -> Exchange:
         exchange = super().receive(body, headers, now, path=path)
-        row = Metered(exchange.index, self._session, now)
+        row = Metered(index=exchange.index, session=self._session, started=now)
         self.rows.append(row)
         if exchange.error is not None or exchange.prompt is None:
             message = exchange.error["error"]["message"] if exchange.error else "the request failed"
@@ -130,16 +130,18 @@ class Meter(Engine):
             return exchange
         row.total, row.usage, row.idle = exchange.prompt.total, exchange.prompt.usage, body["max_tokens"] == 0
         if not row.idle:
-            row.automatic = {ttl: self._charge(one, exchange.prompt.body, now) for ttl, one in self._automatic.items()}
+            row.automatic = {
+                ttl: self._charge(automatic, exchange.prompt.body, now) for ttl, automatic in self._automatic.items()
+            }
         self._check(row, body)
         if self._sent is not None:
             self._sent(row, body)
         return exchange
 
-    def _measure(
+    def measure(
         self, exchange: Exchange, body: Mapping[str, Any], profile: Profile
     ) -> tuple[Sequence[Point], Sequence[int]]:
-        self._points, self._sizes = super()._measure(exchange, body, profile)
+        self._points, self._sizes = super().measure(exchange, body, profile)
         return self._points, self._sizes
 
     def _charge(self, automatic: Automatic, body: Mapping[str, Any], now: float) -> Usage:
@@ -166,4 +168,4 @@ class Meter(Engine):
 
 def _inner_image(block: Mapping[str, Any]) -> bool:
     inner = block.get("content")
-    return isinstance(inner, list) and any(isinstance(one, Mapping) and one.get("type") == "image" for one in inner)
+    return isinstance(inner, list) and any(isinstance(part, Mapping) and part.get("type") == "image" for part in inner)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sessions.simulator.script import Answer, Scripted
+from sessions.simulator.answers.script import Answer, Scripted
 from sessions.simulator.signing import THINKING
 from sessions.simulator.tokens import BYTES_PER_TOKEN, OVERHEAD, count, text_tokens
 
@@ -108,10 +108,10 @@ class Composer:
         return count(block) if block["type"] != "tool_use" else count({**block, "input": block.get("input", {})})
 
     def _stop(self, block: dict[str, Any]) -> str | None:
-        found = [(block["text"].find(stop), stop) for stop in self.limits.stops if stop in block["text"]]
-        if not found:
+        places = [(block["text"].find(stop), stop) for stop in self.limits.stops if stop in block["text"]]
+        if not places:
             return None
-        at, stop = min(found)
+        at, stop = min(places)
         block["text"] = block["text"][:at]
         return stop
 

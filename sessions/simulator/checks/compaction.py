@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sessions.core.profiles import Profile
-from sessions.simulator.refusal import Refusal
-from sessions.simulator.script import texts
+from sessions.simulator.answers.script import texts
+from sessions.simulator.checks.refusal import Refusal
 from sessions.simulator.signing import Binding, Seal, digest, sign, unseal
 from sessions.simulator.tokens import text_tokens
 
@@ -40,13 +40,13 @@ def check(body: Mapping[str, Any], profile: Profile, betas: frozenset[str]) -> N
 
 
 def _places(body: Mapping[str, Any], betas: frozenset[str]) -> None:
-    found = list(_blocks(body["messages"]))
-    if not found:
+    blocks = list(_blocks(body["messages"]))
+    if not blocks:
         return
     if not any(beta.startswith("compact-") for beta in betas):
-        i, j, _ = found[0]
+        i, j, _ = blocks[0]
         raise Refusal(f"messages.{i}.content.{j}: Input tag 'compaction' requires the beta header `{BETA}`")
-    signed = [(i, j) for i, j, block in found if block.get("signature")]
+    signed = [(i, j) for i, j, block in blocks if block.get("signature")]
     if len(signed) > 1:
         raise Refusal("messages: more than one signed `compaction` block", code="compaction_block_ambiguous")
     if signed and signed[0] != (0, 0):
@@ -87,7 +87,14 @@ def compacted(body: Mapping[str, Any], key: bytes, organization: str) -> dict[st
     for message in body["messages"]:
         binding.message(message)
     text = summary(body)
-    seal = Seal(body["model"], organization, binding.digest(), binding.base, digest(text), text_tokens(text))
+    seal = Seal(
+        model=body["model"],
+        organization=organization,
+        prefix=binding.digest(),
+        before=binding.base,
+        text=digest(text),
+        tokens=text_tokens(text),
+    )
     return {"type": "compaction", "content": text, "signature": sign(seal, key), "tool_changes": []}
 
 

@@ -9,16 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sessions.core.profiles import Profile
-from sessions.simulator.refusal import Refusal
-from sessions.simulator.settings import NEW_VERSION
-from sessions.simulator.shapes import refuse
+from sessions.simulator.checks.context import NEW_VERSION, Context
+from sessions.simulator.checks.refusal import Refusal
+from sessions.simulator.checks.shapes import refuse
 from sessions.simulator.signing import digest, unmarked
-
-if TYPE_CHECKING:
-    from sessions.simulator.validation import Context
 
 NON_EMPTY = "all messages must have non-empty content except for the optional final assistant message"
 

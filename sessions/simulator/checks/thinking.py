@@ -14,9 +14,9 @@ from typing import Any
 
 from sessions.core.cache import Where
 from sessions.core.profiles import Profile, Ttl
-from sessions.simulator.refusal import Refusal
-from sessions.simulator.reply import Reply
-from sessions.simulator.sequence import paused_digest
+from sessions.simulator.answers.reply import Reply
+from sessions.simulator.checks.refusal import Refusal
+from sessions.simulator.checks.sequence import paused_digest
 from sessions.simulator.signing import (
     THINKING,
     Binding,
@@ -70,7 +70,7 @@ class Turns:
         return self._signatures.get(tool_use_id)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
     """A request whose thinking is in order. `body` lacks what is dropped; `binding` is the digest that the reply's
     thinking is bound to, `last` the newest thinking block's digest."""
@@ -109,19 +109,19 @@ def check(
     `dropping`: a block of another conversation is dropped unless the request asks for the error (as in a batch).
     """
     messages = body["messages"]
-    found = list(thoughts(messages))
+    blocks = list(thoughts(messages))
     on = _on(body, profile, turns)
     _latest(body, turns)
-    if not on and not found:
-        return Checked(body, on, False)
+    if not on and not blocks:
+        return Checked(body=body, on=on, omitted=False)
     binding = Binding(body)
-    places = _digests(messages, binding, {i for i, _, _ in found})
+    places = _digests(messages, binding, {i for i, _, _ in blocks})
     control = (body.get("thinking") or {}).get("block_binding") or {}
     behavior = control.get("prefix_mismatch_behavior")
     dropping = behavior == "drop_block" or (dropping and behavior is None)
     dropped: dict[tuple[int, int], str] = {}
     before: str | None = None
-    for i, j, block in found:
+    for i, j, block in blocks:
         seal = _opened(i, j, block, key, latest=i == _latest_assistant(messages))
         reason = _mismatch(seal, profile, organization, places[i, j], before)
         before = digest(signature_of(block))
@@ -135,13 +135,13 @@ def check(
     ]
     controls = any(beta.startswith("thinking-binding-controls-") for beta in betas)
     return Checked(
-        _without(body, dropped),
-        on,
-        _omitted(body, profile),
-        binding.digest(),
-        before or "",
-        reported if controls else None,
-        frozenset(dropped),
+        body=_without(body, dropped),
+        on=on,
+        omitted=_omitted(body, profile),
+        binding=binding.digest(),
+        last=before or "",
+        transformations=reported if controls else None,
+        dropped=frozenset(dropped),
     )
 
 
@@ -155,7 +155,12 @@ def sign_history(body: Mapping[str, Any], key: bytes, organization: str) -> list
             if block["type"] in THINKING:
                 text = block.get("thinking") or ""
                 seal = Seal(
-                    family(body["model"]), organization, prefix, before, digest(text) if text else "", text_tokens(text)
+                    model=family(body["model"]),
+                    organization=organization,
+                    prefix=prefix,
+                    before=before,
+                    text=digest(text) if text else "",
+                    tokens=text_tokens(text),
                 )
                 block["signature" if block["type"] == "thinking" else "data"] = signature = sign(seal, key)
                 before = digest(signature)

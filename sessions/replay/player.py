@@ -71,8 +71,8 @@ def later(segments: Sequence[RecordedConversation], seconds: float) -> list[Reco
 def model_of(recording: Sequence[RecordedConversation]) -> str:
     """The model that made most of the replies, as recorded; `DEFAULT_MODEL` where no profile knows it."""
     models = Counter(step.model or segment.model for segment in recording for step in segment.steps)
-    found, _ = models.most_common(1)[0]
-    return found if found in MODELS else DEFAULT_MODEL
+    name, _ = models.most_common(1)[0]
+    return name if name in MODELS else DEFAULT_MODEL
 
 
 def settings_for(recording: Sequence[RecordedConversation], player: Player) -> dict[str, Any]:
@@ -174,15 +174,15 @@ class Player:
         Raises:
             ToolError: the recorded result was an error.
         """
-        named = [one for one in self._playing if one.call["name"] == name]
-        found = next((one for one in named if one.call["input"] == given), named[0] if named else None)
-        if found is None:
+        named = [playing for playing in self._playing if playing.call["name"] == name]
+        recorded = next((playing for playing in named if playing.call["input"] == given), named[0] if named else None)
+        if recorded is None:
             raise ToolError(f"no call of {name} was recorded here")
-        self._playing.remove(found)
-        await turn_to(self._clock, found.ends)
-        if found.is_error:
-            raise ToolError(found.content)
-        return found.content
+        self._playing.remove(recorded)
+        await turn_to(self._clock, recorded.ends)
+        if recorded.is_error:
+            raise ToolError(recorded.content)
+        return recorded.content
 
     def _results(self, step: RecordedStep, ended: float, until: float) -> list[_Playing]:
         """The step's calls. They end as recorded, and the last of them when the next request began."""
@@ -192,19 +192,20 @@ class Player:
         ]
         if not playing:
             return playing
-        carrier = next((one for one in reversed(playing) if not one.is_error), playing[-1])
+        carrier = next((result for result in reversed(playing) if not result.is_error), playing[-1])
         if step.extra and not carrier.is_error:
             carrier.content = [*_as_list(carrier.content), *step.extra]
-        self._size += sum(one.tokens for one in playing)
+        self._size += sum(result.tokens for result in playing)
         if self._steps:
-            max(playing, key=lambda one: one.ends).ends = until
+            max(playing, key=lambda result: result.ends).ends = until
             self._lead_to(self._steps[0], playing, carrier)
         return playing
 
     def _lead_to(self, step: RecordedStep, playing: Sequence[_Playing], carrier: _Playing) -> None:
         """Makes the prompt of the next step as long as recorded: by filler in one result, or by a new session."""
         if _missing(step, self._size) < -SHORTENED:
-            self._carried = [block for one in playing for block in _as_list(one.content) if block["type"] in _SAYABLE]
+            blocks = [block for result in playing for block in _as_list(result.content)]
+            self._carried = [block for block in blocks if block["type"] in _SAYABLE]
         elif _missing(step, self._size) >= _LEAST:
             before, carrier.content = carrier.tokens, _as_list(carrier.content)
             self._size += carrier.tokens - before

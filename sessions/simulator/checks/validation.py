@@ -7,33 +7,17 @@ wins. Where no text is public the sentence is ours.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from sessions.core.cache import Where
 from sessions.core.profiles import Profile, Ttl
-from sessions.simulator import compaction, markers, media, sequence, settings, shapes
-from sessions.simulator.refusal import Refusal
-from sessions.simulator.shapes import refuse
+from sessions.simulator.checks import compaction, markers, media, sequence, settings, shapes
+from sessions.simulator.checks.context import Context
+from sessions.simulator.checks.refusal import Refusal
+from sessions.simulator.checks.shapes import refuse
 
 MESSAGES = 100_000
 """Messages per request (SDK docstring)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What besides the body decides: the `anthropic-version`, the betas, whether this is `count_tokens`, further block
-    types let through, and the digests of assistant turns that ended with `pause_turn`."""
-
-    version: str = "2026-10-21"
-    betas: frozenset[str] = frozenset()
-    counting: bool = False
-    blocks: frozenset[str] = frozenset()
-    paused: frozenset[str] | set[str] = field(default_factory=frozenset)
-
-    def beta(self, *prefixes: str) -> bool:
-        """Whether any beta header of that name (dates aside) was sent."""
-        return any(beta.startswith(prefixes) for beta in self.betas)
 
 
 _BETA_FIELDS = {

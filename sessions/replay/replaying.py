@@ -1,4 +1,4 @@
-"""Recorded conversations sent again, through real sessions against the simulator on a turned clock, with their bill.
+"""One recording, or several in a row, played to the end and added up.
 
 Each recorded turn goes through `Session.run` at its recorded time, with its recorded tools; the bill is set beside two
 others for the very same requests: everything uncached, and the API's automatic top-level `cache_control`.
@@ -21,8 +21,8 @@ from sessions.core.usage import Usage
 from sessions.errors import ModelError
 from sessions.importers.records import RecordedConversation, RecordedStep, RecordedTurn, Trigger
 from sessions.manager import SessionManager
-from sessions.meter import TTLS, Meter, Metered, Sent
-from sessions.player import Player, head_tokens, later, model_of, output_tokens, settings_for, turn_to
+from sessions.replay.meter import TTLS, Meter, Metered, Sent
+from sessions.replay.player import Player, head_tokens, later, model_of, output_tokens, settings_for, turn_to
 from sessions.session import Session
 from sessions.simulator import Request, Scripted, client
 from sessions.testing import ManualClock
@@ -63,7 +63,8 @@ class Totals:
     broken: int = 0
 
     def __add__(self, other: Totals) -> Totals:
-        return Totals(*(_plus(getattr(self, one.name), getattr(other, one.name)) for one in fields(self)))
+        names = [field.name for field in fields(self)]
+        return Totals(**{name: _plus(getattr(self, name), getattr(other, name)) for name in names})
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class Series:
     @property
     def totals(self) -> Totals:
         """The whole bill."""
-        return sum((one.totals for one in self.replays), start=Totals())
+        return sum((played.totals for played in self.replays), start=Totals())
 
 
 Progress = Callable[[int, int], None]
@@ -134,10 +135,10 @@ Progress = Callable[[int, int], None]
 
 def recordings(conversations: Iterable[RecordedConversation]) -> list[list[RecordedConversation]]:
     """The conversations of a file by recording: the segments between compactions share a system prompt and a clock."""
-    found: dict[str, list[RecordedConversation]] = {}
+    by_recording: dict[str, list[RecordedConversation]] = {}
     for conversation in conversations:
-        found.setdefault(conversation.session, []).append(conversation)
-    return [segments for segments in found.values() if any(segment.steps for segment in segments)]
+        by_recording.setdefault(conversation.session, []).append(conversation)
+    return [segments for segments in by_recording.values() if any(segment.steps for segment in segments)]
 
 
 async def replay(
@@ -175,12 +176,12 @@ async def replay_series(
     first), under the manager's `profile` where one is given. `sent` is told of every accepted request, with its body.
     The rest is as in `replay`.
     """
-    found = [[segment for segment in segments if segment.steps] for segments in recorded]
-    if not found or not all(found):
+    answered = [[segment for segment in segments if segment.steps] for segments in recorded]
+    if not answered or not all(answered):
         raise ValueError("the recording holds no reply of a model: there is nothing to replay")
-    meter = Meter(model or model_of(found[0]), sent, settings.get("profile"))
-    clock = ManualClock(start=found[0][0].steps[0].at)
-    longest = max(len(turn.steps) for segments in found for segment in segments for turn in segment.turns)
+    meter = Meter(model or model_of(answered[0]), sent, settings.get("profile"))
+    clock = ManualClock(start=answered[0][0].steps[0].at)
+    longest = max(len(turn.steps) for segments in answered for segment in segments for turn in segment.turns)
     async with AsyncExitStack() as stack:
         if store is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="warmline-"))
@@ -191,13 +192,13 @@ async def replay_series(
         options = {"max_steps": longest + 1, **settings}
         manager = await stack.enter_async_context(SessionManager(store, client=api, clock=clock, **options))
         manager.runtime.leases.seconds, manager.runtime.leases.renew_after = 2 * _LEASE, _LEASE
-        played = []
-        for segments in found:
+        replays = []
+        for segments in answered:
             moved = _after(segments, clock.now())
-            played.append(await _Replaying(moved, meter, clock, progress).run(partial(manager.create, owner=owner)))
-        ids = [name for one in played for name in one.sessions]
-        ledger = [call.usage for name in ids for call in await (await manager.open(name)).calls()]
-        return Series(tuple(played), meter.bill().usage, sum(ledger, start=Usage()))
+            replays.append(await _Replaying(moved, meter, clock, progress).run(partial(manager.create, owner=owner)))
+        ids = [id for played in replays for id in played.sessions]
+        ledger = [call.usage for id in ids for call in await (await manager.open(id)).calls()]
+        return Series(tuple(replays), meter.bill().usage, sum(ledger, start=Usage()))
 
 
 def _after(segments: Sequence[RecordedConversation], now: float) -> Sequence[RecordedConversation]:
@@ -236,7 +237,13 @@ class _Replaying:
             await self._new_session()
             turns += await self._play(segment, self._end(number))
         name, model = self._segments[0].session, self._meter.profile_of_model.name
-        return Replay(name, model, tuple(turns), tuple(self._ids), tuple(self._meter.rows[self._first :]))
+        return Replay(
+            id=name,
+            model=model,
+            turns=tuple(turns),
+            sessions=tuple(self._ids),
+            requests=tuple(self._meter.rows[self._first :]),
+        )
 
     async def _new_session(self) -> None:
         self._session = await self._create()
@@ -299,7 +306,15 @@ class _Replaying:
         if self._player.unrecorded:
             problems.append("the model was asked once more than recorded")
             self._player.unrecorded = 0
-        return ReplayTurn(segment.id, number, turn.steps[0].at, gap, turn.trigger, totals, tuple(problems))
+        return ReplayTurn(
+            conversation=segment.id,
+            number=number,
+            at=turn.steps[0].at,
+            gap=gap,
+            trigger=turn.trigger,
+            totals=totals,
+            problems=tuple(problems),
+        )
 
     def _totals(self, row: Metered) -> Totals:
         if row.refused:
@@ -328,6 +343,6 @@ def _size(step: RecordedStep) -> int:
     return step.usage.total_input if step.usage else 0
 
 
-def _plus(one: Any, other: Any) -> Any:
+def _plus(left: Any, right: Any) -> Any:
     """The sum, None where either is unknown."""
-    return None if one is None or other is None else one + other
+    return None if left is None or right is None else left + right

@@ -13,10 +13,10 @@ import anyio
 import anyio.lowlevel
 
 from sessions.clock import Clock
+from sessions.simulator.answers.script import Answer, ScriptError
+from sessions.simulator.answers.wire import error_event, message
 from sessions.simulator.engine import Engine
 from sessions.simulator.exchange import Exchange
-from sessions.simulator.script import Answer, ScriptError
-from sessions.simulator.wire import error_event, message
 
 
 class Broken(Exception):

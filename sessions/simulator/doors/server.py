@@ -6,7 +6,6 @@ A plain ASGI application under uvicorn. A fault that cuts a connection really cu
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
@@ -17,23 +16,32 @@ from typing import Any
 import anyio
 import uvicorn
 
-from sessions.clock import Clock, SystemClock
-from sessions.simulator.batches import LARGEST as LARGEST_BATCH
-from sessions.simulator.batches import ROOT as BATCHES
-from sessions.simulator.catalogue import models
-from sessions.simulator.delivery import Broken, Latency, Stream, prepare
+from sessions.clock import Clock
+from sessions.simulator.batch import ROOT as BATCHES
+from sessions.simulator.checks.refusal import Refusal
+from sessions.simulator.doors.api import (
+    COUNTING,
+    MESSAGES,
+    MODELS,
+    TOO_LARGE,
+    Api,
+    Response,
+    catalogue,
+    json_response,
+    largest,
+    lowered,
+)
+from sessions.simulator.doors.delivery import Broken, Latency
 from sessions.simulator.engine import Engine
-from sessions.simulator.exchange import Exchange
-from sessions.simulator.refusal import Refusal
-from sessions.simulator.transport import LARGEST, TOO_LARGE, jsonl, lowered, receive
+from sessions.simulator.exchange import Exchange, HttpRequest
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-MODELS = "/v1/models"
-_POSTED = frozenset({"/v1/messages", "/v1/messages/count_tokens", "/_simulator/evict"})
-_PAGES = frozenset({MODELS, "/_simulator/bill", "/_simulator/requests"})
+BILL, REQUESTS, EVICT = "/_simulator/bill", "/_simulator/requests", "/_simulator/evict"
+_POSTED = frozenset({MESSAGES, COUNTING, EVICT})
+_PAGES = frozenset({MODELS, BILL, REQUESTS})
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::\d+)?")
 
 
@@ -50,64 +58,60 @@ class Application:
     ) -> None:
         self.engine = engine
         self.host = host
-        self.clock: Clock = clock or SystemClock()
-        self.latency = latency or Latency()
+        self._api = Api(engine, clock=clock, latency=latency)
 
-    async def __call__(self, scope: Scope, receive_: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        path = scope["path"]
+        method, path = scope["method"], scope["path"]
         try:
-            raw = await _body(receive_, LARGEST_BATCH if path.startswith(BATCHES) else LARGEST)
+            raw = await _body(receive, largest(path))
         except ConnectionAbortedError:
             return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = lowered({name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]})
         if not is_called_by(headers.get("host", ""), self.host):
             refusal = Refusal(f"Host not allowed: call it by an address of this machine or {self.host}", status=403)
-            await _json(send, refusal.status, refusal.envelope("req_host"))
+            await _send(send, json_response(refusal.status, refusal.envelope("req_host")))
             return
-        await self.engine.batches.process(self.clock.now())
-        if (found := self._page(scope["method"], path)) is not None:
-            await _json(send, *found)
+        await self._api.catch_up()
+        if (page := self._page(method, path) or catalogue(method, path)) is not None:
+            await _send(send, page)
             return
         exchange = self._exchange(scope, raw, headers)
         async with anyio.create_task_group() as group:
-            group.start_soon(_watch, receive_, group.cancel_scope)
+            group.start_soon(_watch, receive, group.cancel_scope)
             await self._respond(exchange, send)
             group.cancel_scope.cancel()
 
     def _exchange(self, scope: Scope, raw: bytes | None, headers: dict[str, str]) -> Exchange:
         method, path = scope["method"], scope["path"]
+        if raw is None:
+            return self._api.reject(path, TOO_LARGE)
         refusal = _refused(method, path, raw, headers)
-        if refusal is not None or raw is None:
-            return self.engine.reject(refusal or TOO_LARGE, path, self.clock.now())
-        if path.startswith(BATCHES):
-            return self._batches(scope, raw, headers)
-        return receive(self.engine, path, raw, headers, self.clock.now())
-
-    def _batches(self, scope: Scope, raw: bytes, headers: dict[str, str]) -> Exchange:
-        url, base = (scope["path"], scope["query_string"].decode()), f"{scope['scheme']}://{headers.get('host', '')}"
-        return self.engine.batches.receive(
-            scope["method"], url, raw, lowered(headers), self.clock.now(), base_url=base, seconds=self.latency.batch
+        if refusal is not None:
+            return self._api.reject(path, refusal)
+        return self._api.receive(
+            HttpRequest(
+                method=method,
+                path=path,
+                headers=headers,
+                raw=raw,
+                query=scope["query_string"].decode(),
+                base_url=f"{scope['scheme']}://{headers.get('host', '')}",
+            )
         )
 
     async def _respond(self, exchange: Exchange, send: Send) -> None:
         """Answers; a client that leaves cancels this, which ends the exchange as cut."""
-        await prepare(self.engine, exchange, self.clock, self.latency)
-        if exchange.state == "failed" and exchange.error is None:
+        response = await self._api.respond(exchange)
+        if response is None:
             _drop(send)
             return
-        if exchange.lines is not None and exchange.error is None:
-            await send(_start(200, {**exchange.headers, "content-type": "application/x-jsonl"}))
-            await send({"type": "http.response.body", "body": jsonl(exchange.lines)})
+        if response.content is not None:
+            await _send(send, response)
             return
-        if exchange.error is not None or exchange.result is not None:
-            await _json(send, exchange.status, exchange.error or exchange.result, exchange.headers)
-            return
-        as_json = exchange.fault is not None and exchange.fault.kind == "json"
-        kind = "application/json" if as_json else "text/event-stream; charset=utf-8"
-        await send(_start(200, {**exchange.headers, "content-type": kind}))
-        stream = Stream(self.engine, exchange, self.clock, self.latency)
+        await send(_start(response.status, response.headers))
+        stream = self._api.stream(exchange)
         try:
             async for chunk in stream:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -115,18 +119,14 @@ class Application:
             stream.close()
         await send({"type": "http.response.body", "body": b""})
 
-    def _page(self, method: str, path: str) -> tuple[int, Any] | None:
-        """The models, and the simulator's own `bill`, `requests` and `evict`; None for other requests."""
-        if path == "/_simulator/evict" and method in ("GET", "POST"):
-            return 200, {"evicted": self.engine.evict()}
-        if method != "GET":
-            return None
-        if path == MODELS or path.startswith(f"{MODELS}/"):
-            return models(path)
-        if path == "/_simulator/bill":
-            return 200, _bill(self.engine)
-        if path == "/_simulator/requests":
-            return 200, [_row(exchange) for exchange in self.engine.requests]
+    def _page(self, method: str, path: str) -> Response | None:
+        """The simulator's own `bill`, `requests` and `evict`; None for other requests."""
+        if path == EVICT and method in ("GET", "POST"):
+            return json_response(200, {"evicted": self.engine.evict()})
+        if method == "GET" and path == BILL:
+            return json_response(200, _bill(self.engine))
+        if method == "GET" and path == REQUESTS:
+            return json_response(200, [_row(exchange) for exchange in self.engine.requests])
         return None
 
 
@@ -147,10 +147,8 @@ def is_called_by(host: str, bound: str) -> bool:
         return False
 
 
-def _refused(method: str, path: str, raw: bytes | None, headers: Mapping[str, str]) -> Refusal | None:
-    """Why a request is not even read."""
-    if raw is None:
-        return TOO_LARGE
+def _refused(method: str, path: str, raw: bytes, headers: Mapping[str, str]) -> Refusal | None:
+    """Why a request is not even read: what no client of the SDK does wrong."""
     if not path.startswith(BATCHES) and method != "POST":
         return Refusal("Method Not Allowed", status=405) if path in _POSTED else Refusal("Not Found", status=404)
     if path in _PAGES:
@@ -212,7 +210,7 @@ def _drop(send: Send) -> None:
     connection.abort()
 
 
-async def _body(receive_: Receive, largest: int) -> bytes | None:
+async def _body(receive: Receive, largest: int) -> bytes | None:
     """The whole body; `None` for one of more than `largest` bytes, which is read to its end and not kept.
 
     Raises `ConnectionAbortedError` where the client hangs up before the end.
@@ -220,7 +218,7 @@ async def _body(receive_: Receive, largest: int) -> bytes | None:
     body = bytearray()
     fits = True
     while True:
-        event = await receive_()
+        event = await receive()
         if event["type"] == "http.disconnect":
             raise ConnectionAbortedError
         if fits:
@@ -232,22 +230,23 @@ async def _body(receive_: Receive, largest: int) -> bytes | None:
             return bytes(body) if fits else None
 
 
-async def _watch(receive_: Receive, scope: anyio.CancelScope) -> None:
+async def _watch(receive: Receive, scope: anyio.CancelScope) -> None:
     """Cancels the answer when the client hangs up."""
-    while (await receive_())["type"] != "http.disconnect":
+    while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
 
 
-def _start(status: int, headers: MutableMapping[str, str] | dict[str, str]) -> dict[str, Any]:
+def _start(status: int, headers: Mapping[str, str]) -> dict[str, Any]:
     encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     return {"type": "http.response.start", "status": status, "headers": encoded}
 
 
-async def _json(send: Send, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
-    raw = json.dumps(body).encode()
-    await send(_start(status, {**(headers or {}), "content-type": "application/json", "content-length": str(len(raw))}))
-    await send({"type": "http.response.body", "body": raw})
+async def _send(send: Send, response: Response) -> None:
+    """A response that is whole."""
+    content = response.content or b""
+    await send(_start(response.status, {**response.headers, "content-length": str(len(content))}))
+    await send({"type": "http.response.body", "body": content})
 
 
 @asynccontextmanager

@@ -6,19 +6,15 @@ Sources: extended-thinking, pre-warming and model pages of August to October 202
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sessions.core.profiles import Profile
-from sessions.simulator import shapes
-from sessions.simulator.refusal import Refusal
-from sessions.simulator.shapes import Check, Shape, refuse
-
-if TYPE_CHECKING:
-    from sessions.simulator.validation import Context
+from sessions.simulator.checks import shapes
+from sessions.simulator.checks.context import NEW_VERSION, Context
+from sessions.simulator.checks.refusal import Refusal
+from sessions.simulator.checks.shapes import Check, Shape, refuse
 
 SAMPLING = ("temperature", "top_p", "top_k")
-NEW_VERSION = "2026-10-21"
-"""From this `anthropic-version` on, sampling parameters are refused on every model (D11)."""
 _DOCS = (
     "Please consult our documentation at "
     "https://docs.claude.com/en/docs/build-with-claude/extended-thinking#max-tokens-and-context-window-size"
@@ -109,6 +105,16 @@ def check(body: Mapping[str, Any], profile: Profile, context: Context) -> None:
     _forced(body, profile)
     if not context.counting:
         _max_tokens(body, profile)
+
+
+def check_batched(body: Mapping[str, Any]) -> None:
+    """What a batched request may not ask for (batch-processing page, 2026). The sentences are ours."""
+    if body.get("stream"):
+        refuse("stream", "streaming is not supported in a Message Batch")
+    if body["max_tokens"] == 0:
+        refuse("max_tokens", "Input should be greater than or equal to 1")
+    if body.get("speed"):
+        refuse("speed", "not supported in a Message Batch")
 
 
 def _tools(body: Mapping[str, Any]) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sessions.simulator.answers.reply import Reply
 from sessions.simulator.faults import Fault
-from sessions.simulator.reply import Reply
 
 CHUNK = 48
 """Characters of text or JSON per delta."""

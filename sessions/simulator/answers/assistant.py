@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sessions.simulator.script import Block, Request, Scripted, texts
+from sessions.simulator.answers.script import Block, Request, Scripted, texts
 
 _STOP = frozenset(
     re.findall(
@@ -112,8 +112,8 @@ def _mentioned(tool: Mapping[str, Any], text: str) -> bool:
 
 
 def _words(text: str) -> set[str]:
-    found = (word.rstrip("s") for word in re.findall(r"[a-z]{2,}", text.lower()))
-    return {word for word in found if word not in _STOP and len(word) > 2}
+    words = (word.rstrip("s") for word in re.findall(r"[a-z]{2,}", text.lower()))
+    return {word for word in words if word not in _STOP and len(word) > 2}
 
 
 def _inputs(tool: Mapping[str, Any], text: str) -> list[dict[str, Any]]:
@@ -136,8 +136,8 @@ def _guess(schema: Mapping[str, Any], text: str, numbers: list[Any], things: lis
         return next((v for v in schema["enum"] if str(v).lower() in text.lower()), schema["enum"][0])
     kind = schema.get("type", "string")
     if kind in ("integer", "number"):
-        found = numbers.pop(0) if numbers else 1
-        return int(found) if kind == "integer" else found
+        value = numbers.pop(0) if numbers else 1
+        return int(value) if kind == "integer" else value
     if kind == "boolean":
         return True
     if kind == "array":

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sessions.simulator.refusal import Refusal
+from sessions.simulator.checks.refusal import Refusal
 
 EXTRA = "Extra inputs are not permitted"
 Check = Callable[[str, Any], None]

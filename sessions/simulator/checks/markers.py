@@ -11,7 +11,7 @@ from typing import Any
 
 from sessions.core.cache import Where, blocks, can_mark, can_mark_tool
 from sessions.core.profiles import Profile, Ttl
-from sessions.simulator.refusal import Refusal
+from sessions.simulator.checks.refusal import Refusal
 
 SLOTS = 4
 
@@ -23,11 +23,11 @@ def check(body: Mapping[str, Any], profile: Profile) -> list[tuple[Where, Ttl]]:
         return []
     _times(explicit, body, profile)
     automatic = _automatic(body, [(where, ttl) for where, ttl, _ in explicit])
-    found = [*explicit, *automatic]
-    if len(found) > SLOTS:
-        raise Refusal(f"A maximum of {SLOTS} blocks with cache_control may be provided. Found {len(found)}.")
-    _ordered(found)
-    last = {where: ttl for where, ttl, _ in found}
+    marks = [*explicit, *automatic]
+    if len(marks) > SLOTS:
+        raise Refusal(f"A maximum of {SLOTS} blocks with cache_control may be provided. Found {len(marks)}.")
+    _ordered(marks)
+    last = {where: ttl for where, ttl, _ in marks}
     return sorted(last.items(), key=lambda mark: _rank(mark[0]))
 
 
@@ -81,9 +81,9 @@ def _automatic(body: Mapping[str, Any], explicit: Sequence[tuple[Where, Ttl]]) -
     return [(where, ttl, _path(where))]
 
 
-def _ordered(found: Sequence[tuple[Where, Ttl, str]]) -> None:
+def _ordered(marks: Sequence[tuple[Where, Ttl, str]]) -> None:
     short = False
-    for _, ttl, path in found:
+    for _, ttl, path in marks:
         if ttl == "1h" and short:
             raise Refusal(
                 f"{path}.cache_control.ttl: a ttl='1h' cache_control block must not come after a ttl='5m' "

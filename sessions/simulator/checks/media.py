@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sessions.core.profiles import Profile
-from sessions.simulator.refusal import Refusal
+from sessions.simulator.checks.refusal import Refusal
 from sessions.simulator.tokens import image_size, pdf_pages
 
 BYTES = 10 * 1024 * 1024
@@ -15,12 +15,12 @@ SIDE, MANY_SIDE, MANY = 8000, 2000, 20
 
 def check(body: Mapping[str, Any], profile: Profile) -> None:
     """Raises `Refusal` for too many or too large images or pages."""
-    found = list(_media(body))
-    if not found:
+    media = list(_media(body))
+    if not media:
         return
-    images = [(path, block) for path, block in found if block["type"] == "image"]
+    images = [(path, block) for path, block in media if block["type"] == "image"]
     small = profile.window < 1_000_000
-    pages = sum(_pages(block) for _, block in found if block["type"] == "document")
+    pages = sum(_pages(block) for _, block in media if block["type"] == "document")
     most = 100 if small else 600
     if len(images) > most or pages > most:
         raise Refusal(f"messages: Too much media: {pages} document pages + {len(images)} images > {most}")

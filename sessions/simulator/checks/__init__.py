@@ -1,0 +1,1 @@
+"""What the simulated API refuses, and with which words."""
