@@ -10,7 +10,6 @@ from typing import Any
 import anyio
 
 from sessions.books import CANCELLED, Books
-from sessions.client import belongs_elsewhere
 from sessions.compaction import make_room, obstacle, room_before
 from sessions.core.cache import Where
 from sessions.core.incoming import Incoming
@@ -21,6 +20,7 @@ from sessions.errors import ContextFull, ModelError, StepLimitReached
 from sessions.flight import Flight
 from sessions.gate import Passage
 from sessions.history import Written
+from sessions.model.failures import belongs_elsewhere
 from sessions.replies import Call, Reply, Step
 from sessions.stopping import Stop
 from sessions.telemetry import inside, start_call
@@ -157,7 +157,7 @@ class Asking:
         """The stream's events. A stop interrupts the wait for the next one; the first opens the gate for others."""
         async with self._keeping(incoming), AsyncExitStack() as stack:
             stack.enter_context(self._manager._air.flying(flight))
-            stream = self._manager._client.stream(flight.body, incoming)
+            stream = self._manager._client.stream(flight.body, incoming, typed=self._streams)
 
             async def begin() -> Any:
                 with inside(flight.span):

@@ -17,12 +17,12 @@ import anyio
 import anyio.lowlevel
 
 from sessions.background import log
-from sessions.batch_client import BatchClient, in_batches, may_be_made
 from sessions.batch_part import Part, branch_id, key_of
 from sessions.batch_turn import enlist, plan, put, settle, stored_reply, take_in
 from sessions.errors import ConfigurationError, ModelError, SessionBusy, without_words
 from sessions.flight import Flight
 from sessions.leases import Hold
+from sessions.model.batch_api import BatchClient, in_batches, may_be_made
 from sessions.replies import Call, Reply
 from sessions.tools import Toolbox
 from storage import LeaseTaken, SessionExists, SessionMissing, SessionRecord, TurnRecord

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from sessions.batch_part import Part
 from sessions.books import Books
-from sessions.client import api_type
 from sessions.core.gaps import NEVER, known
 from sessions.core.incoming import Incoming
 from sessions.core.plan import Circumstances, make_plan, render
@@ -19,6 +18,7 @@ from sessions.core.ttl import Fixed
 from sessions.errors import ModelError, without_words
 from sessions.flight import Flight
 from sessions.leases import Hold
+from sessions.model.failures import api_type
 from sessions.replies import Reply
 from sessions.turn import Options, Turn
 from storage import TurnRecord

@@ -9,10 +9,10 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from sessions.background import log
-from sessions.batch_client import BatchClient
 from sessions.batch_part import Part, branch_id, key_of
 from sessions.batch_run import Run
 from sessions.errors import BatchIncomplete, ConfigurationError, ModelError, SessionBusy
+from sessions.model.batch_api import BatchClient
 from sessions.replies import Reply
 from storage import LeaseTaken
 

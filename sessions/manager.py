@@ -28,7 +28,6 @@ from sessions.arguments import (
 from sessions.background import Background
 from sessions.batching import Batching
 from sessions.changes import check_tools
-from sessions.client import ModelClient
 from sessions.clock import Clock, SystemClock
 from sessions.core.acceptable import check_acceptable
 from sessions.core.incoming import Incoming
@@ -45,7 +44,8 @@ from sessions.history import RECENT_CALLS, History
 from sessions.leases import Leases
 from sessions.lifecycle import Lifecycle
 from sessions.linting import Linter
-from sessions.measured import SIMULATOR, read_profile
+from sessions.model.client import ModelClient
+from sessions.model.profile_file import SIMULATOR, read_profile
 from sessions.recovery import Recovery
 from sessions.replies import Call, Cost, Reply, SessionInfo
 from sessions.session import Session

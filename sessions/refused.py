@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from sessions.books import Books
-from sessions.client import reason_of, status_of
 from sessions.core.refusals import refused_results, without_results
 from sessions.core.transcript import tool_calls
 from sessions.errors import ContextFull, ModelError
+from sessions.model.failures import reason_of, status_of
 
 _LOOK = 20
 """Newest calls among which an earlier failure is looked for."""

@@ -23,7 +23,6 @@ from sessions.arguments import (
     tool_list,
 )
 from sessions.changes import has_thinking, new_settings, prefix_changes, unbinds_thinking
-from sessions.client import belongs_elsewhere
 from sessions.clock import within
 from sessions.compaction import compact, earlier_chains
 from sessions.core.plan import lost_tokens
@@ -41,6 +40,7 @@ from sessions.errors import (
 )
 from sessions.history import Damage, History, Written, first_damage, make_entry, read_entry, read_messages
 from sessions.leases import Hold
+from sessions.model.failures import belongs_elsewhere
 from sessions.replies import Call, Cost, Reply, Step
 from sessions.streaming import Driver, ReplyStream
 from sessions.tool_round import InDoubt, check_in_doubt

@@ -12,6 +12,7 @@ from sessions.asking import Event
 from sessions.background import Background
 from sessions.clock import Clock
 from sessions.errors import SessionsError
+from sessions.model.raw_stream import typed_event
 from sessions.replies import Reply, Step
 from sessions.translate import storage_errors
 from sessions.turn import Turn
@@ -219,7 +220,7 @@ def _events_of(reply: Reply) -> list[Any]:
     usage = {"output_tokens": reply.usage.output}
     delta = {"stop_reason": reply.stop_reason, "stop_sequence": None}
     raw += [{"type": "message_delta", "delta": delta, "usage": usage}, {"type": "message_stop"}]
-    return [_typed(one) for one in raw]
+    return [typed_event(one) for one in raw]
 
 
 def _block_events(index: int, block: dict[str, Any]) -> list[dict[str, Any]]:
@@ -232,10 +233,3 @@ def _block_events(index: int, block: dict[str, Any]) -> list[dict[str, Any]]:
         *({"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas),
         {"type": "content_block_stop", "index": index},
     ]
-
-
-def _typed(raw: dict[str, Any]) -> Any:
-    from anthropic._models import construct_type_unchecked  # as the SDK's own stream does: never refuses
-    from anthropic.types import RawMessageStreamEvent
-
-    return construct_type_unchecked(value=raw, type_=RawMessageStreamEvent)  # type: ignore[arg-type]

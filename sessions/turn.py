@@ -14,12 +14,12 @@ import anyio
 from sessions.asking import Asking, Event
 from sessions.batch_part import Part
 from sessions.books import CANCELLED, Books
-from sessions.client import is_refused
 from sessions.core.cache import Where
 from sessions.core.steps import Finished, RunTools, SubmitResults, ToolRecord, close_open_calls, next_step
 from sessions.core.transcript import Entry, encode, lift_marks, tool_calls
 from sessions.core.ttl import PARK_AFTER
 from sessions.errors import ConfigurationError, ModelError, SessionsError
+from sessions.model.failures import is_refused
 from sessions.refused import advise, step_back
 from sessions.replies import Call, Reply, Step
 from sessions.stopping import Stop

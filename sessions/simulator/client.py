@@ -37,6 +37,7 @@ def client(
     transport = Transport(engine or Engine(script, faults=faults), clock=clock, latency=latency)
     http_client = httpx2.AsyncClient(transport=transport)
     made = AsyncAnthropic(api_key=api_key, http_client=http_client, max_retries=max_retries, **kwargs)
+    made.characters_per_token = transport.characters_per_token  # type: ignore[attr-defined]
     made._platform = get_platform()  # the SDK would look it up in a thread at the first call, unseen by a manual clock
     return made
 
