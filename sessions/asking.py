@@ -155,7 +155,7 @@ class Asking:
         """The stream's events. A stop interrupts the wait for the next one; the first opens the gate for others."""
         incoming, requests = request.incoming, self._runtime.requests
         async with self._keeping(incoming), AsyncExitStack() as stack:
-            stream = requests.stream(request)
+            stream = requests.stream(request, typed=self._streams)
             events = await self._stop.unless(lambda: stack.enter_async_context(stream))
             while events is not None and not self._stop.pressed:
                 event = await self._stop.unless(lambda: anext(events, None))

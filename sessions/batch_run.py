@@ -18,13 +18,13 @@ import anyio.lowlevel
 
 from sessions import states
 from sessions.background import log
-from sessions.batch_client import BatchClient, in_batches, may_be_made
 from sessions.batch_part import Part, branch_id, key_of
 from sessions.batch_turn import BranchTurn, enlist, plan
 from sessions.errors import ConfigurationError, ModelError, SessionBusy, without_words
 from sessions.history import History
 from sessions.leases import Hold
 from sessions.ledger import Call
+from sessions.model.batch_api import BatchClient, in_batches, may_be_made
 from sessions.outcome import Outcome
 from sessions.request import Request
 from sessions.runtime import Runtime

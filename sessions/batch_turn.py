@@ -12,7 +12,6 @@ from sessions.asking import Asking
 from sessions.batch_part import Part
 from sessions.beginning import Options, stored_outcome
 from sessions.books import Books
-from sessions.client import api_type
 from sessions.core.gaps import NEVER, known
 from sessions.core.plan import Circumstances, make_plan, render
 from sessions.core.prices import prices_for
@@ -20,6 +19,7 @@ from sessions.core.ttl import Fixed
 from sessions.errors import ModelError, without_words
 from sessions.history import History
 from sessions.leases import Hold
+from sessions.model.failures import api_type
 from sessions.outcome import Outcome
 from sessions.request import Request
 from sessions.runtime import Runtime

@@ -6,11 +6,11 @@ import os
 import warnings
 from dataclasses import replace
 
-from sessions.client import ModelClient
 from sessions.core.acceptable import check_acceptable
 from sessions.core.profiles import Profile, nearest_models, profile_for
 from sessions.core.settings import Settings
-from sessions.measured import SIMULATOR, read_profile
+from sessions.model.client import ModelClient
+from sessions.model.profile_file import SIMULATOR, read_profile
 from sessions.translate import given
 
 

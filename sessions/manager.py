@@ -27,7 +27,6 @@ from sessions.arguments import (
 from sessions.background import Background
 from sessions.batching import Batching
 from sessions.changes import check_tools
-from sessions.client import ModelClient
 from sessions.clock import Clock, SystemClock
 from sessions.core.plan import Warmth
 from sessions.core.profiles import Profile
@@ -43,6 +42,7 @@ from sessions.leases import Leases
 from sessions.ledger import Cost
 from sessions.lifecycle import Lifecycle
 from sessions.linting import Linter
+from sessions.model.client import ModelClient
 from sessions.opening import SHARED_POINTS, Conversations, new_record
 from sessions.recovery import Recovery
 from sessions.request import Requests

@@ -6,10 +6,10 @@ from typing import Any
 
 from sessions import states
 from sessions.books import Books
-from sessions.client import reason_of, status_of
 from sessions.core.refusals import refused_results, without_results
 from sessions.core.transcript import tool_calls
 from sessions.errors import ContextFull, ModelError, named
+from sessions.model.failures import reason_of, status_of
 from storage import Store
 
 _LOOK = 20

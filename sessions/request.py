@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from sessions.background import log
-from sessions.client import ModelClient, belongs_elsewhere
 from sessions.clock import Clock
 from sessions.core.cache import text_of
 from sessions.core.diagnosis import Asked, Miss, Past, diagnose, reason_of, was_edited
@@ -24,6 +23,8 @@ from sessions.core.settings import Settings
 from sessions.errors import ModelError, without_words
 from sessions.history import History
 from sessions.ledger import Call, marks_of, usage_of
+from sessions.model.client import ModelClient
+from sessions.model.failures import belongs_elsewhere
 from sessions.telemetry import end_call, inside, start_call
 from storage import CallRecord, Store
 from storage.records import CallKind, CallStatus
@@ -180,15 +181,19 @@ class Requests:
         request.span = start_call(request.kind, history.record.id, request.body, request.started, parent)
 
     @asynccontextmanager
-    async def stream(self, request: Request) -> AsyncIterator[AsyncIterator[Any]]:
-        """Sends it; iterating gives the SDK's events and fills `request.incoming`. Raises `ModelError`.
+    async def stream(self, request: Request, *, typed: bool = False) -> AsyncIterator[AsyncIterator[Any]]:
+        """Sends it; iterating gives its events and fills `request.incoming`. Raises `ModelError`.
+
+        `typed`: the events are read, and are the SDK's values.
 
         Whoever draws says `begun` at the first event.
         """
         async with AsyncExitStack() as stack:
             stack.enter_context(self._among_others(request))
             with inside(request.span):
-                events = await stack.enter_async_context(self._client.stream(request.body, request.incoming))
+                events = await stack.enter_async_context(
+                    self._client.stream(request.body, request.incoming, typed=typed)
+                )
             yield events
 
     async def answer(self, request: Request) -> None:

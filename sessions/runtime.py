@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sessions.background import Background
-from sessions.client import ModelClient
 from sessions.clock import Clock
 from sessions.core.ttl import Policy
 from sessions.endpoint import Endpoint
 from sessions.gate import WarmupGate
 from sessions.leases import Leases
 from sessions.lifecycle import Lifecycle
+from sessions.model.client import ModelClient
 from sessions.opening import Conversations
 from sessions.request import Requests
 from storage import Store

@@ -13,6 +13,7 @@ from sessions.batch_part import Part
 from sessions.errors import SessionsError
 from sessions.history import History
 from sessions.lifecycle import ENDED
+from sessions.model.raw_stream import typed_event
 from sessions.outcome import Event, Outcome, Step
 from sessions.runtime import Runtime
 from sessions.translate import storage_errors
@@ -259,7 +260,7 @@ def _events_of(reply: Outcome) -> list[Any]:
     usage = {"output_tokens": reply.usage.output}
     delta = {"stop_reason": reply.stop_reason, "stop_sequence": None}
     raw += [{"type": "message_delta", "delta": delta, "usage": usage}, {"type": "message_stop"}]
-    return [_typed(one) for one in raw]
+    return [typed_event(one) for one in raw]
 
 
 def _block_events(index: int, block: dict[str, Any]) -> list[dict[str, Any]]:
@@ -272,10 +273,3 @@ def _block_events(index: int, block: dict[str, Any]) -> list[dict[str, Any]]:
         *({"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas),
         {"type": "content_block_stop", "index": index},
     ]
-
-
-def _typed(raw: dict[str, Any]) -> Any:
-    from anthropic._models import construct_type_unchecked  # as the SDK's own stream does: never refuses
-    from anthropic.types import RawMessageStreamEvent
-
-    return construct_type_unchecked(value=raw, type_=RawMessageStreamEvent)  # type: ignore[arg-type]

@@ -13,12 +13,12 @@ from sessions.asking import Asking
 from sessions.batch_part import Part
 from sessions.beginning import Beginning, Options
 from sessions.books import CANCELLED, Books
-from sessions.client import is_refused
 from sessions.core.steps import Finished, RunTools, SubmitResults, close_open_calls, next_step
 from sessions.core.transcript import tool_calls
 from sessions.core.ttl import PARK_AFTER
 from sessions.errors import ConfigurationError, ModelError, named
 from sessions.history import History
+from sessions.model.failures import is_refused
 from sessions.outcome import Event, Outcome, Step
 from sessions.refused import advise, step_back
 from sessions.runtime import Runtime

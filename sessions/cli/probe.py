@@ -21,7 +21,7 @@ from sessions.cli.terminal import MODEL, STORE, Code, JsonOption, ModelOption, c
 from sessions.core.prices import prices_for
 from sessions.core.profiles import MODELS, profile_for
 from sessions.errors import ConfigurationError
-from sessions.measured import SIMULATOR
+from sessions.model.profile_file import SIMULATOR
 from sessions.probe import Ask, Probe, Result, Rule, Seen, Watcher
 from sessions.probe.simulated import Estimate, estimate, simulated_probe
 from storage.urls import VARIABLE

@@ -11,7 +11,7 @@ import typer
 
 from sessions.cli.terminal import console
 from sessions.errors import ConfigurationError
-from sessions.measured import read_profile
+from sessions.model.profile_file import read_profile
 from sessions.simulator import Engine, Latency, serve
 
 

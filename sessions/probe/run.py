@@ -11,14 +11,15 @@ from typing import Any
 
 import anyio
 
-from sessions.client import ModelClient, status_of
 from sessions.clock import Clock, SystemClock
 from sessions.core.incoming import Incoming
 from sessions.core.prices import cost
 from sessions.core.profiles import Profile, profile_for, unknown_model
 from sessions.core.usage import Usage
 from sessions.errors import ModelError
-from sessions.measured import Measured
+from sessions.model.client import ModelClient
+from sessions.model.failures import status_of
+from sessions.model.profile_file import Measured
 from sessions.probe.bench import Ask, Bench, Finding, Rule, Seen, Steps, Unclear, Verdict
 from sessions.probe.rules import RULES
 

@@ -10,7 +10,7 @@ from sessions import simulator
 from sessions.clock import SystemClock
 from sessions.core.profiles import MODELS, Profile
 from sessions.core.usage import Usage
-from sessions.measured import SIMULATOR
+from sessions.model.profile_file import SIMULATOR
 from sessions.probe.run import Probe, documented
 from sessions.simulator import Engine
 from sessions.testing import ManualClock

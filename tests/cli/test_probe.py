@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 from sessions import profile_for
-from sessions.measured import Measured, read_profile
+from sessions.model.profile_file import Measured, read_profile
 from tests.cli.conftest import Run
 
 MODEL = "claude-sonnet-5-5"

@@ -10,10 +10,10 @@ import httpx2
 import pytest
 from opentelemetry import trace
 
-from sessions.client import _ENCODABLE, ModelClient
 from sessions.core.body import Message
 from sessions.core.incoming import Incoming
 from sessions.errors import ModelError
+from sessions.model.client import ENCODABLE, ModelClient, encoded
 
 WORDS = [Message(role="user", content=[{"type": "text", "text": 'Grüße, "" \\ / – 你好 \x7f 1.0'}])]
 PLAIN: dict[str, Any] = {"model": "claude-sonnet-5-5", "max_tokens": 10, "messages": WORDS, "system": [], "tools": []}
@@ -76,7 +76,7 @@ async def test_is_the_request_of_create(body: dict[str, Any], stream: bool) -> N
     kept = Kept()
     client = sdk(kept, default_headers={"anthropic-beta": "mine", "x-mine": "1"})
     model = ModelClient(client)
-    assert model._encoded(body) is not None
+    assert encoded(client, body) is not None
     for _ in range(2):  # `create` sees the first one
         with pytest.raises(ModelError):
             await ask(model, body, stream)
@@ -116,7 +116,7 @@ async def test_the_sdk_says_what_it_has_to_say_of_a_model(body: dict[str, Any], 
 
 
 def test_every_argument_that_is_encoded_is_one_of_the_bodies_above() -> None:
-    assert set(PLAIN | MORE | BETA | {"compaction": 0}) == _ENCODABLE
+    assert set(PLAIN | MORE | BETA | {"compaction": 0}) == ENCODABLE
 
 
 async def _through(request: Any, call_next: Any) -> Any:
@@ -141,7 +141,7 @@ async def test_leaves_to_create_what_is_more_than_a_body(options: dict[str, Any]
     kept = Kept()
     client = sdk(kept, **options)
     model, body = ModelClient(client), PLAIN | more
-    assert model._encoded(body) is None
+    assert encoded(client, body) is None
     with pytest.raises(ModelError):
         async with model.stream(body, Incoming()):
             pass
@@ -152,18 +152,18 @@ async def test_leaves_to_create_what_is_more_than_a_body(options: dict[str, Any]
 
 
 async def test_leaves_to_create_what_is_traced() -> None:
-    model = ModelClient(sdk(Kept()))
+    client = sdk(Kept())
     context = trace.SpanContext(trace_id=1, span_id=1, is_remote=False, trace_flags=trace.TraceFlags(1))
     with trace.use_span(trace.NonRecordingSpan(context)):
-        assert model._encoded(PLAIN) is None
-    assert model._encoded(PLAIN) is not None
+        assert encoded(client, PLAIN) is None
+    assert encoded(client, PLAIN) is not None
     collected = sdk(Kept(), open_telemetry={"tracer_provider": trace.NoOpTracerProvider()})
-    assert ModelClient(collected)._encoded(PLAIN) is None
+    assert encoded(collected, PLAIN) is None
     silent = sdk(Kept(), open_telemetry={"traces": {"enabled": False}})
-    assert ModelClient(silent)._encoded(PLAIN) is not None
+    assert encoded(silent, PLAIN) is not None
 
 
 def test_leaves_another_client_to_itself() -> None:
     client = Rewriting(api_key="k")
-    assert ModelClient(client)._encoded(PLAIN) is None
-    assert ModelClient(anthropic.AsyncAnthropic(api_key="k"))._encoded(PLAIN) is not None
+    assert encoded(client, PLAIN) is None
+    assert encoded(anthropic.AsyncAnthropic(api_key="k"), PLAIN) is not None

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sessions import ModelError, SessionManager
-from sessions.client import _read
+from sessions.model.raw_stream import read_json
 
 MODEL = "claude-sonnet-5-5"
 NUMBERS = st.integers() | st.floats(allow_nan=False) | st.sampled_from([10**400, -(10**30), 5e-324, -0.0])
@@ -28,7 +28,7 @@ VALUES = st.recursive(
 @given(VALUES)
 def test_any_json_is_read_as_the_standard_library_does(value: Any) -> None:
     text = json.dumps(value)
-    assert repr(_read(text)) == repr(json.loads(text))
+    assert repr(read_json(text)) == repr(json.loads(text))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_odd_json_is_read_as_the_standard_library_does(text: str) -> None:
         except ValueError as error:
             return type(error).__name__
 
-    assert outcome(_read) == outcome(json.loads)
+    assert outcome(read_json) == outcome(json.loads)
 
 
 class Canned(httpx2.AsyncBaseTransport):

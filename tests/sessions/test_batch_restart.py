@@ -12,10 +12,10 @@ import anyio.lowlevel
 import httpx2
 import pytest
 
-import sessions.batch_client
+import sessions.model.batch_api
 from sessions import BatchIncomplete, ConfigurationError, ModelError, Reply, Session, SessionBusy, SessionManager
-from sessions.batch_client import item
 from sessions.batch_part import Part
+from sessions.model.batch_api import item
 from sessions.simulator import Engine, Fault, Transport
 from sessions.testing import ManualClock
 from storage import open_store
@@ -396,14 +396,14 @@ async def _recover(manager: SessionManager, found: dict[str, Any]) -> None:
 
 
 async def test_a_large_one_is_sent_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions.batch_client, "MOST", 2)
+    monkeypatch.setattr(sessions.model.batch_api, "MOST", 2)
     world = World(echo)
     async with world.manager() as manager:
         contents = [str(number) for number in range(6)]
         replies = await (await create(manager)).batch(contents)
         assert [one.text for one in replies] == [f"re: {one}" for one in contents]
         assert batches(world) == 4
-        monkeypatch.setattr(sessions.batch_client, "LARGEST", 5000)
+        monkeypatch.setattr(sessions.model.batch_api, "LARGEST", 5000)
         replies = await (await create(manager, system="Short.")).batch(["x" * 3000] * 3)
         assert batches(world) == 7
         assert len(replies) == 3

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from sessions import ContextFull, ModelError, Outlook, tool
-from sessions.client import model_error
+from sessions.model.failures import model_error
 from sessions.simulator import Fault, Request, Scripted, filler
 from tests.sessions.world import World, answers, buckets, call, create, everywhere, words
 

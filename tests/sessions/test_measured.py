@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sessions import ConfigurationError, Profile, SessionManager, profile_for
-from sessions.measured import Measured, read_profile
+from sessions.model.profile_file import Measured, read_profile
 from sessions.simulator import Transport
 from tests.sessions.world import MODEL, SYSTEM, World, create
 

@@ -10,9 +10,10 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from sessions.client import BETA_FIELDS, ModelClient, status_of, translated
 from sessions.core.body import encode_body
 from sessions.errors import ConfigurationError, ModelError
+from sessions.model.client import ModelClient, is_beta
+from sessions.model.failures import status_of, translated
 
 if TYPE_CHECKING:
     import anthropic
@@ -54,7 +55,7 @@ class BatchClient:
     async def make(self, requests: Requests) -> str:
         """Makes a batch of these requests and gives its id. `may_be_made` tells of an error whether it may be there."""
         first = requests[0][1]
-        beta = bool(BETA_FIELDS & set(first) or "block_binding" in (first.get("thinking") or {}))
+        beta = is_beta(first)
         options = {name: first[name] for name in _HEADERS & set(first)}
         items = [{"custom_id": id, "params": item(body)} for id, body in requests]
         with translated():
