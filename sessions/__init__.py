@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sessions.core.transcript import Entry
     from sessions.core.ttl import ExpectedCost, Fixed, Option, Outlook, Policy
     from sessions.core.usage import Usage
+    from sessions.entries import Damage
     from sessions.errors import (
         BatchIncomplete,
         ConfigurationError,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
         StepLimitReached,
         ToolsChanged,
     )
-    from sessions.history import Damage
     from sessions.ledger import Call, Cost
     from sessions.manager import SessionInfo, SessionManager
     from sessions.outcome import Step
@@ -94,7 +94,7 @@ _HOMES = {
         "LeaseLost ModelError PrefixChange PromptWarning SchemaOutOfDate SessionBusy SessionNotFound SessionsError "
         "StepLimitReached ToolsChanged"
     ),
-    "history": "Damage",
+    "entries": "Damage",
     "ledger": "Call Cost",
     "manager": "SessionInfo SessionManager",
     "outcome": "Step",

@@ -17,9 +17,9 @@ from sessions.core.incoming import Incoming
 from sessions.core.plan import Plan, make_plan, render
 from sessions.core.steps import Finished, next_step
 from sessions.core.transcript import Malformed, is_empty_reply, tool_calls
+from sessions.entries import Written
 from sessions.errors import ContextFull, ModelError, StepLimitReached
 from sessions.gate import Passage
-from sessions.history import Written
 from sessions.ledger import Call
 from sessions.outcome import Event, Outcome, Step
 from sessions.request import Request, without_foreign_thinking

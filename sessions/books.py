@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from sessions import states
 from sessions.core.prices import cost
 from sessions.core.transcript import Role
-from sessions.history import History, Written, make_entry
+from sessions.entries import Written, make_entry
+from sessions.history import History
 from sessions.leases import Hold
 from sessions.ledger import Call
 from sessions.outcome import Outcome

@@ -22,8 +22,9 @@ from sessions.core.profiles import Profile
 from sessions.core.prompt import COMPACTION_BETA
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry, tool_calls
+from sessions.entries import make_entry
 from sessions.errors import ConfigurationError, ModelError
-from sessions.history import History, make_entry
+from sessions.history import History
 from sessions.ledger import Call
 from sessions.runtime import Runtime
 from storage import CallRecord, Change, EntryRecord, Lease, PromptRecord, SessionMissing, Store, TurnRecord

@@ -11,8 +11,9 @@ from sessions.changes import has_thinking
 from sessions.clock import Clock
 from sessions.core.settings import Settings
 from sessions.core.transcript import check_history, encode, lift_marks, shown
+from sessions.entries import Written, make_entry
 from sessions.errors import ConfigurationError, Conflict, InvalidHistory, ModelError
-from sessions.history import History, Written, make_entry
+from sessions.history import History
 from sessions.leases import Hold, Leases
 from sessions.request import without_foreign_thinking
 from sessions.translate import given, storage_errors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from sessions.core.diagnosis import KEPT, Past, Trail
@@ -11,9 +11,10 @@ from sessions.core.gaps import Gaps
 from sessions.core.plan import Warmth
 from sessions.core.prompt import Prompt, kept_text, text_digest
 from sessions.core.settings import Settings
-from sessions.core.transcript import Entry, Role, decode, decode_all, encode, entry_id, is_summary, tool_calls
+from sessions.core.transcript import Entry, is_summary, tool_calls
 from sessions.endpoint import Endpoint
-from sessions.errors import ConfigurationError, ToolsChanged
+from sessions.entries import Written, read_entry, read_messages
+from sessions.errors import ToolsChanged
 from sessions.ledger import Call, marks_of
 from sessions.states import is_open
 from sessions.tools import Toolbox
@@ -36,101 +37,6 @@ RECENT_CALLS = KEPT
 """Calls read back when a session is opened: what they marked may still be warm."""
 
 _KEPT = ("settings", "title", "metadata", "gaps")
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """An entry with its stored form."""
-
-    entry: Entry
-    record: EntryRecord
-
-
-def make_entry(parent: Entry | None, role: Role, content: Sequence[Any], now: float, **facts: Any) -> Written:
-    """The next entry of a chain; `facts` are fields of `Entry` (stop reason, sizes, model, call)."""
-    text = encode(content)
-    parent_id = parent.id if parent else None
-    entry = Entry(
-        entry_id(parent_id, role, text),
-        parent_id,
-        role,
-        decode(text),
-        now,
-        depth=parent.depth + 1 if parent else 1,
-        **facts,
-    )
-    return Written(
-        entry,
-        EntryRecord(
-            entry.id,
-            parent_id,
-            entry.depth,
-            role,
-            text,
-            now,
-            entry.stop_reason,
-            entry.prompt_tokens,
-            entry.output_tokens,
-            entry.message_id,
-            entry.call,
-            entry.model,
-        ),
-    )
-
-
-def read_content(record: EntryRecord) -> list[dict[str, Any]]:
-    """The blocks of a stored row. Raises `ConfigurationError` naming a row that is damaged."""
-    try:
-        return decode(record.content)
-    except ValueError as error:
-        raise ConfigurationError(f"entry {record.id} is damaged ({error}): restore the database from a copy") from error
-
-
-def read_entry(record: EntryRecord) -> Entry:
-    """The entry of a stored row; see `read_content`."""
-    return Entry(
-        record.id,
-        record.parent,
-        record.role,  # type: ignore[arg-type]  # only roles that were checked are ever stored
-        read_content(record),
-        record.created_at,
-        record.stop_reason,
-        depth=record.depth,
-        prompt_tokens=record.prompt_tokens,
-        output_tokens=record.output_tokens,
-        message_id=record.message_id,
-        model=record.model,
-        call=record.call,
-    )
-
-
-def read_messages(records: Sequence[EntryRecord]) -> list[dict[str, Any]]:
-    """Stored rows as the API takes them; see `read_content`."""
-    try:
-        contents = decode_all([record.content for record in records])
-    except ValueError:
-        contents = [read_content(record) for record in records]  # names the damaged one
-    return [{"role": record.role, "content": content} for record, content in zip(records, contents, strict=True)]
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """The first entry that is not as it was written, and what is wrong with it."""
-
-    entry: str
-    sentence: str
-
-
-def first_damage(rows: Sequence[EntryRecord]) -> Damage | None:
-    """Re-hashes a chain from its root; the first entry whose words, place or parent were changed, or `None`."""
-    parent: str | None = None
-    for depth, row in enumerate(rows, 1):
-        if row.parent != parent or row.depth != depth:
-            return Damage(row.id, f"entry {row.id} does not follow the entry before it")
-        if entry_id(parent, row.role, row.content) != row.id:
-            return Damage(row.id, f"the content of entry {row.id} (message {depth}) is not what was stored")
-        parent = row.id
-    return None
 
 
 def _is_summary(entry: Entry) -> bool:

@@ -29,8 +29,9 @@ from sessions.core.settings import Settings
 from sessions.core.transcript import Entry, canonical, copied
 from sessions.core.usage import Usage
 from sessions.editing import Edit, check_instruction, editing, message_list
+from sessions.entries import Damage, first_damage, read_entry, read_messages
 from sessions.errors import BatchIncomplete, ConfigurationError, ModelError, PrefixChange, SessionsError
-from sessions.history import Damage, History, first_damage, read_entry, read_messages
+from sessions.history import History
 from sessions.ledger import Call, Cost
 from sessions.linting import Linter
 from sessions.outcome import Outcome, Step

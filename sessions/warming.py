@@ -11,7 +11,8 @@ from sessions.core.profiles import Profile
 from sessions.core.settings import Settings
 from sessions.core.steps import calls_of, result_block
 from sessions.core.usage import Usage
-from sessions.history import History, make_entry
+from sessions.entries import make_entry
+from sessions.history import History
 from sessions.ledger import Call
 from sessions.runtime import Runtime
 from storage.records import CallKind
