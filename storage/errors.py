@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .records import Holder
+    from .holders import Holder
 
 
 class StorageError(Exception):

@@ -13,7 +13,9 @@ from pathlib import Path
 from storage import EntryRecord, Store
 from storage.sqlite import SQLite, SQLiteDatabase
 from storage.testing import call_record, change, entries_of, hold, session_record, turn_record
-from storage.transactions import Database, chain
+from storage.transactions import Database
+from storage.transactions.reading import chain
+from storage.transactions.writing import create
 
 
 def digest(*parts: object) -> str:
@@ -49,8 +51,6 @@ def test_what_is_new_is_read_without_what_is_old(path: Path) -> None:
     steps: dict[str | None, int] = {}
 
     def fill(db: Database) -> None:
-        from storage.transactions import create
-
         create(db, session_record(head="e4999"), entries_of(*(f"e{number}" for number in range(5000))), ())
 
     def count(db: Database) -> None:
@@ -81,8 +81,6 @@ def test_a_short_branch_is_read_without_the_rest_of_its_tree(path: Path) -> None
     steps: dict[str, int] = {}
 
     def fill(db: Database) -> None:
-        from storage.transactions import create
-
         create(db, session_record(head="e4999"), (*trunk, *branch), ())
 
     def count(db: Database) -> None:

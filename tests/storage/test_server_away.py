@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,7 +18,6 @@ from sqlalchemy import make_url
 
 from storage import HeadMoved, LeaseGone, ServerAway, SessionExists, SessionMissing, Store, StoreUnavailable, open_store
 from storage.sql import SQLStore
-from storage.statements import LOCK
 from storage.testing import (
     ME,
     NOW,
@@ -29,10 +29,13 @@ from storage.testing import (
     session_record,
     turn_record,
 )
+from storage.threads import outcome
+from storage.transactions.statements import LOCK
+from storage.transactions.writing import is_same
 from tests.storage.relay import Fate, Relay
 
 psycopg = pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev extra")
-from storage import connections, postgresql  # noqa: E402  # they need the driver
+from storage.postgresql import connections, database, dialect  # noqa: E402  # they need the driver
 
 COMMIT = b"COMMIT\0"
 """The statement as it is sent (and not the words READ COMMITTED)."""
@@ -281,7 +284,7 @@ async def test_patience_has_an_end(
 ) -> None:
     """It is one for all: who comes later does not wait as long again. Then all is well again."""
     await store.create(session_record())
-    monkeypatch.setattr(postgresql, "PATIENCE", 2.0)
+    monkeypatch.setattr(dialect, "PATIENCE", 2.0)
 
     def decide(piece: bytes) -> Fate:
         if fate is None or COMMIT in piece:
@@ -324,7 +327,7 @@ async def test_the_log_says_when_waiting_is_given_up(
     relay: Relay, store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO", "storage")
-    monkeypatch.setattr(postgresql, "PATIENCE", 0.3)
+    monkeypatch.setattr(dialect, "PATIENCE", 0.3)
     relay.stop()
     with pytest.raises(StoreUnavailable):
         await store.load("s")
@@ -377,7 +380,7 @@ async def test_a_server_that_stays_read_only_is_named(
     name = make_url(direct).database
     execute(direct, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     relay.cut()
-    monkeypatch.setattr(postgresql, "PATIENCE", 0.5)
+    monkeypatch.setattr(dialect, "PATIENCE", 0.5)
     writing = asyncio.ensure_future(store.record(call_record()))
     while not writing.done():
         await store.load("s")
@@ -401,7 +404,7 @@ async def test_closing_ends_the_wait(relay: Relay, store: Store) -> None:
 async def test_a_process_that_sleeps_in_a_transaction_keeps_nobody_waiting(
     store: SQLStore, other: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgresql, "FROZEN", 0.2)
+    monkeypatch.setattr(database, "FROZEN", 0.2)
     await store.create(session_record())
     runs: list[bool] = []
     awake = threading.Event()
@@ -411,7 +414,7 @@ async def test_a_process_that_sleeps_in_a_transaction_keeps_nobody_waiting(
         runs.append(db.again)
         assert awake.wait(60)
 
-    sleeping = asyncio.ensure_future(store._write(sleep))
+    sleeping = asyncio.ensure_future(outcome(store.dialect.write(sleep)))
     while not runs:
         await asyncio.sleep(0.01)
     await asyncio.wait_for(hold(other), 30)  # while it sleeps
@@ -434,7 +437,8 @@ async def test_a_deadlock_is_no_error(store: SQLStore) -> None:
             met.wait(10)
         db.raw.execute("UPDATE sessions SET title = %s WHERE id = %s RETURNING id", (first, second)).fetchone()
 
-    await asyncio.gather(store._write(lock, "a", "b"), store._write(lock, "b", "a"))
+    works = [partial(lock, first="a", second="b"), partial(lock, first="b", second="a")]
+    await asyncio.gather(*(outcome(store.dialect.write(work)) for work in works))
     assert len(runs) == 3
     titles = {(await store.load(id)).title for id in "ab"}
     assert len(titles) == 1
@@ -467,8 +471,9 @@ async def test_no_more_connections_than_the_server_gives(direct: str) -> None:
         "GRANT ALL ON ALL TABLES IN SCHEMA public TO modest",
         "GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO modest",
     )
-    store = open_store(direct.replace("postgres:@", "modest:@"))
-    assert "modest" in store._dialect._name  # type: ignore[attr-defined]
+    url = direct.replace("postgres:@", "modest:@")
+    assert "modest" in url
+    store = open_store(url)
     await store.open()
     await store.create(session_record())
     await asyncio.gather(*(store.record(call_record(f"c{number}")) for number in range(60)))
@@ -486,15 +491,13 @@ async def test_a_store_is_not_used_across_a_fork(store: SQLStore) -> None:
 
 def in_a_fork(store: SQLStore) -> None:
     with pytest.raises(StoreUnavailable, match="open a store of its own here"):
-        store._dialect.read(lambda _: None)
+        store.dialect.read(lambda _: None)
 
 
 def test_who_created_a_session_is_told_by_what_never_changes() -> None:
-    from storage.transactions import _is_ours
-
     made = session_record(owner="a")
-    assert _is_ours(replace(made, head="x", title="later", updated_at=9.0), made)
-    assert not _is_ours(replace(made, tree="another"), made)
+    assert is_same(replace(made, head="x", title="later", updated_at=9.0), made)
+    assert not is_same(replace(made, tree="another"), made)
 
 
 def test_what_failed_is_named_and_not_what_was_skipped() -> None:
@@ -502,5 +505,5 @@ def test_what_failed_is_named_and_not_what_was_skipped() -> None:
     failed = psycopg.errors.NotNullViolation("failed")
     skipped = psycopg.errors.PipelineAborted("skipped")
     skipped.__context__ = failed
-    assert postgresql._first(skipped) is failed
-    assert postgresql._first(failed) is failed
+    assert database.first_failure(skipped) is failed
+    assert database.first_failure(failed) is failed

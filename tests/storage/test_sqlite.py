@@ -29,11 +29,14 @@ from storage import (
     ToolCallRecord,
     open_store,
 )
-from storage.sqlite import APPLICATION, SQLite, SQLiteDatabase, _write_ahead
-from storage.statements import listing
+from storage.sqlite import APPLICATION, SQLite, SQLiteDatabase
+from storage.sqlite.database import BUSY_TIMEOUT
+from storage.sqlite.schema import create, write_ahead
 from storage.tables import REVISION
 from storage.testing import NOW, OTHER, call_record, change, entries_of, hold, session_record, turn_record
+from storage.threads import outcome
 from storage.transactions import Database
+from storage.transactions.statements import listing
 
 
 async def refused(url: str, kind: type[Exception], words: str) -> None:
@@ -207,7 +210,7 @@ def test_the_log_is_turned_on_when_others_let_go(path: Path) -> None:
                 return super().execute(statement)
 
         with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0, factory=Watched)) as raw:
-            _write_ahead(raw)
+            write_ahead(raw, BUSY_TIMEOUT)
             assert len(tries) == 3
             assert raw.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
@@ -216,19 +219,18 @@ def test_of_two_who_create_the_schema_the_second_finds_it(path: Path) -> None:
     database = SQLite(str(path))
     database.open()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as raw:
-        database._create(raw)
+        create(raw, BUSY_TIMEOUT)
     database.close()
 
 
-def test_the_log_is_not_waited_for_for_ever(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.sqlite.BUSY_TIMEOUT", -1.0)
+def test_the_log_is_not_waited_for_for_ever(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with (
             contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as raw,
             pytest.raises(sqlite3.OperationalError, match="locked"),
         ):
-            _write_ahead(raw)
+            write_ahead(raw, -1.0)
 
 
 @pytest.mark.parametrize("content", [b"not a database, but a text of some length\n" * 100, b"x" * 10])
@@ -441,7 +443,7 @@ async def test_closing_lets_a_read_finish(store: Store) -> None:
         assert go_on.wait(60)
         return len(db.raw.execute("SELECT 1").fetchall())
 
-    reading = asyncio.create_task(store._read(work))
+    reading = asyncio.create_task(outcome(store.dialect.read(work)))
     await asyncio.to_thread(begun.wait)
     await store.close()
     go_on.set()
@@ -617,7 +619,7 @@ async def test_an_error_that_a_reader_keeps_keeps_nothing_open(store: Store) -> 
         answer = db.run(listing(owner=False, before=False, search=False, prefix=False), {"limit": 9})
         raise ZeroDivisionError(answer)
 
-    (kept,) = await asyncio.gather(store._read(failing), return_exceptions=True)
+    (kept,) = await asyncio.gather(outcome(store.dialect.read(failing)), return_exceptions=True)
     await store.delete("t")
     assert [one.id for one in await store.list()] == ["s"]
     assert isinstance(kept, ZeroDivisionError)
@@ -626,7 +628,7 @@ async def test_an_error_that_a_reader_keeps_keeps_nothing_open(store: Store) -> 
 async def test_who_finds_it_locked_is_told_of_no_wait_that_was_not(
     path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.sqlite.BUSY_TIMEOUT", 0.0)
+    monkeypatch.setattr("storage.sqlite.database.BUSY_TIMEOUT", 0.0)
     other = open_store(f"sqlite:///{path}")
     await other.open()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as raw:

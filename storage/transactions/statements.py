@@ -35,11 +35,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from .records import EntryRecord
+from storage.records import EntryRecord
+from storage.tables import DUE, OPEN_TURN, calls, entries, prompts, sessions, tool_calls, turns, warmups
+from storage.values import NO_LIMIT, check, looks
+from storage.watching import CHANNEL
+
 from .searching import IN_CONTENT, IN_METADATA, KEPT
-from .tables import DUE, OPEN_TURN, calls, entries, prompts, sessions, tool_calls, turns, warmups
-from .values import NO_LIMIT, check, looks
-from .watching import CHANNEL
 
 DIALECTS = {"sqlite": sqlite.dialect(paramstyle="named"), "postgresql": postgresql.psycopg.dialect()}  # type: ignore[no-untyped-call]
 LONGEST = 150_000

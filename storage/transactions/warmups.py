@@ -6,11 +6,14 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from storage.holders import Holder
+from storage.records import Warmup
+from storage.tables import warmups
+from storage.values import seconds as finite
+
 from . import statements as sql
-from .records import Holder, Warmup
-from .tables import warmups
-from .transactions import Database, read_holder, write_holder
-from .values import seconds as finite
+from .database import Database
+from .rows import read_holder, write_holder
 
 SWEPT = 100
 """Rows that are no longer of use, removed each time that a new one comes."""
@@ -30,8 +33,8 @@ def lead(db: Database, point: str, holder: Holder, seconds: float, now: float) -
     cells = dict(zip(_COLUMNS, row, strict=True))
     if cells["token"] == token:
         db.run(sql.DELETE_WARMUPS, {"now": now, "latest": now + LONGEST_LIFE, "limit": SWEPT})
-    elif (found := _in_use(cells, holder, now)) is not None:
-        return found
+    elif (in_use := _in_use(cells, holder, now)) is not None:
+        return in_use
     else:
         token = cells["token"] if cells["holder"] == values["holder"] else token
         db.run(sql.SET_WARMUP, values | {"token": token})

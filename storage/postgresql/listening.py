@@ -18,15 +18,16 @@ from typing import Self
 
 import psycopg
 
+from storage.threads import Bell
+from storage.watching import topic
+
 from .connections import is_pooled
-from .threads import Bell
-from .watching import topic
 
 LIVE_PAUSE, DEAF_PAUSE = 0.5, 0.1
 """Seconds between two looks of a waiter: where news comes by itself (a lease may also just lapse), and where not."""
 REST = 10.0
 """Seconds that the connection is kept when nobody waits any more."""
-_ECHO = 2.0
+ECHO = 2.0
 """Seconds in which what another connection tells must have come."""
 _RETRY = 1.0
 _DEAF = 60.0
@@ -74,7 +75,7 @@ class Listener:
             if wake is not None:
                 wake.send(b"x")
         if thread is not None:
-            thread.join(_ECHO)  # it may be connecting to a server that does not answer
+            thread.join(ECHO)  # it may be connecting to a server that does not answer
 
     def _run(self, heard: socket.socket) -> None:
         with heard:
@@ -114,7 +115,7 @@ class Listener:
         raw.execute(f"LISTEN {self._channel}")
         nonce = secrets.token_hex(12)
         self._tell(nonce)
-        deadline = time.monotonic() + _ECHO
+        deadline = time.monotonic() + ECHO
         while (left := deadline - time.monotonic()) > 0:
             for notice in raw.notifies(timeout=left, stop_after=1):
                 if notice.payload == nonce:
