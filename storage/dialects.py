@@ -20,19 +20,52 @@ T = TypeVar("T")
 
 
 class Dialect(Protocol):
-    """A database that runs plain functions in transactions; `open`, `close`, `upgrade` and `backup` block."""
+    """A database that runs plain functions in transactions; `open`, `close`, `upgrade` and `backup` block.
 
-    def open(self) -> None: ...
-    def close(self) -> None: ...
-    def upgrade(self) -> str: ...
-    def backup(self, place: Path) -> None: ...
+    What it raises is one of `storage.errors`: a driver's own errors stay below. Work may run on any thread, and runs to
+    its end even if nobody waits for the future any more.
+    """
+
+    def open(self) -> None:
+        """As `Store.open`."""
+
+    def close(self) -> None:
+        """As `Store.close`."""
+
+    def upgrade(self) -> str:
+        """As `Store.upgrade`."""
+        ...
+
+    def backup(self, place: Path) -> None:
+        """Copies the database into an empty file, while others use it. Raises `StoreUnavailable` where it cannot."""
+
     @property
-    def is_shared(self) -> bool: ...
-    def statistics(self) -> Statistics: ...
-    def write(self, work: Callable[[Database], T], *, durable: bool = True) -> Future[T]: ...
-    def change(self, session: str, work: Work[T], *, durable: bool = True) -> Future[T]: ...
-    def read(self, work: Callable[[Database], T]) -> Future[T]: ...
-    def watch(self, name: str) -> Watch: ...
+    def is_shared(self) -> bool:
+        """As `Store.is_shared`."""
+        ...
+
+    def statistics(self) -> Statistics:
+        """As `Store.statistics`."""
+        ...
+
+    def write(self, work: Callable[[Database], T], *, durable: bool = True) -> Future[T]:
+        """Runs the work in a transaction, which is undone if it raises; on a server perhaps again (`Database.again`).
+
+        Without `durable`, a loss of power may lose what was written, never halve it; a dialect may do more.
+        """
+        ...
+
+    def change(self, session: str, work: Work[T], *, durable: bool = True) -> Future[T]:
+        """As `write`, for work that locks this session and no other: it may share a transaction with others' work."""
+        ...
+
+    def read(self, work: Callable[[Database], T]) -> Future[T]:
+        """Runs work that writes nothing, beside the writes where that is possible."""
+        ...
+
+    def watch(self, name: str) -> Watch:
+        """As `Store.watch`."""
+        ...
 
 
 def _sqlite(url: URL, reading: bool) -> Dialect:

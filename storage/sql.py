@@ -93,8 +93,8 @@ class SQLStore:
         try:
             lease = await outcome(job)
         except asyncio.CancelledError:  # on asyncio's own cancellation nobody learns of the lease: give it back
-            if job.exception() is None and isinstance(given := job.result(), Lease):
-                await self.release(given)
+            if job.exception() is None and isinstance(unheard := job.result(), Lease):
+                await self.release(unheard)
             raise
         if isinstance(lease, LeaseTaken):
             raise lease

@@ -118,6 +118,10 @@ def read(work: Callable[[Database], T], schema: str | None, again: bool, raw: ps
 def transaction(
     work: Callable[[Database], T], schema: str | None, patience: float, again: bool, raw: psycopg.Connection
 ) -> T:
+    """Runs the work and commits; `patience`: seconds that a statement waits for the lock of a session.
+
+    Raises the first failure, not what came of it, and `LostInCommit` where nobody knows whether it was committed.
+    """
     done: list[T] = []
     failure: BaseException | None = None
     committing = False
@@ -149,8 +153,10 @@ def first_failure(error: psycopg.Error) -> psycopg.Error:
 
 
 def is_passing(error: psycopg.OperationalError) -> bool:
+    """Whether it is worth trying again later; an error without a code is a connection that broke."""
     return error.sqlstate is None or error.sqlstate.startswith(_PASSING)
 
 
 def is_lost(error: psycopg.OperationalError) -> bool:
+    """Whether the connection is gone, before any COMMIT: the same work may run on another one."""
     return not isinstance(error, LostInCommit) and (error.sqlstate is None or error.sqlstate.startswith(_LOST))

@@ -50,6 +50,7 @@ class Listener:
         self.is_live = False
 
     def add(self, name: str, bell: Bell) -> None:
+        """From now on the bell rings at news of that name; the first one starts the thread."""
         with self._lock:
             self._bells.setdefault(topic(name), set()).add(bell)
             if self._thread is None and not self._closing and time.monotonic() >= self._not_before:
@@ -58,6 +59,7 @@ class Listener:
                 self._thread.start()
 
     def remove(self, name: str, bell: Bell) -> None:
+        """The thread goes on for `REST` seconds without bells: turns follow one another."""
         with self._lock:
             bells = self._bells.get(topic(name), set())
             bells.discard(bell)
@@ -65,6 +67,7 @@ class Listener:
                 self._bells.pop(topic(name), None)
 
     def open(self) -> None:
+        """Listens when it is asked to; whether news comes is tried out anew."""
         self._closing, self._not_before = False, 0.0
 
     def close(self) -> None:

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from .checking import CHECKS, Check, check_store
-from .records import ME, NOW, OTHER, call_record, change, entries_of, hold, session_record, turn_record
+from .records import (
+    ME,
+    NOW,
+    OTHER,
+    call_record,
+    change,
+    entries_of,
+    hold,
+    session_record,
+    tool_call_record,
+    turn_record,
+)
 
 __all__ = [
     "CHECKS",
@@ -17,5 +28,6 @@ __all__ = [
     "entries_of",
     "hold",
     "session_record",
+    "tool_call_record",
     "turn_record",
 ]

@@ -39,8 +39,8 @@ async def check_store(make_store: Callable[[], Store | Awaitable[Store]]) -> Non
     `close` are called here. Raises `AssertionError` with the name of the first rule that does not hold, and the cause.
     """
     for check in CHECKS:
-        made = make_store()
-        store = await made if inspect.isawaitable(made) else made
+        promised = make_store()
+        store = await promised if inspect.isawaitable(promised) else promised
         await store.upgrade()
         await store.open()
         try:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from storage.errors import StorageError
-from storage.records import Change, Lease, ToolCallRecord
+from storage.records import Change, Lease
 from storage.store import Store
 
-from .records import NOW, call_record
+from .records import call_record, tool_call_record
 
 
 def equal(actual: object, expected: object) -> None:
@@ -33,7 +33,7 @@ async def refused(store: Store, kind: type[StorageError], lease: Lease, wrong: C
     before = await store.load("s"), await store.calls("s"), await store.journal("s"), await store.turns("s")
     rows: dict[str, Any] = {
         "calls": (call_record("new"),),
-        "tool_calls": (ToolCallRecord("s", "e", 0, "id", "n", False, NOW),),
+        "tool_calls": (tool_call_record(),),
     }
     await raises(kind, store.commit(lease, replace(wrong, title="new", **rows)))
     equal((await store.load("s"), await store.calls("s"), await store.journal("s"), await store.turns("s")), before)

@@ -7,11 +7,23 @@ from decimal import Decimal
 import anyio
 
 from storage.errors import EntryMissing, HeadMoved, LeaseGone
-from storage.records import ToolCallRecord, Totals
+from storage.records import Totals
 from storage.store import Store
 
 from .expecting import equal, raises, refused
-from .records import ME, NOW, OTHER, call_record, change, entries_of, grown, hold, session_record, turn_record
+from .records import (
+    ME,
+    NOW,
+    OTHER,
+    call_record,
+    change,
+    entries_of,
+    grown,
+    hold,
+    session_record,
+    tool_call_record,
+    turn_record,
+)
 
 
 async def a_commit_writes_everything(store: Store) -> None:
@@ -19,7 +31,7 @@ async def a_commit_writes_everything(store: Store) -> None:
     await store.create(session_record(title="old", metadata='{"old":1}'))
     lease = await hold(store)
     entries, call, turn = entries_of("a", "b"), call_record(output=5, cost=Decimal("0.25")), turn_record(entry="a")
-    tool_call = ToolCallRecord("s", "b", 0, "id", "search", True, NOW)
+    tool_call = tool_call_record(entry="b", idempotent=True)
     written = {"entries": entries, "calls": (call,), "tool_calls": (tool_call,), "turn": turn, "updated_at": NOW + 9}
     await store.commit(lease, change(None, "b", settings='{"x":1}', title="new", gaps="[1]", **written))
     totals = Totals(turns=1, calls=1, output=5, cost=Decimal("0.25"))

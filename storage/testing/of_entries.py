@@ -93,6 +93,9 @@ async def an_entry_is_written_once(store: Store) -> None:
 
 async def every_field_of_an_entry_is_kept(store: Store) -> None:
     """Also those that may be absent."""
-    entry = EntryRecord("e", None, 1, "assistant", "[]", 1.5, "end_turn", 12345678901, 7, "msg_1", "c", "m")
+    entry = EntryRecord(
+        id="e", parent=None, depth=1, role="assistant", content="[]", created_at=1.5, stop_reason="end_turn",
+        prompt_tokens=12345678901, output_tokens=7, message_id="msg_1", call="c", model="m",
+    )  # fmt: skip
     await store.create(session_record(head="e"), [entry])
     equal(await store.chain("s", "e"), [entry])

@@ -147,12 +147,12 @@ async def a_written_point_is_known_until_it_lapses(store: Store) -> None:
     for alive, state in ((300.0, "warm"), (1e-9, "leading")):
         mine = await _lead(store)
         await store.led("p", mine.token, ttl="1h", alive=alive, now=NOW - 1e-3)
-        found = await _lead(store, OTHER)
-        equal((found.state, found.ttl), (state, "1h" if state == "warm" else None))
+        warmup = await _lead(store, OTHER)
+        equal((warmup.state, warmup.ttl), (state, "1h" if state == "warm" else None))
         if state == "warm":
-            equal(290 < found.seconds_left <= 300, True)
+            equal(290 < warmup.seconds_left <= 300, True)
             equal((await _lead(store, ME)).state, "warm")
-            await store.led("p", found.token, ttl=None, alive=0, now=NOW)
+            await store.led("p", warmup.token, ttl=None, alive=0, now=NOW)
 
 
 async def of_many_at_once_one_leads(store: Store) -> None:

@@ -7,11 +7,11 @@ from decimal import Decimal
 from typing import Any
 
 from storage.errors import TurnKeyTaken
-from storage.records import CallRecord, PromptRecord, Subtotal, ToolCallRecord, Totals
+from storage.records import CallRecord, PromptRecord, Subtotal, Totals
 from storage.store import Store
 
 from .expecting import equal, refused
-from .records import call_record, change, grown, hold, session_record, turn_record
+from .records import call_record, change, grown, hold, session_record, tool_call_record, turn_record
 
 
 async def the_ledger_adds_up(store: Store) -> None:
@@ -55,18 +55,18 @@ def _alone(row: CallRecord) -> Subtotal:
     return Subtotal(None, row.kind, row.miss_cause, **counts, cost=cost, lost_cost=lost_cost)
 
 
-def _sorted(found: list[Subtotal]) -> list[Subtotal]:
-    return sorted(found, key=repr)
+def _sorted(subtotals: list[Subtotal]) -> list[Subtotal]:
+    return sorted(subtotals, key=repr)
 
 
 async def the_ledger_keeps_every_field_and_adds_up(store: Store) -> None:
     """Calls come back whole and in order, once each; costs add up to the last digit."""
     await store.create(session_record())
     full = CallRecord(
-        "c1", "s", "park", "m", 1.5, "error", turn="t", entry="e", first_event=2.5, ended=3.5, request_id="r",
-        response_id="i", input=1, cache_read=2, cache_write_5m=3, cache_write_1h=4, output=5, counters=False,
-        expected='{"a":1}', cost=Decimal("0.0000003"), points="[1]", waited=0.25, stop_reason="end_turn", miss="{}",
-        error="no", prompt="p", estimated=True,
+        id="c1", session="s", kind="park", model="m", started=1.5, status="error", turn="t", entry="e",
+        first_event=2.5, ended=3.5, request_id="r", response_id="i", input=1, cache_read=2, cache_write_5m=3,
+        cache_write_1h=4, output=5, counters=False, expected='{"a":1}', cost=Decimal("0.0000003"), points="[1]",
+        waited=0.25, stop_reason="end_turn", miss="{}", error="no", prompt="p", estimated=True,
     )  # fmt: skip
     priced, unpriced = call_record("c3", cost=Decimal("0.10")), call_record("c2", input=10**12)
     for call in (full, priced, unpriced, replace(full, input=999)):
@@ -74,13 +74,14 @@ async def the_ledger_keeps_every_field_and_adds_up(store: Store) -> None:
     equal(await store.calls("s"), [full, priced, unpriced])
     equal(await store.calls("s", limit=1), [full])
     equal(await store.calls("s", limit=2, newest_first=True), [unpriced, priced])
-    equal((await store.load("s")).totals, Totals(0, 3, 10**12 + 1, 2, 3, 4, 5, Decimal("0.1000003"), 1))
+    sums = {"input": 10**12 + 1, "cache_read": 2, "cache_write_5m": 3, "cache_write_1h": 4, "output": 5}
+    equal((await store.load("s")).totals, Totals(turns=0, calls=3, **sums, cost=Decimal("0.1000003"), unpriced=1))
 
 
 async def the_journal_joins_start_and_end(store: Store) -> None:
     """One record for each call of an entry; the first start and the first end count."""
     lease = await grown(store, "a", "b")
-    start = ToolCallRecord("s", "b", 0, "same", "search", False, 1.0)
+    start = tool_call_record(entry="b", started=1.0)
     end = replace(start, started=5.0, ended=6.0, content='{"x":1}', is_error=True)
     second, other = replace(start, index=1), replace(end, entry="a", tool_id="z")
     for rows in ((start, second), (end,), (replace(end, content="late"), replace(start, started=9.0)), (other,)):
@@ -111,12 +112,12 @@ async def the_open_turn_is_the_newest_unfinished_one(store: Store) -> None:
     lease = await grown(store, "a")
     equal(await store.open_turn("s"), None)
     states = ("running", "interrupted", "finished", "failed", "cancelled")
-    made = [turn_record(f"t{i}", sequence=i, state=state) for i, state in enumerate(states)]
-    for turn in (made[1], made[0], *made[2:]):
+    turns = [turn_record(f"t{i}", sequence=i, state=state) for i, state in enumerate(states)]
+    for turn in (turns[1], turns[0], *turns[2:]):
         await store.commit(lease, change("a", "a", turn=turn))
-    equal(await store.open_turn("s"), made[1])
-    equal(await store.turns("s"), made)
-    equal(await store.turns("s", limit=2), made[3:])
+    equal(await store.open_turn("s"), turns[1])
+    equal(await store.turns("s"), turns)
+    equal(await store.turns("s", limit=2), turns[3:])
 
 
 async def a_prompt_is_kept_once_for_each_session(store: Store) -> None:

@@ -7,16 +7,30 @@ from decimal import Decimal
 from typing import Any
 
 from storage.errors import EntryMissing, LeaseGone, SessionExists, SessionMissing
-from storage.records import EntryRecord, Lease, ToolCallRecord, Totals
+from storage.records import Lease, Totals
 from storage.store import Store
 
 from .expecting import equal, raises
-from .records import ME, NOW, call_record, change, entries_of, grown, hold, session_record, turn_record
+from .records import (
+    ME,
+    NOW,
+    call_record,
+    change,
+    entries_of,
+    grown,
+    hold,
+    session_record,
+    tool_call_record,
+    turn_record,
+)
 
 
 async def a_session_comes_back_as_it_was_created(store: Store) -> None:
     """load gives every field of what create took."""
-    totals = Totals(1, 2, 3, 4, 5, 6, 7, Decimal("0.000000123456789"), 8)
+    totals = Totals(
+        turns=1, calls=2, input=3, cache_read=4, cache_write_5m=5, cache_write_1h=6, output=7,
+        cost=Decimal("0.000000123456789"), unpriced=8,
+    )  # fmt: skip
     told = {"owner": "ö", "title": "Ünïcode 🧵", "metadata": '{"b":1,"a":2}', "settings": '{"x": "\\u00e9"}'}
     root = session_record(created_at=1.25, updated_at=2.5, totals=totals, gaps='{"n":1}', base=None, **told)
     await store.create(root)
@@ -80,7 +94,7 @@ async def sessions_are_listed_newest_updated_first(store: Store) -> None:
 
 async def sessions_are_found_by_their_words(store: Store) -> None:
     """search looks in title, id, metadata and entries, in any letter case, and takes every character literally."""
-    said = EntryRecord("e", None, 1, "user", '[{"text":"Où est le CHÂTEAU_1?"}]', NOW)
+    said = entries_of("e")[0]._replace(content='[{"text":"Où est le CHÂTEAU_1?"}]')
     await store.create(session_record("a-One", title="Straße 100%"))
     await store.create(session_record("b", metadata='{"tag":"Blue"}', head="e"), [said])
 
@@ -109,7 +123,7 @@ async def a_search_looks_at_words_and_not_at_json(store: Store) -> None:
         {"type": "document", "source": {"type": "base64", "media_type": "a/b", "data": "QUJDcat0cat0"}},
     ]
     content = json.dumps(blocks, ensure_ascii=False, separators=(",", ":"))
-    said = EntryRecord("e", None, 1, "user", content, NOW)
+    said = entries_of("e")[0]._replace(content=content)
     await store.create(session_record("s1", head="e", metadata='{"ticket": "A-7", "tags": ["new"], "n": 42}'), [said])
 
     async def found(words: str) -> bool:
@@ -147,7 +161,7 @@ async def a_deleted_session_is_gone(store: Store) -> None:
     """With its entries, calls, journal and turns; its id may be used again."""
     lease = await grown(store, "a")
     rows: dict[str, Any] = {"calls": (call_record(),), "turn": turn_record(key="k")}
-    await store.commit(lease, change("a", "a", tool_calls=(ToolCallRecord("s", "a", 0, "i", "n", True, 1.0),), **rows))
+    await store.commit(lease, change("a", "a", tool_calls=(tool_call_record(entry="a"),), **rows))
     await store.delete("s")
     await raises(SessionMissing, store.load("s"))
     await raises(SessionMissing, store.commit(lease, change("a", None)))

@@ -9,11 +9,23 @@ from functools import partial
 from typing import Any
 
 from storage.errors import InvalidValue
-from storage.records import ToolCallRecord, Totals
+from storage.records import Totals
 from storage.store import Store
 
 from .expecting import equal, raises
-from .records import ME, NOW, OTHER, call_record, change, entries_of, grown, hold, session_record, turn_record
+from .records import (
+    ME,
+    NOW,
+    OTHER,
+    call_record,
+    change,
+    entries_of,
+    grown,
+    hold,
+    session_record,
+    tool_call_record,
+    turn_record,
+)
 
 NUL, HALF = "a\0b", "a\ud800b"
 
@@ -58,8 +70,8 @@ async def what_cannot_be_stored_is_refused_by_name(store: Store) -> None:
         ("title", writes(title=HALF)),
         ("key", writes(turn=turn_record(key="k" * 8000))),
         ("key", writes(turn=turn_record(key=NUL))),
-        ("idempotent", writes(tool_calls=(ToolCallRecord("s", "a", 0, "i", "n", 2, NOW),))),  # type: ignore[arg-type]
-        ("content", writes(tool_calls=(ToolCallRecord("s", "a", 0, "i", "n", True, NOW, content=NUL),))),
+        ("idempotent", writes(tool_calls=(tool_call_record(idempotent=2),))),
+        ("content", writes(tool_calls=(tool_call_record(content=NUL),))),
         ("input", store.record(call_record(input=2**63))),
         ("output", store.record(call_record(output=-1))),
         ("cache_read", store.record(call_record(cache_read=1.5))),

@@ -6,16 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 from storage.holders import Holder
-from storage.records import CallRecord, Change, EntryRecord, Lease, SessionRecord, TurnRecord
+from storage.records import CallRecord, Change, EntryRecord, Lease, SessionRecord, ToolCallRecord, TurnRecord
 from storage.store import Store
 
 NOW = 1_000_000.0
-
-
+"""The time that the rules give, in seconds."""
 ME = Holder.current("me")
-
-
 OTHER = replace(ME, name="other")
+"""Another holder in this process."""
 
 
 def session_record(id: str = "s", **fields: Any) -> SessionRecord:
@@ -26,19 +24,32 @@ def session_record(id: str = "s", **fields: Any) -> SessionRecord:
 
 def entries_of(*ids: str, after: EntryRecord | None = None) -> tuple[EntryRecord, ...]:
     """A chain of small entries with these ids."""
-    made: list[EntryRecord] = []
+    chain: list[EntryRecord] = []
     for id in ids:
-        last = made[-1] if made else after
+        last = chain[-1] if chain else after
         depth = last.depth + 1 if last else 1
-        role = "user" if depth % 2 else "assistant"
-        made.append(EntryRecord(id, last.id if last else None, depth, role, f'[{{"text":"{id}"}}]', NOW + depth))
-    return tuple(made)
+        entry = EntryRecord(
+            id=id,
+            parent=last.id if last else None,
+            depth=depth,
+            role="user" if depth % 2 else "assistant",
+            content=f'[{{"text":"{id}"}}]',
+            created_at=NOW + depth,
+        )
+        chain.append(entry)
+    return tuple(chain)
 
 
 def call_record(id: str = "c", session: str = "s", **fields: Any) -> CallRecord:
     """A small call."""
     given: dict[str, Any] = {"kind": "turn", "model": "m", "started": NOW, "status": "ok"}
     return CallRecord(id, session, **given | fields)
+
+
+def tool_call_record(entry: str = "e", index: int = 0, session: str = "s", **fields: Any) -> ToolCallRecord:
+    """The start of a small tool call."""
+    given: dict[str, Any] = {"tool_id": "id", "name": "search", "idempotent": False, "started": NOW}
+    return ToolCallRecord(session, entry, index, **given | fields)
 
 
 def turn_record(id: str = "t", session: str = "s", sequence: int = 1, **fields: Any) -> TurnRecord:

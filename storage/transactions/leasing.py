@@ -57,6 +57,7 @@ def _set_queue(db: Database, session: str, queue: Sequence[tuple[Holder, float]]
 
 
 def renew(db: Database, lease: Lease, seconds: float, now: float) -> Steps[Lease]:
+    """The lease for `seconds` more. Raises `LeaseGone`: its token is not the newest, or it was given back."""
     time = db.ask_time(now)
     yield
     expires = time() + finite("seconds", seconds)
@@ -67,5 +68,6 @@ def renew(db: Database, lease: Lease, seconds: float, now: float) -> Steps[Lease
 
 
 def release(db: Database, lease: Lease) -> Steps[None]:
+    """Gives it back; on a server the same statement tells those in line. One that is gone already is no error."""
     db.run(sql.RELEASE, {"session": lease.session, "lease_token": lease.token, "topic": topic(lease.session)})
     yield

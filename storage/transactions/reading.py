@@ -20,6 +20,7 @@ _depth = attrgetter("depth")
 
 
 def load(db: Database, session: str) -> SessionRecord:
+    """Raises `SessionMissing`."""
     row = db.run(sql.LOAD, {"session": session}).fetchone()
     if row is None:
         raise SessionMissing(session)
@@ -27,6 +28,7 @@ def load(db: Database, session: str) -> SessionRecord:
 
 
 def read(db: Database, session: str, calls: int) -> Stored:
+    """Raises `SessionMissing`, and `StoreDamaged` if the head that the session names is gone."""
     record = load(db, session)
     newest = ledger(db, session, calls, newest_first=True)
     try:
@@ -40,6 +42,7 @@ def read(db: Database, session: str, calls: int) -> Stored:
 def listing(
     db: Database, owner: str | None, limit: int, before: str | None, search: str | None, prefix: str | None
 ) -> list[SessionRecord]:
+    """Newest updated first. Raises `SessionMissing` if `before`, the last session of the page before, is gone."""
     values: dict[str, Any] = {"limit": at_most(limit)}
     if owner is not None:
         values["owner"] = owner
@@ -57,6 +60,12 @@ def listing(
 
 
 def chain(db: Database, session: str, head: str | None, after: str | None) -> list[EntryRecord]:
+    """The entries behind `after` (None: the root's too) up to `head`.
+
+    A whole chain is read by its tree where that has hardly more entries than the chain: one page after the other, where
+    the walk from entry to entry looks each of them up. Raises `EntryMissing`, `HeadMoved`, and `StoreDamaged` for a
+    chain that is broken or a loop.
+    """
     if head is None or head == after:
         if head != after:
             raise HeadMoved(after, head)
@@ -106,6 +115,7 @@ def entry(db: Database, session: str, id: str) -> EntryRecord | None:
 
 
 def ledger(db: Database, session: str, limit: int | None, newest_first: bool) -> list[CallRecord]:
+    """At most `limit` rows (None: all) in the order written, or from its end."""
     query = sql.CALLS_BACK if newest_first else sql.CALLS
     values = {"session": session, "limit": at_most(limit)}
     return [call_record(row) for row in db.run(query, values).fetchall()]
@@ -141,10 +151,12 @@ def turn(db: Database, session: str, key: str | None, id: str | None) -> TurnRec
 
 
 def open_turn(db: Database, session: str) -> TurnRecord | None:
+    """The newest that is running or interrupted."""
     row = db.run(sql.OPEN, {"session": session}).fetchone()
     return None if row is None else turn_record(row)
 
 
 def turns_of(db: Database, session: str, limit: int | None) -> list[TurnRecord]:
+    """The newest `limit` turns (None: all), oldest first."""
     rows = db.run(sql.TURNS_BACK, {"session": session, "limit": at_most(limit)}).fetchall()
     return [turn_record(row) for row in reversed(rows)]

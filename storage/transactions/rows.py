@@ -54,6 +54,7 @@ def values(record: Any, names: Iterable[str]) -> dict[str, Any]:
 
 
 def session_record(row: Row) -> SessionRecord:
+    """Without what is for coordination: lease, queue and time of tending are no part of the record."""
     cells = dict(zip(_SESSION, row, strict=True))
     totals = {name: cells.pop(name) for name in TOTALS}
     for name in _COORDINATION:
@@ -128,7 +129,7 @@ def call_record(row: Row) -> CallRecord:
 
 
 def call_cells(call: CallRecord) -> dict[str, Any]:
-    """Raises `InvalidValue` for a cost that is none."""
+    """Its error as a turn's. Raises `InvalidValue` for a cost that is none."""
     costs = {name: None if (cost := getattr(call, name)) is None else dollars(name, cost) for name in _COSTS}
     return values(call, _CALL) | costs | {"error": storable(call.error)}
 
@@ -152,4 +153,5 @@ def turn_record(row: Row) -> TurnRecord:
 
 
 def turn_cells(turn: TurnRecord) -> dict[str, Any]:
+    """An error's text comes from elsewhere: what cannot be stored of it is marked, and does not refuse the turn."""
     return values(turn, _TURN) | {"error": storable(turn.error)}

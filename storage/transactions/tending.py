@@ -14,6 +14,7 @@ from .rows import read_holder, write_holder
 
 
 def tend(db: Database, session: str, after: float | None, now: float, head: str | None) -> Steps[None]:
+    """`after`: seconds from the time that leases go by, or never; with `head`, only while that is the head."""
     time = db.ask_time(now)
     yield
     due = None if after is None else time() + finite("after", after)

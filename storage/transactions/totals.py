@@ -23,6 +23,7 @@ _COUNTS = ("calls", *SUMMED, "unpriced", "lost")
 
 
 def totals(db: Database, by: GroupBy | None, session: str | None, owner: str | None) -> list[Subtotal]:
+    """One for each group, kind and cause. Raises `StoreDamaged` for times or costs that are none any more."""
     values = {name: value for name, value in (("session", session), ("owner", owner)) if value is not None}
     query = _statement(by, session=session is not None, owner=owner is not None)
     return [_subtotal(by, *row) for row in db.run(query, values).fetchall()]
@@ -33,7 +34,7 @@ def _subtotal(by: GroupBy | None, key: Any, kind: CallKind, cause: str | None, *
         key = _day(key)
     counts = {name: int(value or 0) for name, value in zip(_COUNTS, sums[:-2], strict=True)}
     cost, lost_cost = (Decimal(value or 0) for value in sums[-2:])
-    return Subtotal(key, kind, cause, **counts, cost=cost, lost_cost=lost_cost)
+    return Subtotal(key=key, kind=kind, cause=cause, **counts, cost=cost, lost_cost=lost_cost)
 
 
 def _day(number: Any) -> str:

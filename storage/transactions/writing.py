@@ -32,6 +32,7 @@ from .rows import (
 
 
 def create(db: Database, session: SessionRecord, entries: Sequence[EntryRecord], ledger: Sequence[CallRecord]) -> None:
+    """Raises `SessionExists`, unless an earlier run of this transaction made it, and `EntryMissing`."""
     _lock_tree(db, session.tree)  # nobody deletes what a fork is about to point at
     if db.run(sql.INSERT_SESSION, session_cells(session)).rowcount == 0:
         if db.again and is_same(load(db, session.id), session):
@@ -51,6 +52,7 @@ def is_same(stored: SessionRecord, given: SessionRecord) -> bool:
 
 
 def delete(db: Database, session: str) -> None:
+    """Its rows, and the entries of its tree that no remaining session needs. Raises `SessionMissing`."""
     if db.again and db.run(sql.LOAD, {"session": session}).fetchone() is None:
         return
     tree = load(db, session).tree
@@ -79,7 +81,10 @@ def _locked(db: Database, tree: str) -> list[str]:
 
 
 def commit(db: Database, lease: Lease, change: Change) -> Steps[None]:
-    """Asks first and writes then: on a server that is one round trip each."""
+    """Asks first and writes then: on a server that is one round trip each.
+
+    Raises `SessionMissing`, `LeaseGone`, `HeadMoved`, `EntryMissing`, `TurnKeyTaken`.
+    """
     locked = db.run(sql.LOCK, {"session": lease.session})
     same_turns, same_calls = _ask_turn(db, change.turn), _ask_calls(db, lease.session, change.calls)
     yield
@@ -115,6 +120,7 @@ def _is_written(db: Database, lease: Lease, change: Change, session: Mapping[str
 
 
 def record(db: Database, call: CallRecord, prompt: PromptRecord | None) -> Steps[None]:
+    """Adds the row and its figures to the session's totals, once for each id. Raises `SessionMissing`."""
     locked = db.run(sql.LOCK, {"session": call.session})
     same = _ask_calls(db, call.session, [call])
     yield

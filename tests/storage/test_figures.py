@@ -29,8 +29,11 @@ async def test_a_thousand_turns_of_two_kilobytes(store: Store, path: Path) -> No
     head: str | None = None
     for number in range(1000):
         words = json.dumps([{"type": "text", "text": "x" * 1000}])
-        user = EntryRecord(digest(number, "u"), head, 2 * number + 1, "user", words, 1.0)
-        reply = EntryRecord(digest(number, "a"), user.id, 2 * number + 2, "assistant", words, 1.0, "end_turn", 1)
+        user = EntryRecord(
+            id=digest(number, "u"), parent=head, depth=2 * number + 1, role="user", content=words, created_at=1.0
+        )
+        reply = user._replace(id=digest(number, "a"), parent=user.id, depth=2 * number + 2, role="assistant")
+        reply = reply._replace(stop_reason="end_turn", prompt_tokens=1)
         points, expected = json.dumps([[digest(number, i), "5m"] for i in range(2)]), json.dumps({"cache_read": number})
         call = call_record(
             digest(number)[:26], session, entry=reply.id, points=points, expected=expected, cost=Decimal(1)

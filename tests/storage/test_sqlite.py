@@ -26,14 +26,23 @@ from storage import (
     Store,
     StoreDamaged,
     StoreUnavailable,
-    ToolCallRecord,
     open_store,
 )
 from storage.sqlite import APPLICATION, SQLite, SQLiteDatabase
 from storage.sqlite.database import BUSY_TIMEOUT
 from storage.sqlite.schema import create, write_ahead
 from storage.tables import REVISION
-from storage.testing import NOW, OTHER, call_record, change, entries_of, hold, session_record, turn_record
+from storage.testing import (
+    NOW,
+    OTHER,
+    call_record,
+    change,
+    entries_of,
+    hold,
+    session_record,
+    tool_call_record,
+    turn_record,
+)
 from storage.threads import outcome
 from storage.transactions import Database
 from storage.transactions.statements import listing
@@ -483,7 +492,7 @@ async def keep_secret(store: Store) -> None:
     )
     await store.record(call_record("d"), PromptRecord("p", secret))
     lease = await hold(store)
-    journal = (ToolCallRecord("s", "e", 0, "id", "n", False, NOW, content=secret),)
+    journal = (tool_call_record(content=secret),)
     turned = change("e", "e", turn=turn_record(error=secret, key=secret), tool_calls=journal, title=secret)
     await store.commit(lease, turned)
 
