@@ -91,7 +91,8 @@ DIALECTS: dict[str, Callable[[URL, bool], Dialect]] = {
 """What makes the dialect of a URL, by how the URL begins: a new store has its one line here.
 
 Each is given the URL and whether it is only to be read, touches nothing, and raises `StoreUnavailable` for a URL that
-it cannot take.
+it cannot take. A dialect runs the statements in one of their forms (`transactions.statements.Statement`); one whose
+database speaks neither adds its own there. `storage.testing.check_store` says whether the store keeps the contract.
 """
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from .dialects import dialect
+from .dialects import Dialect, dialect
 from .errors import LeaseTaken
 from .holders import Holder
 from .records import (
@@ -32,10 +32,13 @@ T = TypeVar("T")
 
 
 class SQLStore:
-    """A `Store` on SQLite or PostgreSQL; the methods are described there."""
+    """A `Store` on SQLite or PostgreSQL; the methods are described there.
+
+    `dialect` is the database under it, for those who run work of their own in its transactions.
+    """
 
     def __init__(self, url: str, reading: bool = False) -> None:
-        self.dialect = dialect(url, reading)
+        self.dialect: Dialect = dialect(url, reading)
 
     async def open(self) -> None:
         await run(self.dialect.open)

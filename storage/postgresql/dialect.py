@@ -133,7 +133,7 @@ class PostgreSQL:
         return result
 
     def _together(self, works: Sequence[Work[Any]]) -> list[Any]:
-        patience = PATIENCE if len(works) == 1 else SHARED_PATIENCE
+        patience = PATIENCE if len(works) == 1 else SHARED_PATIENCE  # else all wait for the lock of one
         results = self._attempt(partial(transaction, partial(side_by_side, works), self._schema, patience, False))
         self._count(len(works))
         return results

@@ -59,7 +59,7 @@ class SQLite:
                 self._check_path()
                 self._read_only = self._reading and not self._may_write()
                 if self._path is not None and not self._read_only:
-                    _make_private(self._path)
+                    _make_private(self._path)  # before SQLite would make it, with everybody's rights
                 raw = self._connect()
                 try:
                     self._prepare(raw)

@@ -87,10 +87,11 @@ def commit(db: Database, lease: Lease, change: Change) -> Steps[None]:
     """
     locked = db.run(sql.LOCK, {"session": lease.session})
     same_turns, same_calls = _ask_turn(db, change.turn), _ask_calls(db, lease.session, change.calls)
-    yield
+    yield  # until the works that share this transaction have asked too
     session = moving(locked, lease.session)
     if db.again and _is_written(db, lease, change, session):
         return
+    # Not the time: an expired lease counts until somebody takes it. Nor the token alone, which a release leaves there.
     if session["lease_token"] != lease.token or session["lease_holder"] is None:
         raise LeaseGone(lease.session, lease.token)
     if session["head"] != change.expected_head:

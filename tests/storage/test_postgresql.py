@@ -150,21 +150,6 @@ async def test_schemas_of_one_database_hear_nothing_of_each_other(new_database: 
 
 
 @pytest.mark.parametrize(
-    ("query", "words"),
-    [
-        ("schema=a%22b", "the schema in the store's URL"),
-        ("schema=a&schema=b", "the schema in the store's URL"),
-        (f"schema={'x' * 64}", "up to 63 letters"),
-        ("pool_size=0", "the pool_size in the store's URL"),
-        ("pool_size=many", "from 1 to 9999"),
-    ],
-)
-def test_options_that_make_no_sense(query: str, words: str) -> None:
-    with pytest.raises(StoreUnavailable, match=words):
-        open_store(f"postgresql://me@host/d?{query}")
-
-
-@pytest.mark.parametrize(
     "damage", ["DROP TABLE turns", "ALTER TABLE turns DROP COLUMN result", "ALTER TABLE turns RENAME TO rounds"]
 )
 async def test_a_schema_that_lacks_something_is_damaged(url: str, damage: str) -> None:
@@ -396,14 +381,6 @@ async def test_closing_lets_a_read_finish(store: Store) -> None:
     await asyncio.sleep(0)
     await store.close()
     assert len(await reading) == 1
-
-
-def test_without_the_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "psycopg", None)
-    for name in [name for name in sys.modules if name.startswith("storage.postgresql")]:
-        monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(StoreUnavailable, match=r"install warmline\[postgres\]"):
-        open_store("postgresql://host/d")
 
 
 async def test_a_server_is_copied_by_its_own_program(url: str, tmp_path: Path) -> None:
