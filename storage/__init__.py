@@ -19,11 +19,11 @@ from .errors import (
     StoreUnavailable,
     TurnKeyTaken,
 )
+from .holders import Holder
 from .records import (
     CallRecord,
     Change,
     EntryRecord,
-    Holder,
     Lease,
     PromptRecord,
     SessionRecord,

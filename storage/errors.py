@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .records import Holder
+    from .holders import Holder
 
 
 class StorageError(Exception):
@@ -91,8 +91,8 @@ class SchemaTooOld(StorageError):
     """The database has an older schema: run `warmline db upgrade`, then start again."""
 
     def __init__(self, store: str, revision: str | None, command: str = "`warmline db upgrade`") -> None:
-        found = f"has schema {revision}, older than this version needs" if revision else "has no schema yet"
-        super().__init__(f"{store} {found}: run {command}")
+        state = f"has schema {revision}, older than this version needs" if revision else "has no schema yet"
+        super().__init__(f"{store} {state}: run {command}")
         self.revision = revision
 
 

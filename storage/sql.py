@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from . import leasing, tending, totals, transactions, warmups
-from .dialects import dialect
+from .dialects import Dialect, dialect
 from .errors import LeaseTaken
+from .holders import Holder
 from .records import (
     CallRecord,
     Change,
     EntryRecord,
     GroupBy,
-    Holder,
     Lease,
     PromptRecord,
     SessionRecord,
@@ -26,43 +25,47 @@ from .records import (
 )
 from .store import Calls, DueSessions, Entries, Sessions, Subtotals, ToolCalls, Turns
 from .threads import outcome, run
+from .transactions import leasing, reading, tending, totals, warmups, writing
 from .watching import Watch
 
 T = TypeVar("T")
 
 
 class SQLStore:
-    """A `Store` on SQLite or PostgreSQL; the methods are described there."""
+    """A `Store` on SQLite or PostgreSQL; the methods are described there.
+
+    `dialect` is the database under it, for those who run work of their own in its transactions.
+    """
 
     def __init__(self, url: str, reading: bool = False) -> None:
-        self._dialect = dialect(url, reading)
+        self.dialect: Dialect = dialect(url, reading)
 
     async def open(self) -> None:
-        await run(self._dialect.open)
+        await run(self.dialect.open)
 
     async def close(self) -> None:
-        await run(self._dialect.close)
+        await run(self.dialect.close)
 
     async def upgrade(self) -> str:
-        return await run(self._dialect.upgrade)
+        return await run(self.dialect.upgrade)
 
     @property
     def is_shared(self) -> bool:
-        return self._dialect.is_shared
+        return self.dialect.is_shared
 
     def statistics(self) -> Statistics:
-        return self._dialect.statistics()
+        return self.dialect.statistics()
 
     async def create(
         self, session: SessionRecord, entries: Sequence[EntryRecord] = (), calls: Sequence[CallRecord] = ()
     ) -> None:
-        await self._write(transactions.create, session, entries, calls)
+        await self._write(writing.create, session, entries, calls)
 
     async def load(self, session: str) -> SessionRecord:
-        return await self._read(transactions.load, session)
+        return await self._read(reading.load, session)
 
     async def read(self, session: str, *, calls: int) -> Stored:
-        return await self._read(transactions.read, session, calls)
+        return await self._read(reading.read, session, calls)
 
     async def list(
         self,
@@ -73,28 +76,28 @@ class SQLStore:
         search: str | None = None,
         prefix: str | None = None,
     ) -> Sessions:
-        return await self._read(transactions.listing, owner, limit, before, search, prefix)
+        return await self._read(reading.listing, owner, limit, before, search, prefix)
 
     async def chain(self, session: str, head: str | None, *, after: str | None = None) -> Entries:
-        return await self._read(transactions.chain, session, head, after)
+        return await self._read(reading.chain, session, head, after)
 
     def chain_now(self, session: str, head: str | None) -> Entries:
-        return self._dialect.read(lambda db: transactions.chain(db, session, head, None)).result()
+        return self.dialect.read(lambda db: reading.chain(db, session, head, None)).result()
 
     async def has_ancestor(self, session: str, head: str | None, ancestor: str) -> bool:
-        return await self._read(transactions.has_ancestor, session, head, ancestor)
+        return await self._read(reading.has_ancestor, session, head, ancestor)
 
     async def entry(self, session: str, entry: str) -> EntryRecord | None:
-        return await self._read(transactions.entry, session, entry)
+        return await self._read(reading.entry, session, entry)
 
     async def acquire(self, session: str, holder: Holder, *, seconds: float, now: float, queue: float = 0.0) -> Lease:
         work = partial(leasing.acquire, session=session, holder=holder, seconds=seconds, now=now, queue=queue)
-        job = self._dialect.change(session, work, durable=False)
+        job = self.dialect.change(session, work, durable=False)
         try:
             lease = await outcome(job)
         except asyncio.CancelledError:  # on asyncio's own cancellation nobody learns of the lease: give it back
-            if job.exception() is None and isinstance(given := job.result(), Lease):
-                await self.release(given)
+            if job.exception() is None and isinstance(unheard := job.result(), Lease):
+                await self.release(unheard)
             raise
         if isinstance(lease, LeaseTaken):
             raise lease
@@ -102,23 +105,23 @@ class SQLStore:
 
     async def renew(self, lease: Lease, *, seconds: float, now: float) -> Lease:
         work = partial(leasing.renew, lease=lease, seconds=seconds, now=now)
-        return await outcome(self._dialect.change(lease.session, work, durable=False))
+        return await outcome(self.dialect.change(lease.session, work, durable=False))
 
     async def release(self, lease: Lease) -> None:
-        work = partial(transactions.release, lease=lease)
-        await outcome(self._dialect.change(lease.session, work, durable=False))
+        work = partial(leasing.release, lease=lease)
+        await outcome(self.dialect.change(lease.session, work, durable=False))
 
     async def commit(self, lease: Lease, change: Change) -> None:
-        await outcome(self._dialect.change(lease.session, partial(transactions.commit, lease=lease, change=change)))
+        await outcome(self.dialect.change(lease.session, partial(writing.commit, lease=lease, change=change)))
 
     async def record(self, call: CallRecord, prompt: PromptRecord | None = None) -> None:
-        await outcome(self._dialect.change(call.session, partial(transactions.record, call=call, prompt=prompt)))
+        await outcome(self.dialect.change(call.session, partial(writing.record, call=call, prompt=prompt)))
 
     async def prompt(self, session: str, digest: str) -> str | None:
-        return await self._read(transactions.prompt, session, digest)
+        return await self._read(reading.prompt, session, digest)
 
     async def calls(self, session: str, *, limit: int | None = None, newest_first: bool = False) -> Calls:
-        return await self._read(transactions.ledger, session, limit, newest_first)
+        return await self._read(reading.ledger, session, limit, newest_first)
 
     async def totals(
         self, by: GroupBy | None = None, *, session: str | None = None, owner: str | None = None
@@ -126,25 +129,25 @@ class SQLStore:
         return await self._read(totals.totals, by, session, owner)
 
     async def journal(self, session: str, entry: str | None = None) -> ToolCalls:
-        return await self._read(transactions.journal, session, entry)
+        return await self._read(reading.journal, session, entry)
 
     async def turn(self, session: str, *, key: str | None = None, id: str | None = None) -> TurnRecord | None:
         if (key is None) == (id is None):
             raise ValueError("give either key or id")
-        return await self._read(transactions.turn, session, key, id)
+        return await self._read(reading.turn, session, key, id)
 
     async def open_turn(self, session: str) -> TurnRecord | None:
-        return await self._read(transactions.open_turn, session)
+        return await self._read(reading.open_turn, session)
 
     async def turns(self, session: str, limit: int | None = None) -> Turns:
-        return await self._read(transactions.turns_of, session, limit)
+        return await self._read(reading.turns_of, session, limit)
 
     async def delete(self, session: str) -> None:
-        await self._write(transactions.delete, session)
+        await self._write(writing.delete, session)
 
     async def tend(self, session: str, after: float | None, *, now: float, head: str | None = None) -> None:
         work = partial(tending.tend, session=session, after=after, now=now, head=head)
-        await outcome(self._dialect.change(session, work, durable=False))
+        await outcome(self.dialect.change(session, work, durable=False))
 
     async def claim_due(
         self,
@@ -160,13 +163,13 @@ class SQLStore:
         work = partial(
             tending.claim_due, holder=holder, now=now, limit=limit, late=late, seconds=seconds, lease_now=lease_now
         )
-        return await outcome(self._dialect.write(work, durable=False))
+        return await outcome(self.dialect.write(work, durable=False))
 
     async def orphans(self, *, now: float, limit: int) -> DueSessions:
         return await self._read(tending.orphans, now, limit)
 
     async def lead(self, point: str, holder: Holder, *, seconds: float, now: float) -> Warmup:
-        job = self._dialect.write(lambda db: warmups.lead(db, point, holder, seconds, now), durable=False)
+        job = self.dialect.write(lambda db: warmups.lead(db, point, holder, seconds, now), durable=False)
         try:
             return await outcome(job)
         except asyncio.CancelledError:  # as for a lease
@@ -175,13 +178,13 @@ class SQLStore:
             raise
 
     async def led(self, point: str, token: int, *, ttl: str | None, alive: float, now: float) -> None:
-        await outcome(self._dialect.write(lambda db: warmups.led(db, point, token, ttl, alive, now), durable=False))
+        await outcome(self.dialect.write(lambda db: warmups.led(db, point, token, ttl, alive, now), durable=False))
 
     def watch(self, name: str) -> Watch:
-        return self._dialect.watch(name)
+        return self.dialect.watch(name)
 
     async def _write(self, function: Callable[..., T], *args: Any) -> T:
-        return await outcome(self._dialect.write(lambda db: function(db, *args)))
+        return await outcome(self.dialect.write(lambda db: function(db, *args)))
 
     async def _read(self, function: Callable[..., T], *args: Any) -> T:
-        return await outcome(self._dialect.read(lambda db: function(db, *args)))
+        return await outcome(self.dialect.read(lambda db: function(db, *args)))

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
+from .holders import Holder
 from .records import (
     CallRecord,
     Change,
     EntryRecord,
     GroupBy,
-    Holder,
     Lease,
     PromptRecord,
     SessionRecord,

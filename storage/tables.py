@@ -79,6 +79,8 @@ class SessionRow(Base, table=True):
 
 
 class EntryRow(Base, table=True):
+    """An id is unique in its tree: forks share the entries before them. `session` is the one that wrote it."""
+
     __tablename__ = "entries"
     __table_args__ = (Index("entries_id", "tree", "id", unique=True),)
 
@@ -100,6 +102,8 @@ class EntryRow(Base, table=True):
 
 
 class CallRow(Base, table=True):
+    """Costs are USD as the text of a decimal: SQLite has no number that keeps them exactly."""
+
     __tablename__ = "calls"
     __table_args__ = (Index("calls_id", "session", "id", unique=True),)
 
@@ -173,6 +177,8 @@ _KEYED = text("key IS NOT NULL")
 
 
 class TurnRow(Base, table=True):
+    """One row for a turn, replaced by its id with each state; indexes hold only the keys and the open turns."""
+
     __tablename__ = "turns"
     __table_args__ = (
         Index("turns_id", "session", "id", unique=True),

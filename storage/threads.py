@@ -105,6 +105,7 @@ class Bell:
             self._call_soon = asyncio.get_running_loop().call_soon_threadsafe
 
     def ring(self) -> None:
+        """From any thread; also when its loop is closed."""
         _wake(self._call_soon, lambda: self._event.set())
 
     async def heard(self) -> None:

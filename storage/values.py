@@ -30,8 +30,8 @@ _ARGUMENTS = {"words": "search"}
 
 def looks(names: Mapping[str, TypeEngine[Any]], table: Table | None = None) -> list[tuple[str, Look]]:
     """What to look at of a statement's values, by their types; `table`: the one that a whole row goes into."""
-    found = [(name, look) for name, kind in names.items() for types, look in _LOOKS.items() if isinstance(kind, types)]
-    return found + ([] if table is None else [(name, _short) for name in _indexed(table)])
+    typed = [(name, look) for name, kind in names.items() for types, look in _LOOKS.items() if isinstance(kind, types)]
+    return typed + ([] if table is None else [(name, _short) for name in _indexed(table)])
 
 
 def check(values: Mapping[str, Any], looks: Iterable[tuple[str, Look]]) -> None:

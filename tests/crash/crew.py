@@ -19,14 +19,14 @@ import traceback
 from typing import Any
 
 from sessions import ConfigurationError, Session, SessionManager, SessionsError
-from storage import Holder, records
+from storage import Holder, holders
 from tests.crash.worker import Job, _rehearse
 
 
 async def work(job: Job, address: str, number: int) -> None:
     """Sends what it is told to send, everything at the same time, until it is killed or nobody tells it any more."""
     platform.node = lambda: f"machine-{number % 2}"
-    records._host.cache_clear()
+    holders.host.cache_clear()
     assert Holder.current().host.startswith(platform.node())
     tools = job.tools()
     async with job.manager(warmup=True, recover=True, tools=tools) as manager, asyncio.TaskGroup() as group:

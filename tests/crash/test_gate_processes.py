@@ -97,7 +97,7 @@ async def test_who_waits_for_a_prefix_is_woken_by_the_server(new_store: Callable
     """By the news that it is written, long before it would have looked again."""
     url, latency = new_store(), Latency(first_event=1.5)
     engine, clock = Engine(), SystemClock()
-    from storage import listening
+    from storage.postgresql import listening
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(listening, "LIVE_PAUSE", 60)

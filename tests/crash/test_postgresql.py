@@ -28,7 +28,7 @@ from tests.crash.worker import SESSION, Job, script
 from tests.sessions.world import everywhere
 
 pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev extra")
-from storage import listening  # needs the driver
+from storage.postgresql import listening  # needs the driver
 
 
 @pytest.mark.parametrize("live", [True, False], ids=["live", "behind-a-pooler"])

@@ -23,7 +23,7 @@ from tests.sessions.world import MODEL, create, words
 
 resource = pytest.importorskip("resource", reason="there are no limits on files here")
 psycopg = pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev extra")
-from storage import postgresql  # noqa: E402  # needs the driver
+from storage.postgresql import dialect  # noqa: E402  # needs the driver
 from tests.storage.relay import Relay  # noqa: E402  # needs the driver
 
 
@@ -62,7 +62,7 @@ async def test_a_server_that_stays_away_is_said_and_nothing_is_lost(
     relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The paid answer that could not be kept is an `error` row in the end, and `resume` asks again."""
-    monkeypatch.setattr(postgresql, "PATIENCE", 0.3)
+    monkeypatch.setattr(dialect, "PATIENCE", 0.3)
     goes = [True]
 
     def script(_: Any) -> str:

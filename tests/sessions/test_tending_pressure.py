@@ -15,7 +15,7 @@ import pytest
 from sessions import Fixed, ModelError, Option, Outlook, simulator
 from sessions.simulator import Fault, Scripted
 from sessions.tending import AT_ONCE
-from storage import sqlite
+from storage.sqlite import database
 from tests.sessions.test_tending import chat, kinds, talk, world
 from tests.sessions.world import World, everywhere
 
@@ -45,7 +45,7 @@ class Keeps:
 async def test_a_store_that_cannot_say_what_is_due_is_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.1)  # real seconds that it waits for another process
+    monkeypatch.setattr(database, "BUSY_TIMEOUT", 0.1)  # real seconds that it waits for another process
     path = tmp_path / f"{anyio.current_time()}.db"
     at = world(url=path)
     async with at.manager(ttl=Keeps()) as manager:

@@ -11,6 +11,9 @@ from typing import Literal, Self
 
 from sqlalchemy import make_url
 
+COMMIT = b"COMMIT\0"
+"""The statement as it is sent (and not the words READ COMMITTED)."""
+
 Fate = Literal["pass", "lose", "deliver and lose"]
 """What becomes of bytes that a client sends: passed on; lost with the connection; or passed on, and the answer lost."""
 

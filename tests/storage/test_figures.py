@@ -13,7 +13,9 @@ from pathlib import Path
 from storage import EntryRecord, Store
 from storage.sqlite import SQLite, SQLiteDatabase
 from storage.testing import call_record, change, entries_of, hold, session_record, turn_record
-from storage.transactions import Database, chain
+from storage.transactions import Database
+from storage.transactions.reading import chain
+from storage.transactions.writing import create
 
 
 def digest(*parts: object) -> str:
@@ -27,8 +29,11 @@ async def test_a_thousand_turns_of_two_kilobytes(store: Store, path: Path) -> No
     head: str | None = None
     for number in range(1000):
         words = json.dumps([{"type": "text", "text": "x" * 1000}])
-        user = EntryRecord(digest(number, "u"), head, 2 * number + 1, "user", words, 1.0)
-        reply = EntryRecord(digest(number, "a"), user.id, 2 * number + 2, "assistant", words, 1.0, "end_turn", 1)
+        user = EntryRecord(
+            id=digest(number, "u"), parent=head, depth=2 * number + 1, role="user", content=words, created_at=1.0
+        )
+        reply = user._replace(id=digest(number, "a"), parent=user.id, depth=2 * number + 2, role="assistant")
+        reply = reply._replace(stop_reason="end_turn", prompt_tokens=1)
         points, expected = json.dumps([[digest(number, i), "5m"] for i in range(2)]), json.dumps({"cache_read": number})
         call = call_record(
             digest(number)[:26], session, entry=reply.id, points=points, expected=expected, cost=Decimal(1)
@@ -49,8 +54,6 @@ def test_what_is_new_is_read_without_what_is_old(path: Path) -> None:
     steps: dict[str | None, int] = {}
 
     def fill(db: Database) -> None:
-        from storage.transactions import create
-
         create(db, session_record(head="e4999"), entries_of(*(f"e{number}" for number in range(5000))), ())
 
     def count(db: Database) -> None:
@@ -81,8 +84,6 @@ def test_a_short_branch_is_read_without_the_rest_of_its_tree(path: Path) -> None
     steps: dict[str, int] = {}
 
     def fill(db: Database) -> None:
-        from storage.transactions import create
-
         create(db, session_record(head="e4999"), (*trunk, *branch), ())
 
     def count(db: Database) -> None:

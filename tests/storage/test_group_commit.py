@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from storage import HeadMoved, Store, StoreUnavailable
-from storage.group import GroupCommit
 from storage.sqlite import SQLite, SQLiteDatabase
+from storage.sqlite.group import GroupCommit
 from storage.testing import change, entries_of, hold, session_record
 from storage.transactions import Database
 

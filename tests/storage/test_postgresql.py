@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,12 @@ from storage import (
     StoreDamaged,
     StoreUnavailable,
     open_store,
-    transactions,
 )
 from storage.dialects import dialect
 from storage.tables import REVISION, VERSION_TABLE, metadata
 from storage.testing import ME, NOW, OTHER, change, entries_of, hold, session_record
+from storage.threads import outcome
+from storage.transactions.writing import create
 from storage.watching import channel
 from tests.storage.relay import Relay
 
@@ -148,21 +150,6 @@ async def test_schemas_of_one_database_hear_nothing_of_each_other(new_database: 
 
 
 @pytest.mark.parametrize(
-    ("query", "words"),
-    [
-        ("schema=a%22b", "the schema in the store's URL"),
-        ("schema=a&schema=b", "the schema in the store's URL"),
-        (f"schema={'x' * 64}", "up to 63 letters"),
-        ("pool_size=0", "the pool_size in the store's URL"),
-        ("pool_size=many", "from 1 to 9999"),
-    ],
-)
-def test_options_that_make_no_sense(query: str, words: str) -> None:
-    with pytest.raises(StoreUnavailable, match=words):
-        open_store(f"postgresql://me@host/d?{query}")
-
-
-@pytest.mark.parametrize(
     "damage", ["DROP TABLE turns", "ALTER TABLE turns DROP COLUMN result", "ALTER TABLE turns RENAME TO rounds"]
 )
 async def test_a_schema_that_lacks_something_is_damaged(url: str, damage: str) -> None:
@@ -190,7 +177,7 @@ async def test_a_page_of_a_server_that_is_damaged(url: str, store: Store) -> Non
     """What a server says of a page whose checksum is wrong."""
     wrong = "DO $$ BEGIN RAISE EXCEPTION 'invalid page in block 0' USING ERRCODE = 'XX001'; END $$"
     with pytest.raises(StoreDamaged, match=r"is damaged \(invalid page in block 0\): restore a copy"):
-        await store._read(lambda db: db.raw.execute(wrong))  # type: ignore[attr-defined]
+        await outcome(store.dialect.read(lambda db: db.raw.execute(wrong)))  # type: ignore[attr-defined]
 
 
 async def test_a_user_without_rights(url: str) -> None:
@@ -214,7 +201,7 @@ async def test_a_pool_has_a_largest_size(url: str) -> None:
             begun.wait()
 
     first: list[int] = []
-    reads = [asyncio.ensure_future(store._read(work)) for _ in range(6)]  # type: ignore[attr-defined]
+    reads = [asyncio.ensure_future(outcome(store.dialect.read(work))) for _ in range(6)]  # type: ignore[attr-defined]
     while len(first) < 2:
         await asyncio.sleep(0.01)
     count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'small'"
@@ -336,11 +323,11 @@ async def test_a_fork_that_is_being_made_keeps_its_entries(url: str, store: Stor
     made, go = threading.Event(), threading.Event()
 
     def fork(db: Any) -> None:
-        transactions.create(db, session_record("f", tree="s", head="b"), (), ())
+        create(db, session_record("f", tree="s", head="b"), (), ())
         made.set()
         go.wait(10)
 
-    forking = asyncio.ensure_future(store._write(fork))
+    forking = asyncio.ensure_future(outcome(store.dialect.write(fork)))
     await asyncio.to_thread(made.wait, 10)
     deleting = asyncio.ensure_future(store.delete("s"))
     waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
@@ -358,7 +345,7 @@ async def test_a_fork_keeps_its_entries_when_all_that_it_waited_for_is_gone(url:
     events = {name: threading.Event() for name in ("first made", "first", "second made", "second")}
 
     def fork(db: Any, name: str, order: str) -> None:
-        transactions.create(db, session_record(name, tree="s", head="b"), (), ())
+        create(db, session_record(name, tree="s", head="b"), (), ())
         events[f"{order} made"].set()
         assert events[order].wait(30)
 
@@ -367,12 +354,12 @@ async def test_a_fork_keeps_its_entries_when_all_that_it_waited_for_is_gone(url:
         with psycopg.connect(url, autocommit=True) as connection:
             return bool(connection.execute(query).fetchone() == (number,))
 
-    first = asyncio.ensure_future(store._write(fork, "f1", "first"))  # type: ignore[attr-defined]
+    first = asyncio.ensure_future(outcome(store.dialect.write(partial(fork, name="f1", order="first"))))  # type: ignore[attr-defined]
     await asyncio.to_thread(events["first made"].wait, 30)
     deleting = asyncio.ensure_future(store.delete("s"))
     while not waiting(1):
         await asyncio.sleep(0.01)
-    second = asyncio.ensure_future(store._write(fork, "f2", "second"))  # type: ignore[attr-defined]
+    second = asyncio.ensure_future(outcome(store.dialect.write(partial(fork, name="f2", order="second"))))  # type: ignore[attr-defined]
     while not waiting(2):
         await asyncio.sleep(0.01)
     events["first"].set()
@@ -388,17 +375,12 @@ async def test_a_fork_keeps_its_entries_when_all_that_it_waited_for_is_gone(url:
 
 async def test_closing_lets_a_read_finish(store: Store) -> None:
     await store.create(session_record())
-    reading = asyncio.create_task(store._read(lambda db: db.raw.execute("SELECT pg_sleep(0.2)").fetchall()))
+    reading = asyncio.create_task(
+        outcome(store.dialect.read(lambda db: db.raw.execute("SELECT pg_sleep(0.2)").fetchall()))
+    )
     await asyncio.sleep(0)
     await store.close()
     assert len(await reading) == 1
-
-
-def test_without_the_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "psycopg", None)
-    monkeypatch.delitem(sys.modules, "storage.postgresql", raising=False)
-    with pytest.raises(StoreUnavailable, match=r"install warmline\[postgres\]"):
-        open_store("postgresql://host/d")
 
 
 async def test_a_server_is_copied_by_its_own_program(url: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 import storage
-from storage import Holder, LeaseTaken, StorageError, errors, records, testing
+from storage import Holder, LeaseTaken, StorageError, errors, holders, testing
 
 
 def test_this_process_is_alive() -> None:
@@ -24,7 +24,7 @@ def test_this_process_is_alive() -> None:
 def test_an_ended_process_is_gone_before_and_after_it_is_reaped() -> None:
     me = Holder.current()
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    holder = replace(me, pid=child.pid, started=records._started(child.pid))
+    holder = replace(me, pid=child.pid, started=holders.started_at(child.pid))
     assert not holder.is_gone(me)
     child.kill()
     psutil.Process(child.pid).status()
@@ -36,7 +36,7 @@ def test_an_ended_process_is_gone_before_and_after_it_is_reaped() -> None:
 
 def test_a_process_that_never_was_has_no_start() -> None:
     with pytest.raises(psutil.NoSuchProcess):
-        records._started(2**22 + 1)
+        holders.started_at(2**22 + 1)
 
 
 def test_a_process_id_used_again_is_another_process() -> None:
@@ -58,8 +58,8 @@ def test_what_another_clock_wrote_holds_only_while_its_process_is_there() -> Non
 
 
 def test_a_machine_without_proc_has_a_name_at_least(tmp_path: Path) -> None:
-    assert records._kernel(str(tmp_path / "none")) == ""
-    assert records._namespace(str(tmp_path / "none")) == ""
+    assert holders.first_line(str(tmp_path / "none")) == ""
+    assert holders.target(str(tmp_path / "none")) == ""
 
 
 def test_errors_have_one_root_and_say_something() -> None:

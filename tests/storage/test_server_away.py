@@ -8,8 +8,7 @@ import re
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
-from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,11 +16,7 @@ from sqlalchemy import make_url
 
 from storage import HeadMoved, LeaseGone, ServerAway, SessionExists, SessionMissing, Store, StoreUnavailable, open_store
 from storage.sql import SQLStore
-from storage.statements import LOCK
 from storage.testing import (
-    ME,
-    NOW,
-    OTHER,
     call_record,
     change,
     entries_of,
@@ -29,13 +24,13 @@ from storage.testing import (
     session_record,
     turn_record,
 )
-from tests.storage.relay import Fate, Relay
+from storage.threads import outcome
+from storage.transactions.statements import LOCK
+from tests.storage.relay import COMMIT, Fate, Relay
+from tests.storage.test_lost_commits import FULL
 
 psycopg = pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev extra")
-from storage import connections, postgresql  # noqa: E402  # they need the driver
-
-COMMIT = b"COMMIT\0"
-"""The statement as it is sent (and not the words READ COMMITTED)."""
+from storage.postgresql import connections, database, dialect  # noqa: E402  # they need the driver
 
 
 @pytest.fixture
@@ -81,105 +76,6 @@ def once(fate: Fate, when: bytes = COMMIT) -> Callable[[bytes], Fate]:
         return left.pop() if left and when in piece else "pass"
 
     return decide
-
-
-FULL = change(
-    None,
-    "b",
-    entries=entries_of("a", "b"),
-    calls=(call_record(input=3, cost=Decimal("0.5")),),
-    turn=turn_record(key="k", state="finished"),
-    title="done",
-)
-
-
-async def _commit(store: Store) -> None:
-    await store.create(session_record())
-    await store.commit(await hold(store), FULL)
-
-
-async def _turn_only(store: Store) -> None:
-    await store.create(session_record())
-    await store.commit(await hold(store), change(None, None, turn=turn_record()))
-
-
-async def _last_commit(store: Store) -> None:
-    """It gives the lease back, so another one gets it at once."""
-    await store.create(session_record())
-    for given in (FULL, change("b", "b", turn=turn_record(key="k", state="failed"))):
-        await store.commit(await hold(store), replace(given, release=True))
-    await store.acquire("s", OTHER, seconds=60, now=NOW)
-
-
-async def _delete(store: Store) -> None:
-    await store.create(session_record())
-    await store.delete("s")
-
-
-async def _record(store: Store) -> None:
-    await store.create(session_record())
-    await store.record(call_record(output=2))
-
-
-async def _fork(store: Store) -> None:
-    await store.create(session_record(head="a"), entries_of("a"))
-    await store.create(session_record("f", tree="s", head="a", base="a"), calls=(call_record("x", "f", input=1),))
-
-
-async def _leases(store: Store) -> None:
-    await store.create(session_record())
-    lease = await hold(store)
-    await store.release(await store.renew(lease, seconds=60, now=NOW))
-    await store.acquire("s", OTHER, seconds=60, now=NOW)
-
-
-async def _warm(store: Store) -> None:
-    led = await store.lead("p", ME, seconds=60, now=NOW)
-    await store.led("p", led.token, ttl="5m", alive=60, now=NOW)
-
-
-async def _state(store: Store) -> list[Any]:
-    """What the store then says, without the times that are the server's own."""
-    found: list[Any] = []
-    for session in await store.list():
-        found += [session, await store.chain(session.id, session.head), await store.calls(session.id)]
-        found += [await store.turns(session.id)]
-    warmup = await store.lead("p", OTHER, seconds=60, now=NOW)
-    await store.led("p", warmup.token, ttl=None, alive=0, now=NOW)
-    return [*found, warmup.state]
-
-
-@pytest.mark.parametrize("fate", ["lose", "deliver and lose"])
-@pytest.mark.parametrize("work", [_commit, _last_commit, _turn_only, _delete, _record, _fork, _leases, _warm])
-async def test_a_connection_lost_at_each_commit_of_a_work(
-    work: Callable[[Store], Awaitable[None]], fate: Fate, direct: str, new_store: Callable[[], str]
-) -> None:
-    """The caller notices nothing, and what is then stored is what would have been."""
-    plain = open_store(new_store())
-    await plain.open()
-    await work(plain)
-    expected = await _state(plain)
-    await plain.close()
-    for number in range(1, 9):
-        url = new_store()
-        with Relay(url) as relay:
-            store = open_store(relay.url)
-            await store.open()
-            seen = 0
-
-            def decide(piece: bytes) -> Fate:
-                nonlocal seen
-                seen += COMMIT in piece
-                return fate if COMMIT in piece and seen == number else "pass"  # noqa: B023 - called in this round
-
-            relay.fate = decide
-            await work(store)
-            relay.fate = lambda _: "pass"
-            assert await _state(store) == expected
-            await store.close()
-        if seen < number:
-            return
-    raise AssertionError("the work never came through unharmed")
 
 
 async def test_a_commit_takes_two_round_trips(relay: Relay, store: Store) -> None:
@@ -281,7 +177,7 @@ async def test_patience_has_an_end(
 ) -> None:
     """It is one for all: who comes later does not wait as long again. Then all is well again."""
     await store.create(session_record())
-    monkeypatch.setattr(postgresql, "PATIENCE", 2.0)
+    monkeypatch.setattr(dialect, "PATIENCE", 2.0)
 
     def decide(piece: bytes) -> Fate:
         if fate is None or COMMIT in piece:
@@ -324,7 +220,7 @@ async def test_the_log_says_when_waiting_is_given_up(
     relay: Relay, store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO", "storage")
-    monkeypatch.setattr(postgresql, "PATIENCE", 0.3)
+    monkeypatch.setattr(dialect, "PATIENCE", 0.3)
     relay.stop()
     with pytest.raises(StoreUnavailable):
         await store.load("s")
@@ -377,7 +273,7 @@ async def test_a_server_that_stays_read_only_is_named(
     name = make_url(direct).database
     execute(direct, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     relay.cut()
-    monkeypatch.setattr(postgresql, "PATIENCE", 0.5)
+    monkeypatch.setattr(dialect, "PATIENCE", 0.5)
     writing = asyncio.ensure_future(store.record(call_record()))
     while not writing.done():
         await store.load("s")
@@ -401,7 +297,7 @@ async def test_closing_ends_the_wait(relay: Relay, store: Store) -> None:
 async def test_a_process_that_sleeps_in_a_transaction_keeps_nobody_waiting(
     store: SQLStore, other: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgresql, "FROZEN", 0.2)
+    monkeypatch.setattr(database, "FROZEN", 0.2)
     await store.create(session_record())
     runs: list[bool] = []
     awake = threading.Event()
@@ -411,7 +307,7 @@ async def test_a_process_that_sleeps_in_a_transaction_keeps_nobody_waiting(
         runs.append(db.again)
         assert awake.wait(60)
 
-    sleeping = asyncio.ensure_future(store._write(sleep))
+    sleeping = asyncio.ensure_future(outcome(store.dialect.write(sleep)))
     while not runs:
         await asyncio.sleep(0.01)
     await asyncio.wait_for(hold(other), 30)  # while it sleeps
@@ -434,7 +330,8 @@ async def test_a_deadlock_is_no_error(store: SQLStore) -> None:
             met.wait(10)
         db.raw.execute("UPDATE sessions SET title = %s WHERE id = %s RETURNING id", (first, second)).fetchone()
 
-    await asyncio.gather(store._write(lock, "a", "b"), store._write(lock, "b", "a"))
+    works = [partial(lock, first="a", second="b"), partial(lock, first="b", second="a")]
+    await asyncio.gather(*(outcome(store.dialect.write(work)) for work in works))
     assert len(runs) == 3
     titles = {(await store.load(id)).title for id in "ab"}
     assert len(titles) == 1
@@ -467,8 +364,9 @@ async def test_no_more_connections_than_the_server_gives(direct: str) -> None:
         "GRANT ALL ON ALL TABLES IN SCHEMA public TO modest",
         "GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO modest",
     )
-    store = open_store(direct.replace("postgres:@", "modest:@"))
-    assert "modest" in store._dialect._name  # type: ignore[attr-defined]
+    url = direct.replace("postgres:@", "modest:@")
+    assert "modest" in url
+    store = open_store(url)
     await store.open()
     await store.create(session_record())
     await asyncio.gather(*(store.record(call_record(f"c{number}")) for number in range(60)))
@@ -486,21 +384,4 @@ async def test_a_store_is_not_used_across_a_fork(store: SQLStore) -> None:
 
 def in_a_fork(store: SQLStore) -> None:
     with pytest.raises(StoreUnavailable, match="open a store of its own here"):
-        store._dialect.read(lambda _: None)
-
-
-def test_who_created_a_session_is_told_by_what_never_changes() -> None:
-    from storage.transactions import _is_ours
-
-    made = session_record(owner="a")
-    assert _is_ours(replace(made, head="x", title="later", updated_at=9.0), made)
-    assert not _is_ours(replace(made, tree="another"), made)
-
-
-def test_what_failed_is_named_and_not_what_was_skipped() -> None:
-    """Answers that come in two parts: the second part only says that the rest was skipped."""
-    failed = psycopg.errors.NotNullViolation("failed")
-    skipped = psycopg.errors.PipelineAborted("skipped")
-    skipped.__context__ = failed
-    assert postgresql._first(skipped) is failed
-    assert postgresql._first(failed) is failed
+        store.dialect.read(lambda _: None)

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from storage import HeadMoved, Lease, LeaseTaken, Store, open_store
+from storage import HeadMoved, Lease, LeaseTaken, Store, open_store, threads
 from storage.sql import SQLStore
 from storage.testing import NOW, OTHER, call_record, change, entries_of, hold, session_record
 from tests.storage.relay import Fate, Relay
 
 psycopg = pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev extra")
-from storage import sharing  # noqa: E402  # it needs the driver
+from storage.postgresql import sharing  # noqa: E402  # it needs the driver
 
 NAMES = ["a", "b", "c", "d", "e"]
 
@@ -51,7 +51,7 @@ def busy(store: SQLStore) -> Iterator[None]:
         assert left.wait(60)
         yield
 
-    job = store._dialect.change("nobody", wait)  # type: ignore[arg-type]
+    job = store.dialect.change("nobody", wait)  # type: ignore[arg-type]
     assert entered.wait(60)
     try:
         yield
@@ -75,9 +75,14 @@ async def together(store: SQLStore, *works: Any) -> list[Any]:
     """Their results, or the exceptions, when all of them waited for the same lane."""
     with busy(store):
         tasks = [asyncio.ensure_future(work) for work in works]
-        while len(store._dialect._sharing._waiting) < len(works):  # type: ignore[attr-defined]
-            await asyncio.sleep(0.001)
+        await asked(len(works))
     return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def asked(works: int) -> None:
+    """Returns when so much work has been asked for and waits; who asks has handed it over before."""
+    while threads.busy() < works:
+        await asyncio.sleep(0.001)
 
 
 async def stored(store: Store) -> dict[str, tuple[str | None, int, int]]:
@@ -151,8 +156,7 @@ async def test_a_session_that_is_locked_keeps_no_other_waiting(store: SQLStore, 
         raw.execute("SELECT id FROM sessions WHERE id = 'c' FOR UPDATE")
         with busy(store):
             tasks = {one.session: asyncio.ensure_future(store.commit(one, written(one.session))) for one in held}
-            while len(store._dialect._sharing._waiting) < len(tasks):  # type: ignore[attr-defined]
-                await asyncio.sleep(0.001)
+            await asked(len(tasks))
         await asyncio.wait_for(asyncio.gather(*(task for name, task in tasks.items() if name != "c")), 30)
         assert not tasks["c"].done()
     await asyncio.wait_for(tasks["c"], 30)
@@ -208,8 +212,8 @@ async def test_plans_are_kept_where_no_pooler_stands_between(store: SQLStore) ->
                 await store.commit(lease, change("elsewhere", made.id, entries=(made._replace(parent=None),)))
         await store.commit(lease, change(head, made.id, entries=(made,), release=True))
     assert len(await store.chain("a", "e29")) == 30
-    idle = store._dialect._connections._idle  # type: ignore[attr-defined]
-    kept = [row for raw, _ in idle for row in raw.execute("SELECT statement FROM pg_prepared_statements").fetchall()]
+    query = "SELECT statement FROM pg_prepared_statements"
+    kept = await threads.outcome(store.dialect.read(lambda db: db.raw.execute(query).fetchall()))  # type: ignore[attr-defined]
     assert any("INSERT INTO entries" in statement for (statement,) in kept)
     assert not any("COMMIT" in statement for (statement,) in kept)
 
@@ -219,8 +223,8 @@ async def test_a_pooler_is_asked_to_keep_no_plan(pooler: Callable[[str], str], u
     await store.create(session_record("a"))
     for _ in range(20):
         await store.release(await hold(store, "a"))
-    idle = store._dialect._connections._idle  # type: ignore[attr-defined]
-    assert [raw.prepare_threshold for raw, _ in idle] == [None] * len(idle) != []
+    threshold = store.dialect.read(lambda db: db.raw.prepare_threshold)  # type: ignore[attr-defined]
+    assert await threads.outcome(threshold) is None
     await store.close()
 
 
@@ -232,7 +236,7 @@ async def test_an_unforeseen_error_reaches_its_caller_alone(store: SQLStore) -> 
         raise ZeroDivisionError("a bug")
 
     async def bug() -> None:
-        await asyncio.wrap_future(store._dialect.change("b", broken))  # type: ignore[arg-type]
+        await threads.outcome(store.dialect.change("b", broken))  # type: ignore[arg-type]
 
     found = await together(store, bug(), store.record(call_record("c", "a")))
     assert [type(one) for one in found] == [ZeroDivisionError, type(None)]

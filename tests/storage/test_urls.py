@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import traceback
 
 import pytest
@@ -75,3 +76,27 @@ def test_the_command_for_an_upgrade_holds_no_password() -> None:
     for url in (f"postgresql://me:{SECRET}@host/d", f"postgresql://me@host/d?password={SECRET}"):
         assert upgrade_command(make_url(url)).startswith('`warmline db upgrade --store "$WARMLINE_STORE"`')
         assert SECRET not in shown(make_url(url))
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("schema=a%22b", "the schema in the store's URL"),
+        ("schema=a&schema=b", "the schema in the store's URL"),
+        (f"schema={'x' * 64}", "up to 63 letters"),
+        ("pool_size=0", "the pool_size in the store's URL"),
+        ("pool_size=many", "from 1 to 9999"),
+    ],
+)
+def test_options_that_make_no_sense(query: str, words: str) -> None:
+    pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev extra")
+    with pytest.raises(StoreUnavailable, match=words):
+        open_store(f"postgresql://me@host/d?{query}")
+
+
+def test_without_the_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    for name in [name for name in sys.modules if name.startswith("storage.postgresql")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(StoreUnavailable, match=r"install warmline\[postgres\]"):
+        open_store("postgresql://host/d")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from storage import Store, open_store
-from storage.statements import CLAIM_DUE, DELETE_WARMUPS, RUNNING, Statement
 from storage.testing import ME, OTHER
+from storage.transactions.statements import CLAIM_DUE, DELETE_WARMUPS, RUNNING, Statement
 
 
 def rows(path: Path) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
@@ -14,12 +14,12 @@ from sqlalchemy import make_url
 
 from storage import LeaseTaken, Store, open_store
 from storage.testing import ME, NOW, OTHER, hold, session_record
-from storage.watching import Watch, topic
+from storage.watching import CHANNEL, Watch, topic
 from tests.pooler import Pooler
 from tests.sessions.world import everywhere
 
 psycopg = pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev extra")
-from storage import connections, listening  # noqa: E402  # they need the driver
+from storage.postgresql import connections, listening  # noqa: E402  # they need the driver
 
 
 @asynccontextmanager
@@ -151,23 +151,32 @@ def pooled(request: pytest.FixtureRequest, empty_store: str, server: str) -> Ite
         yield own.behind(empty_store)
 
 
+def tries() -> bool:
+    """Whether a listener of this process listens, or tries out whether news comes."""
+    return any(thread.name == "storage-listener" for thread in threading.enumerate())
+
+
+async def tried() -> None:
+    """Returns when the listener has given up."""
+    with anyio.fail_after(10):
+        while tries():
+            await anyio.sleep(0.01)
+
+
 async def test_nothing_is_listened_to_behind_a_pooler(pooled: str, empty_store: str) -> None:
     async with two(pooled) as (one, _):
-        dialect: Any = one._dialect  # type: ignore[attr-defined]
         with one.watch("a") as watch:
-            with anyio.fail_after(10):
-                while not dialect._listener._not_before:
-                    await anyio.sleep(0.01)
+            await tried()
             assert not watch.is_live
             assert watch.pause == listening.DEAF_PAUSE
             assert listeners(empty_store) == 0
         with one.watch("a"):
-            assert dialect._listener._thread is None  # not tried again at once
+            assert not tries()  # again at once
 
 
 async def test_a_pooler_that_hides_is_found_out(empty_store: str, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It gives the process ids of the server; but what is told elsewhere is not heard."""
-    monkeypatch.setattr(listening, "_ECHO", 0.5)
+    monkeypatch.setattr(listening, "ECHO", 0.5)
     with Pooler(server, size=1, hides=True) as pooler:
         url = pooler.behind(empty_store)
         with connections.Connections(make_url(url), 1).lent() as (raw, _):
@@ -177,22 +186,25 @@ async def test_a_pooler_that_hides_is_found_out(empty_store: str, server: str, m
 
 async def _finds_out(url: str) -> None:
     async with two(url) as (one, _):
-        dialect: Any = one._dialect  # type: ignore[attr-defined]
         with one.watch("a") as watch:
-            with anyio.fail_after(10):
-                while not dialect._listener._not_before:
-                    await anyio.sleep(0.01)
+            await tried()
             assert not watch.is_live
 
 
 async def test_news_of_others_is_no_proof(empty_store: str) -> None:
     """What another worker tells at the same time on the channel is not what was to come back."""
-    async with two(empty_store) as (one, _):
-        listener: Any = one._dialect._listener  # type: ignore[attr-defined]
-        tell = listener._tell
-        listener._tell = lambda what: (tell("something else"), tell(what))
-        with one.watch("a") as watch:
-            await live(watch)
+    pool = connections.Connections(make_url(empty_store), 2)
+
+    def tell(news: str) -> None:
+        with pool.lent() as (raw, _):
+            for topic in ("something else", news):
+                raw.execute("SELECT pg_notify(%s, %s)", (CHANNEL, topic))
+
+    listener = listening.Listener(pool.connect, tell, CHANNEL)
+    with listening.ListeningWatch(listener, "a") as watch:
+        await live(watch)
+    listener.close()
+    pool.close()
 
 
 @everywhere

@@ -76,6 +76,7 @@ class Connections:
             self._take_back(raw)
 
     def open(self) -> None:
+        """From now on, connections that come back are kept."""
         self._is_open = True
 
     def close(self) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import psycopg
 
-from .errors import SchemaTooNew, SchemaTooOld, StoreDamaged, StoreUnavailable
-from .tables import REVISION, VERSION_TABLE, metadata
+from storage.errors import SchemaTooNew, SchemaTooOld, StoreDamaged, StoreUnavailable
+from storage.tables import REVISION, VERSION_TABLE, metadata
 
 _COLUMNS = """
 SELECT c.relname, a.attname FROM pg_class c

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from .errors import StoreUnavailable
-from .records import Statistics
-from .transactions import Database
+from storage.errors import StoreUnavailable
+from storage.records import Statistics
+from storage.transactions import Database
 
 Work = Callable[[Database], Any]
 

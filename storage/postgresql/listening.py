@@ -18,15 +18,16 @@ from typing import Self
 
 import psycopg
 
+from storage.threads import Bell
+from storage.watching import topic
+
 from .connections import is_pooled
-from .threads import Bell
-from .watching import topic
 
 LIVE_PAUSE, DEAF_PAUSE = 0.5, 0.1
 """Seconds between two looks of a waiter: where news comes by itself (a lease may also just lapse), and where not."""
 REST = 10.0
 """Seconds that the connection is kept when nobody waits any more."""
-_ECHO = 2.0
+ECHO = 2.0
 """Seconds in which what another connection tells must have come."""
 _RETRY = 1.0
 _DEAF = 60.0
@@ -49,6 +50,7 @@ class Listener:
         self.is_live = False
 
     def add(self, name: str, bell: Bell) -> None:
+        """From now on the bell rings at news of that name; the first one starts the thread."""
         with self._lock:
             self._bells.setdefault(topic(name), set()).add(bell)
             if self._thread is None and not self._closing and time.monotonic() >= self._not_before:
@@ -57,6 +59,7 @@ class Listener:
                 self._thread.start()
 
     def remove(self, name: str, bell: Bell) -> None:
+        """The thread goes on for `REST` seconds without bells: turns follow one another."""
         with self._lock:
             bells = self._bells.get(topic(name), set())
             bells.discard(bell)
@@ -64,6 +67,7 @@ class Listener:
                 self._bells.pop(topic(name), None)
 
     def open(self) -> None:
+        """Listens when it is asked to; whether news comes is tried out anew."""
         self._closing, self._not_before = False, 0.0
 
     def close(self) -> None:
@@ -74,7 +78,7 @@ class Listener:
             if wake is not None:
                 wake.send(b"x")
         if thread is not None:
-            thread.join(_ECHO)  # it may be connecting to a server that does not answer
+            thread.join(ECHO)  # it may be connecting to a server that does not answer
 
     def _run(self, heard: socket.socket) -> None:
         with heard:
@@ -114,7 +118,7 @@ class Listener:
         raw.execute(f"LISTEN {self._channel}")
         nonce = secrets.token_hex(12)
         self._tell(nonce)
-        deadline = time.monotonic() + _ECHO
+        deadline = time.monotonic() + ECHO
         while (left := deadline - time.monotonic()) > 0:
             for notice in raw.notifies(timeout=left, stop_after=1):
                 if notice.payload == nonce:

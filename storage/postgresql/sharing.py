@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-from . import threads
-from .transactions import Work
+from storage import threads
+from storage.transactions import Work
 
 LANES = 2
 """Transactions under way at the same time: while one waits for the server, another gets ready."""

@@ -7,7 +7,6 @@ it captures stays.
 from __future__ import annotations
 
 import json
-import re
 
 _BODY = r'[^"\\]*(?:\\.[^"\\]*)*'
 _MACHINE = (
@@ -21,13 +20,6 @@ _WORDS = (rf'"({_BODY})"(?!\s*:)', rf'"{_BODY}"\s*:', r"(-?[0-9][0-9.]*)", r'[^"
 IN_METADATA = "|".join(_WORDS)
 IN_CONTENT = "|".join((*_MACHINE, *_WORDS))
 KEPT = r'"\1\2"'
-
-_patterns = {pattern: re.compile(pattern) for pattern in (IN_METADATA, IN_CONTENT)}
-
-
-def words(text: str | None, pattern: str) -> str | None:
-    """SQLite's `words`: what the pattern leaves of a JSON text. PostgreSQL has `regexp_replace` for that."""
-    return None if text is None else _patterns[pattern].sub(KEPT, text)
 
 
 def as_written(words: str) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from storage.holders import LONGEST_LEASE, Holder
+from storage.values import at_most
+from storage.values import seconds as finite
+
 from . import statements as sql
-from .records import LONGEST_LEASE, Holder
-from .transactions import Database, Steps, read_holder, write_holder
-from .values import at_most
-from .values import seconds as finite
+from .database import Database, Steps
+from .rows import read_holder, write_holder
 
 
 def tend(db: Database, session: str, after: float | None, now: float, head: str | None) -> Steps[None]:
+    """`after`: seconds from the time that leases go by, or never; with `head`, only while that is the head."""
     time = db.ask_time(now)
     yield
     due = None if after is None else time() + finite("after", after)
@@ -34,9 +37,9 @@ def claim_due(
 def orphans(db: Database, now: float, limit: int) -> list[str]:
     """Sessions by the age of their running turn, each once."""
     now, here = db.time(now), Holder.current()
-    found: dict[str, None] = {}
+    orphaned: dict[str, None] = {}
     for _, session, text, expires in sorted(db.run(sql.RUNNING, {}).fetchall()):
         holder = read_holder(text)
         if holder is None or not holder.holds(expires, now, here):
-            found[session] = None
-    return list(found)[: at_most(limit)]
+            orphaned[session] = None
+    return list(orphaned)[: at_most(limit)]

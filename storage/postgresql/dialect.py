@@ -11,130 +11,45 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import psycopg
-from psycopg import waiting
-from psycopg.pq.abc import PGconn
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 
-from . import migrations, threads
-from . import schema as tables
+from storage import migrations, threads
+from storage.errors import SchemaTooOld, ServerAway, StorageError, StoreDamaged, StoreNotOpen, StoreUnavailable
+from storage.records import Statistics
+from storage.tables import REVISION
+from storage.transactions import Database, Work, side_by_side
+from storage.transactions.statements import TELL
+from storage.urls import own_options, shown, upgrade_command
+from storage.watching import Watch, channel
+
+from . import schema
 from .connections import Connections
-from .errors import SchemaTooOld, ServerAway, StorageError, StoreDamaged, StoreNotOpen, StoreUnavailable
+from .database import LostInCommit, is_lost, is_passing, read, transaction
 from .listening import Listener, ListeningWatch
 from .patience import Outage, Patience
-from .records import Statistics
 from .sharing import Sharing
-from .statements import TELL, Statement
-from .tables import REVISION
-from .transactions import Cursor, Database, Row, Work, side_by_side
-from .urls import own_options, shown, upgrade_command
-from .watching import Watch, channel, topic
 
 T = TypeVar("T")
 
 PATIENCE = 60.0
 """Seconds that work waits for a server that went away; the first to miss it starts the count for all."""
-FROZEN = 10.0
-"""Seconds that a process may sleep inside a transaction before the server ends it: its locks keep others waiting."""
 SHARED_PATIENCE = 0.2
 """Seconds that a shared transaction waits for the lock of a session before its works go alone."""
 
-_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
-_LIMITS = (
-    "SELECT set_config('idle_in_transaction_session_timeout', %s::text, true),"
-    " set_config('lock_timeout', %s::text, true)"
-)
-_LOST = ("08", "25P", "57P")
-"""SQLSTATEs that come with a lost connection: its failure, a transaction that slept too long, a shutdown."""
-_PASSING = (*_LOST, "40", "53300", "55P03", "57014")
-"""Those that pass: also deadlocks, no more connections, locks held too long, statements that took too long."""
 _CHECK = "check the URL and that the server runs"
 _REMEDIES: dict[type[psycopg.Error], str] = {
     psycopg.errors.DiskFull: "free some space",
     psycopg.errors.InsufficientPrivilege: "grant its user the right to it",
 }
-
-
-class PostgreSQLDatabase:
-    """A PostgreSQL connection as the transactions see it; without a pipeline each statement stands for itself."""
-
-    def __init__(
-        self, raw: psycopg.Connection, schema: str | None, pipeline: psycopg.Pipeline | None = None, again: bool = False
-    ) -> None:
-        self.raw = raw
-        self._schema, self._channel = schema, channel(schema)
-        self.again = again
-        self._pipeline = pipeline
-        self._asked = self._answered = 0
-
-    def run(self, statement: Statement, values: Mapping[str, Any]) -> Cursor:
-        return self._ask(statement.in_schema(self._schema), statement.filled(values) | {"channel": self._channel})
-
-    def time(self, now: float) -> float:
-        return self.ask_time(now)()
-
-    def ask_time(self, now: float) -> Callable[[], float]:
-        answer = self._ask(b"SELECT extract(epoch FROM clock_timestamp())::float8", {})
-        return lambda: float(cast(Row, answer.fetchone())[0])
-
-    def tell(self, name: str) -> None:
-        self.run(TELL, {"topic": topic(name)})
-
-    def forget(self) -> None:
-        """The server's own files and its vacuum are its operator's."""
-
-    def _ask(self, text: bytes, values: Mapping[str, Any]) -> Cursor:
-        self._asked += 1
-        return _Answer(self, self._asked, self.raw.execute(text, values))
-
-    def wait_for(self, number: int) -> None:
-        """Waits for that answer and all others. (Not for some: the server's limits need a complete exchange.)"""
-        if self._pipeline is not None and number > self._answered:
-            self.raw.wait(_sent(self.raw.pgconn))
-            self._pipeline.sync()
-            self._answered = self._asked
-
-
-def _sent(connection: PGconn) -> Generator[waiting.Wait, waiting.Ready | int]:
-    """Sends all that was asked, whatever its size.
-
-    A pipeline (psycopg 3.3) sends once and then waits for answers. Of a last statement that does not fit into the
-    socket's buffer, a megabyte or so, the server would never see the end, and both would wait for ever.
-    """
-    while connection.flush():
-        yield waiting.Wait.RW
-        connection.consume_input()  # what the server says meanwhile; nothing where it says nothing
-
-
-class _Answer:
-    """What a statement answers; whoever looks waits for it."""
-
-    def __init__(self, database: PostgreSQLDatabase, number: int, cursor: psycopg.Cursor[Any]) -> None:
-        self._database, self._number, self._cursor = database, number, cursor
-
-    @property
-    def rowcount(self) -> int:
-        self._database.wait_for(self._number)
-        return self._cursor.rowcount
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.fetchall())
-
-    def fetchone(self) -> Row | None:
-        self._database.wait_for(self._number)
-        return cast(Row | None, self._cursor.fetchone())
-
-    def fetchall(self) -> list[Row]:
-        self._database.wait_for(self._number)
-        return cast(list[Row], self._cursor.fetchall())
 
 
 class PostgreSQL:
@@ -157,7 +72,7 @@ class PostgreSQL:
         if self._open:
             return
         with self._translation(), self._connections.lent() as (raw, _):
-            tables.check(self._name, tables.look(raw, self._schema), self._upgrade)
+            schema.check(self._name, schema.look(raw, self._schema), self._upgrade)
         self._process = os.getpid()
         self._open = True
         self._connections.open()
@@ -171,7 +86,7 @@ class PostgreSQL:
     def upgrade(self) -> str:
         with self._translation():
             with contextlib.closing(self._connections.connect()) as raw:
-                tables.check_upgradable(self._name, tables.look(raw, self._schema))
+                schema.check_upgradable(self._name, schema.look(raw, self._schema))
             connect = partial(self._connections.connect, autocommit=False)
             migrations.upgrade("postgresql+psycopg://", schema=self._schema, creator=connect)
         return REVISION
@@ -195,7 +110,7 @@ class PostgreSQL:
 
     def read(self, work: Callable[[Database], T]) -> Future[T]:
         self._check_open()
-        return threads.start(self._patiently, partial(_read, work, self._schema))
+        return threads.start(self._patiently, partial(read, work, self._schema))
 
     def watch(self, name: str) -> Watch:
         return ListeningWatch(self._listener, name)
@@ -213,13 +128,13 @@ class PostgreSQL:
             )
 
     def _write(self, work: Callable[[Database], T], unknown: bool = False) -> T:
-        result = self._patiently(partial(_transaction, work, self._schema, PATIENCE), unknown)
+        result = self._patiently(partial(transaction, work, self._schema, PATIENCE), unknown)
         self._count(1)
         return result
 
     def _together(self, works: Sequence[Work[Any]]) -> list[Any]:
-        patience = PATIENCE if len(works) == 1 else SHARED_PATIENCE
-        results = self._attempt(partial(_transaction, partial(side_by_side, works), self._schema, patience, False))
+        patience = PATIENCE if len(works) == 1 else SHARED_PATIENCE  # else all wait for the lock of one
+        results = self._attempt(partial(transaction, partial(side_by_side, works), self._schema, patience, False))
         self._count(len(works))
         return results
 
@@ -257,7 +172,7 @@ class PostgreSQL:
                     try:
                         result = work(raw)
                     except psycopg.OperationalError as error:
-                        if is_new or not _is_lost(error):
+                        if is_new or not is_lost(error):
                             raise
                     except psycopg.errors.ReadOnlySqlTransaction:
                         raw.close()  # to be connected anew, perhaps to another server
@@ -288,8 +203,8 @@ class PostgreSQL:
 
     def _unavailable(self, error: BaseException) -> StorageError:
         problem = " ".join(str(error).split())
-        if self._open and isinstance(error, psycopg.OperationalError) and _is_passing(error):
-            return ServerAway(self._name, problem, unknown=isinstance(error, _LostInCommit))
+        if self._open and isinstance(error, psycopg.OperationalError) and is_passing(error):
+            return ServerAway(self._name, problem, unknown=isinstance(error, LostInCommit))
         remedy = next((words for kind, words in _REMEDIES.items() if isinstance(error, kind)), _CHECK)
         return StoreUnavailable(f"{self._name} cannot be used ({problem}): {remedy}")
 
@@ -298,53 +213,3 @@ class PostgreSQL:
         if self._statistics.writes:
             return ServerAway(self._name, "it is read-only: name the primary server if it stays so")
         return StoreUnavailable(f"{self._name} is read-only: name the primary server")
-
-
-class _LostInCommit(psycopg.OperationalError):
-    """The connection was lost when the COMMIT was on its way: only a look at the data tells what became of it."""
-
-
-def _read(work: Callable[[Database], T], schema: str | None, again: bool, raw: psycopg.Connection) -> T:
-    """Each statement by itself: READ COMMITTED shows each the newest state anyway."""
-    return work(PostgreSQLDatabase(raw, schema))
-
-
-def _transaction(
-    work: Callable[[Database], T], schema: str | None, patience: float, again: bool, raw: psycopg.Connection
-) -> T:
-    done: list[T] = []
-    failure: BaseException | None = None
-    committing = False
-    try:
-        with raw.pipeline() as pipeline:
-            try:
-                raw.execute(_BEGIN, prepare=False)
-                raw.execute(_LIMITS, (f"{FROZEN * 1000:.0f}", f"{patience * 1000:.0f}"))
-                done.append(work(PostgreSQLDatabase(raw, schema, pipeline, again)))
-                committing = True
-                raw.execute("COMMIT", prepare=False)
-            except BaseException as error:  # raised below: the pipeline would write into the user's log
-                failure = error
-    except psycopg.Error as error:  # the end waits for what is still unanswered
-        failure = failure or _first(error)
-    if committing and isinstance(failure, psycopg.OperationalError) and _is_lost(failure):
-        raise _LostInCommit(str(failure)) from failure
-    if failure is not None:
-        raise failure
-    return done[0]
-
-
-def _first(error: psycopg.Error) -> psycopg.Error:
-    """What failed, where the error only says that something behind it was skipped."""
-    before = error.__context__
-    if isinstance(error, psycopg.errors.PipelineAborted) and isinstance(before, psycopg.Error):
-        return _first(before)
-    return error
-
-
-def _is_passing(error: psycopg.OperationalError) -> bool:
-    return error.sqlstate is None or error.sqlstate.startswith(_PASSING)
-
-
-def _is_lost(error: psycopg.OperationalError) -> bool:
-    return not isinstance(error, _LostInCommit) and (error.sqlstate is None or error.sqlstate.startswith(_LOST))

@@ -35,11 +35,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from .records import EntryRecord
+from storage.records import EntryRecord
+from storage.tables import DUE, OPEN_TURN, calls, entries, prompts, sessions, tool_calls, turns, warmups
+from storage.values import NO_LIMIT, check, looks
+from storage.watching import CHANNEL
+
 from .searching import IN_CONTENT, IN_METADATA, KEPT
-from .tables import DUE, OPEN_TURN, calls, entries, prompts, sessions, tool_calls, turns, warmups
-from .values import NO_LIMIT, check, looks
-from .watching import CHANNEL
 
 DIALECTS = {"sqlite": sqlite.dialect(paramstyle="named"), "postgresql": postgresql.psycopg.dialect()}  # type: ignore[no-untyped-call]
 LONGEST = 150_000
@@ -217,13 +218,13 @@ def _walk(floor: ColumnElement[Any]) -> Any:
     The steps are counted, since damage can make a loop.
     """
     names = ("number", "id", "parent", "depth")
-    one: ColumnElement[int] = literal_column("1")
-    start = select(*(entries.c[name] for name in names), one.label("step"))
+    first: ColumnElement[int] = literal_column("1")
+    start = select(*(entries.c[name] for name in names), first.label("step"))
     walk = start.where(entries.c.tree == _tree, entries.c.id == _text("head")).cte("walk", recursive=True)
     older = entries.alias("older")
     ends = and_(walk.c.depth > floor, walk.c.step < literal_column(str(LONGEST)))
     both = older.join(walk, and_(older.c.tree == _tree, older.c.id == walk.c.parent, ends))
-    return walk.union_all(select(*(older.c[name] for name in names), walk.c.step + one).select_from(both))
+    return walk.union_all(select(*(older.c[name] for name in names), walk.c.step + first).select_from(both))
 
 
 def _chain(floor: ColumnElement[Any]) -> Statement:

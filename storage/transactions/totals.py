@@ -10,18 +10,20 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, Integer, Numeric, Text, bindparam, case, cast, func, null, select
 from sqlalchemy.sql import ClauseElement
 
-from .errors import StoreDamaged
-from .records import CallKind, GroupBy, Subtotal
+from storage.errors import StoreDamaged
+from storage.records import CallKind, GroupBy, Subtotal
+from storage.tables import calls, sessions
+
+from .database import Database
+from .rows import SUMMED
 from .statements import Statement
-from .tables import calls, sessions
-from .transactions import Database
 
 _DAY = 86_400
-_SUMMED = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output")
-_COUNTS = ("calls", *_SUMMED, "unpriced", "lost")
+_COUNTS = ("calls", *SUMMED, "unpriced", "lost")
 
 
 def totals(db: Database, by: GroupBy | None, session: str | None, owner: str | None) -> list[Subtotal]:
+    """One for each group, kind and cause. Raises `StoreDamaged` for times or costs that are none any more."""
     values = {name: value for name, value in (("session", session), ("owner", owner)) if value is not None}
     query = _statement(by, session=session is not None, owner=owner is not None)
     return [_subtotal(by, *row) for row in db.run(query, values).fetchall()]
@@ -32,7 +34,7 @@ def _subtotal(by: GroupBy | None, key: Any, kind: CallKind, cause: str | None, *
         key = _day(key)
     counts = {name: int(value or 0) for name, value in zip(_COUNTS, sums[:-2], strict=True)}
     cost, lost_cost = (Decimal(value or 0) for value in sums[-2:])
-    return Subtotal(key, kind, cause, **counts, cost=cost, lost_cost=lost_cost)
+    return Subtotal(key=key, kind=kind, cause=cause, **counts, cost=cost, lost_cost=lost_cost)
 
 
 def _day(number: Any) -> str:
@@ -67,7 +69,7 @@ def _query(by: GroupBy | None, session: bool, owner: bool, day: ColumnElement[An
         calls.c.kind,
         calls.c.miss_cause,
         func.count().label("calls"),
-        *(func.sum(calls.c[name]).label(name) for name in _SUMMED),
+        *(func.sum(calls.c[name]).label(name) for name in SUMMED),
         func.sum(case((calls.c.cost.is_(None), 1), else_=0)).label("unpriced"),
         func.sum(calls.c.miss_tokens).label("miss_tokens"),
         decimal_sum(calls.c.cost).label("cost"),
@@ -82,17 +84,3 @@ def _query(by: GroupBy | None, session: bool, owner: bool, day: ColumnElement[An
     order = (key, calls.c.kind, calls.c.miss_cause)
     groups = [calls.c.kind, calls.c.miss_cause] if by is None else [key, calls.c.kind, calls.c.miss_cause]
     return query.group_by(*groups).order_by(*order[0 if by else 1 :])
-
-
-class DecimalSum:
-    """SQLite's `decimal_sum`: adds up decimals that are kept as text, exactly. NULL where there are none."""
-
-    def __init__(self) -> None:
-        self._sum: Decimal | None = None
-
-    def step(self, text: str | None) -> None:
-        if text is not None:
-            self._sum = (self._sum or Decimal(0)) + Decimal(text)
-
-    def finalize(self) -> str | None:
-        return None if self._sum is None else str(self._sum)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
+
+from storage.errors import LeaseGone, LeaseTaken
+from storage.holders import Holder
+from storage.records import Lease
+from storage.values import seconds as finite
+from storage.watching import topic
 
 from . import statements as sql
-from .errors import LeaseGone, LeaseTaken
-from .records import Holder, Lease
-from .transactions import Database, Steps, moving, read_holder, write_holder
-from .values import seconds as finite
+from .database import Database, Steps
+from .rows import moving, read_holder, read_queue, write_holder, write_queue
 
 
 def acquire(
@@ -24,10 +26,10 @@ def acquire(
     present = read_holder(row["lease_holder"])
     waiting = _waiting(row["lease_queue"], holder, now)
     taken = present is not None and present != holder and present.holds(row["lease_expires"], now, holder)
-    others = [(one, until) for one, until in waiting if one != holder]
+    others = [(waiter, until) for waiter, until in waiting if waiter != holder]
     if taken or (present != holder and waiting and waiting[0][0] != holder):
         if queue:
-            place = next((n for n, (one, _) in enumerate(waiting) if one == holder), len(others))
+            place = next((n for n, (waiter, _) in enumerate(waiting) if waiter == holder), len(others))
             others.insert(place, (holder, now + finite("queue", queue)))
         if others or row["lease_queue"]:
             _set_queue(db, session, others)
@@ -43,18 +45,19 @@ def acquire(
 
 def _waiting(text: str | None, observer: Holder, now: float) -> list[tuple[Holder, float]]:
     """Who stands in line, first come first: those whose place has not lapsed and whose process is still there."""
-    queue = [(Holder(**one), float(until)) for one, until in json.loads(text or "[]")]
     return [
-        (one, until) for one, until in queue if until > now and (one == observer or one.holds(until, now, observer))
+        (waiter, until)
+        for waiter, until in read_queue(text)
+        if until > now and (waiter == observer or waiter.holds(until, now, observer))
     ]
 
 
 def _set_queue(db: Database, session: str, queue: Sequence[tuple[Holder, float]]) -> None:
-    text = json.dumps([[asdict(one), until] for one, until in queue]) if queue else None
-    db.run(sql.SET_QUEUE, {"session": session, "lease_queue": text})
+    db.run(sql.SET_QUEUE, {"session": session, "lease_queue": write_queue(queue)})
 
 
 def renew(db: Database, lease: Lease, seconds: float, now: float) -> Steps[Lease]:
+    """The lease for `seconds` more. Raises `LeaseGone`: its token is not the newest, or it was given back."""
     time = db.ask_time(now)
     yield
     expires = time() + finite("seconds", seconds)
@@ -62,3 +65,9 @@ def renew(db: Database, lease: Lease, seconds: float, now: float) -> Steps[Lease
     if db.run(sql.RENEW, values).rowcount == 0:
         raise LeaseGone(lease.session, lease.token)
     return Lease(lease.session, lease.token, lease.holder, expires)
+
+
+def release(db: Database, lease: Lease) -> Steps[None]:
+    """Gives it back; on a server the same statement tells those in line. One that is gone already is no error."""
+    db.run(sql.RELEASE, {"session": lease.session, "lease_token": lease.token, "topic": topic(lease.session)})
+    yield

@@ -31,6 +31,7 @@ class Outage:
         return self._missed
 
     def begin(self, problem: str) -> None:
+        """A piece of work waits. The log says so once, for the first of them."""
         with self._lock:
             self._waiting += 1
             if self._waiting > 1:
@@ -39,6 +40,7 @@ class Outage:
         log.warning("%s is waited for: %s", self._store, problem)
 
     def end(self, answered: bool) -> None:
+        """It waits no longer. The log says so once, for the last of them."""
         with self._lock:
             self._waiting -= 1
             if self._waiting:

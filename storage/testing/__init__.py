@@ -1,0 +1,33 @@
+"""Is it a store? `check_store` says so of any implementation of `storage.Store`; beside it, small records for tests."""
+
+from __future__ import annotations
+
+from .checking import CHECKS, Check, check_store
+from .records import (
+    ME,
+    NOW,
+    OTHER,
+    call_record,
+    change,
+    entries_of,
+    hold,
+    session_record,
+    tool_call_record,
+    turn_record,
+)
+
+__all__ = [
+    "CHECKS",
+    "ME",
+    "NOW",
+    "OTHER",
+    "Check",
+    "call_record",
+    "change",
+    "check_store",
+    "entries_of",
+    "hold",
+    "session_record",
+    "tool_call_record",
+    "turn_record",
+]
