@@ -16,7 +16,6 @@ from sessions.endpoint import Endpoint
 from sessions.entries import Written, read_entry, read_messages
 from sessions.errors import ToolsChanged
 from sessions.ledger import Call, marks_of
-from sessions.states import is_open
 from sessions.tools import Toolbox
 from sessions.transcripts import Transcripts, size_of
 from sessions.translate import decoding
@@ -373,7 +372,7 @@ class History:
         if self._open is None:
             return
         others = [one for one in self._open if one.id != turn.id]
-        if is_open(turn):
+        if turn.is_open:
             self._open = sorted([*others, turn], key=lambda one: one.sequence)
         elif len(others) < len(self._open):
             self._open = others or None if self._older_open else others

@@ -62,11 +62,6 @@ def after(row: TurnRecord, happening: Happening, **fields: Any) -> TurnRecord:
 # -- what it is --
 
 
-def is_open(row: TurnRecord) -> bool:
-    """Whether there is something left to do for whoever resumes it."""
-    return row.state in ("running", "interrupted")
-
-
 def has_outcome(row: TurnRecord) -> bool:
     """Whether its reply is stored: the same idempotency key gives it again."""
     return row.state in ("finished", "cancelled")
@@ -74,7 +69,7 @@ def has_outcome(row: TurnRecord) -> bool:
 
 def is_over(row: TurnRecord) -> bool:
     """Whether it ended for good, with a reply or without."""
-    return not is_open(row)
+    return not row.is_open
 
 
 def is_under_way(row: TurnRecord) -> bool:

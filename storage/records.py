@@ -211,6 +211,11 @@ class TurnRecord:
     error: str | None = None
     attempts: int = 0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not come to its end: it runs, or was interrupted."""
+        return self.state in ("running", "interrupted")
+
 
 @dataclass(frozen=True, slots=True)
 class Change:

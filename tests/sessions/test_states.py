@@ -41,7 +41,7 @@ def test_what_is_not_in_the_table_does_not_happen(happening: Happening, state: T
 
 
 def test_every_state_is_open_or_over_and_two_of_the_over_ones_have_an_outcome() -> None:
-    assert [state for state in STATES if states.is_open(turn(state))] == ["running", "interrupted"]
+    assert [state for state in STATES if turn(state).is_open] == ["running", "interrupted"]
     assert [state for state in STATES if states.is_over(turn(state))] == ["finished", "failed", "cancelled"]
     assert [state for state in STATES if states.has_outcome(turn(state))] == ["finished", "cancelled"]
 
