@@ -6,16 +6,13 @@ the real SDK and an in-process transport. A message has 1 kB of text, a turn is 
 
 from __future__ import annotations
 
-import functools
-import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
-import anthropic
-from anthropic._models import construct_type
-
 from sessions import SessionManager
+from sessions.core.incoming import Incoming
 from storage import open_store
 from tests.benchmarks.send import _EVENTS, MODEL, Instant, client, history
 
@@ -74,55 +71,24 @@ class Subject:
         return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
-class Ready:
-    """A stream of events that are there already, shaped as the SDK's: the others' models answer with values too."""
-
-    def __init__(self) -> None:
-        self.response = self
-        self.headers: dict[str, str] = {}
-        self._decoder = self
-
-    async def aiter_bytes(self, events: Any) -> Any:
-        for one in events:
-            yield one
-
-    def _iter_events(self) -> Any:
-        return self._decoder.aiter_bytes(_RAW)
-
-    @functools.cached_property
-    def _iterator(self) -> Any:
-        return self._typed()
-
-    async def _typed(self) -> Any:
-        at = 0
-        async for _ in self._iter_events():
-            yield _TYPED[at]
-            at += 1
-
-    def __aiter__(self) -> Any:
-        return self
-
-    async def __anext__(self) -> Any:
-        return await self._iterator.__anext__()
-
-    async def close(self) -> None:
-        pass
-
-
-_RAW = [SimpleNamespace(data=json.dumps(one)) for one in _EVENTS]
-_TYPED = [construct_type(type_=anthropic.types.RawMessageStreamEvent, value=one) for one in _EVENTS]
-
-
 class NoBody:
-    """A client whose `messages.create` answers at once: no request body is made, no response is parsed."""
+    """A way to the Messages API that answers at once with values, as the others' models do: nothing is encoded."""
 
     base_url = "http://nobody/"
 
-    def __init__(self) -> None:
-        self.messages = self
+    @asynccontextmanager
+    async def stream(
+        self, body: Mapping[str, Any], incoming: Incoming, *, typed: bool = False
+    ) -> AsyncIterator[AsyncIterator[Any]]:
+        yield self._events(incoming)
 
-    async def create(self, **_: Any) -> Ready:
-        return Ready()
+    async def _events(self, incoming: Incoming) -> AsyncIterator[Any]:
+        for event in _EVENTS:
+            incoming.feed(event)
+            yield event
+
+    async def send(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+        raise NotImplementedError("no zero-token request is measured")
 
 
 class Warmline(Subject):
