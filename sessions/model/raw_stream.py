@@ -12,6 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from sessions.model.failures import is_connection_trouble
@@ -176,18 +177,25 @@ def read_json(text: str) -> Any:
 
 def typed_event(event: Any, *, beta: bool = False) -> Any:
     """An event of the SDK's classes, made as the SDK makes it: unknown types and fields stay, nothing is refused."""
-    return _envelope(beta).model_construct(event=event).event
+    known, lenient = _event_types(beta)
+    try:
+        return known.validate_python(event)
+    except ValidationError:
+        return lenient.model_construct(event=event).event
 
 
 @cache
-def _envelope(beta: bool) -> Any:
-    """A model with one field: the SDK makes what stands in it, as leniently as all that it receives."""
+def _event_types(beta: bool) -> tuple[TypeAdapter[Any], Any]:
+    """What makes an event that is as the SDK knows it, and a model that makes any other, in its one field.
+
+    The SDK makes what stands in a field of its models as leniently as all that it receives.
+    """
     from anthropic import BaseModel
     from anthropic.types import RawMessageStreamEvent
     from anthropic.types.beta import BetaRawMessageStreamEvent
 
     kind: Any = BetaRawMessageStreamEvent if beta else RawMessageStreamEvent
-    return type("Envelope", (BaseModel,), {"__annotations__": {"event": kind}, "__module__": __name__})
+    return TypeAdapter(kind), type("Envelope", (BaseModel,), {"__annotations__": {"event": kind}})
 
 
 def _is_event_stream(stream: AsyncStream[Any]) -> bool:
