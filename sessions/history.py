@@ -404,6 +404,11 @@ class History:
         self._forget_derived()
 
     @property
+    def is_kept(self) -> bool:
+        """Whether the transcript is in memory as entries."""
+        return self._entries is not None
+
+    @property
     def is_loaded(self) -> bool:
         """Whether what is here is what is stored."""
         return self._loaded

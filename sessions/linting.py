@@ -48,6 +48,11 @@ class Linter:
         for hint in [*([order] if order else []), *hints, *named(settings, owner, json.loads(metadata))]:
             self._tell(hint)
 
+    @property
+    def remembered(self) -> int:
+        """How many prefixes, or sets of tools, it remembers: whichever is more."""
+        return max(len(self._seen), len(self._orders))
+
     def _is_known(self, settings: Settings) -> bool:
         """Whether this very prefix has been looked at: sessions are made often, prefixes seldom."""
         prefix = hash(text_of([settings.model, list(settings.system), list(settings.tools), list(settings.context)]))

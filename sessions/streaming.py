@@ -230,9 +230,13 @@ class TurnStream(Generic[R]):
 
         May be called from another task, or from inside the loop over the stream. Returns when all is stored.
         """
-        self._driver.turn.stop()
+        self.stop()
         async for _ in self:
             continue
+
+    def stop(self) -> None:
+        """As `cancel()`, for a caller that does not wait: what runs is interrupted at its next await."""
+        self._driver.turn.stop()
 
 
 class _Texts:

@@ -88,6 +88,11 @@ class Transcripts:
             transcript.drop()
             self._note(one, 0)
 
+    @property
+    def settings_kept(self) -> int:
+        """How many different settings somebody has."""
+        return len(self._settings)
+
     def settings(self, text: str) -> SharedSettings:
         """The settings that this text says; the same value for the same text while anybody has it."""
         shared = self._settings.get(text)

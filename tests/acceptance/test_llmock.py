@@ -70,7 +70,8 @@ async def broken(session: Session, llmock: Any) -> ModelError:
     """A turn that breaks with an error of ours. Afterwards llmock has noticed it too, and the client has patience."""
     with pytest.raises(ModelError) as caught:
         await session.send("go")
-    while llmock._server.state.journal.in_flight:  # a request that comes before would not count as the next attempt
+    # A request that comes before would not count as the next attempt, and llmock tells it nowhere else.
+    while llmock._server.state.journal.in_flight:  # noqa: SLF001
         await anyio.sleep(0.01)
     client = session.runtime.client.sdk
     client.timeout, client.max_retries = 60.0, 2

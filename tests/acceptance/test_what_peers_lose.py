@@ -204,11 +204,13 @@ async def test_a_stale_worker_is_fenced_off(tmp_path: Path) -> None:
     world = World(lambda request: f"re: {request.text}", url=tmp_path / "a.db", latency=Latency(first_event=1.0))
     async with world.manager() as stale, world.manager() as fresh:
         session = await create_in(stale)
-        stale._leases.renew_after = 10_000.0
+        stale.runtime.leases.renew_after = 10_000.0
         turn = asyncio.create_task(session.send("from the stale one"))
         await world.clock.advance(0.5)
-        record = await fresh._store.acquire(session.id, fresh._leases.holder, seconds=10, now=world.clock.now() + 60)
-        await fresh._store.release(record)
+        record = await fresh.runtime.store.acquire(
+            session.id, fresh.runtime.leases.holder, seconds=10, now=world.clock.now() + 60
+        )
+        await fresh.runtime.store.release(record)
         await world.clock.advance(5)
         with pytest.raises(LeaseLost):
             await turn

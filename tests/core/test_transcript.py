@@ -181,8 +181,8 @@ def test_what_may_carry_a_mark(block: dict[str, Any], may: bool) -> None:
 
 def test_odd_content_neither_shows_images_nor_citations() -> None:
     content = ["odd", {"type": "x", "content": ["odd"]}]
-    assert not cache._has(cache._is_image, content)
-    assert cache._has(cache._is_image, [result("t", [image()])])
+    assert not cache.has_image(content)
+    assert cache.has_image([result("t", [image()])])
 
 
 def test_replies_are_kept_as_received_but_for_blank_text() -> None:

@@ -109,20 +109,20 @@ class Mortal:
     """A store whose process can die: then nothing works any more. `at`: commits until then, `after` the last one."""
 
     def __init__(self, path: Path) -> None:
-        self._real: Any = open_store(f"sqlite:///{path}")
+        self.real: Any = open_store(f"sqlite:///{path}")
         self.dead, self.at, self.after = False, 0, False
 
     def __getattr__(self, name: str) -> Any:
         if self.dead and name not in ("open", "close"):
             raise StoreUnavailable("the process is dead")
-        return getattr(self._real, name)
+        return getattr(self.real, name)
 
     async def commit(self, lease: Any, change: Any) -> None:
         self.at -= 1
         self.dead = self.dead or (self.at == 0 and not self.after)
         if self.dead:
             raise StoreUnavailable("the process is dead")
-        await self._real.commit(lease, change)
+        await self.real.commit(lease, change)
         if self.at == 0:
             self.dead = True
             raise StoreUnavailable("the process died here")

@@ -44,7 +44,7 @@ class Acts:
     async def _slow(self, name: str) -> str:
         self.ran.append(name)
         if self._store is not None:
-            while not any(row.ended for row in await self._store._real.journal("fixed")):
+            while not any(row.ended for row in await self._store.real.journal("fixed")):
                 await anyio.sleep(0.001)
             self._store.dead = True
             raise StoreUnavailable("the process died here")

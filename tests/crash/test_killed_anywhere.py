@@ -18,7 +18,7 @@ class Dying:
     """A store whose process dies at its n-th commit: before it is written, or right after. Then nothing works."""
 
     def __init__(self, url: Path | str, at: int, *, after: bool) -> None:
-        self._real: Any = open_store(f"sqlite:///{url}" if isinstance(url, Path) else url)
+        self.real: Any = open_store(f"sqlite:///{url}" if isinstance(url, Path) else url)
         self._at, self._after = at, after
         self.commits = 0
         self.dead = False
@@ -26,7 +26,7 @@ class Dying:
     def __getattr__(self, name: str) -> Any:
         if self.dead and name not in ("open", "close"):
             raise StoreUnavailable("the process is dead")
-        return getattr(self._real, name)
+        return getattr(self.real, name)
 
     async def commit(self, lease: Any, change: Any) -> None:
         if self.dead:
@@ -36,7 +36,7 @@ class Dying:
         if last and not self._after:
             self.dead = True
         if not self.dead:
-            await self._real.commit(lease, change)
+            await self.real.commit(lease, change)
         if last:
             self.dead = True
             raise StoreUnavailable("the process died here")

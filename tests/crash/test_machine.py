@@ -268,7 +268,7 @@ class Machine(RuleBasedStateMachine):
             known.newest = None
             stream = (await self._open(known, at)).stream(token)
             async with stream:
-                reply = await at_step(stream.get_final_reply(), step, stream._driver.turn.stop)
+                reply = await at_step(stream.get_final_reply(), step, stream.stop)
             await self._settled(known, self._maybe(known, token), left=reply.stop_reason == "refusal")
 
         self.run(work())

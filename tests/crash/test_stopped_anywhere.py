@@ -18,7 +18,7 @@ def test_a_turn_stopped_at_each_await(backend: str) -> None:
             async with world.manager(busy_timeout=1) as manager:
                 session = await create(manager, tools=effects.tools)
                 stream = session.stream("go")
-                stepper = at_step(stream.get_final_reply(), step, stream._driver.turn.stop)
+                stepper = at_step(stream.get_final_reply(), step, stream.stop)
                 async with stream:
                     with anyio.fail_after(20):
                         reply = await stepper

@@ -152,15 +152,15 @@ class Telling:
     """A store that tells, once for each message, that somebody else has the session."""
 
     def __init__(self, url: str) -> None:
-        self._real: Any = open_store(url)
+        self.real: Any = open_store(url)
         self.told = False
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
+        return getattr(self.real, name)
 
     async def acquire(self, *given: Any, **named: Any) -> Any:
         try:
-            return await self._real.acquire(*given, **named)
+            return await self.real.acquire(*given, **named)
         except LeaseTaken:
             if not self.told:
                 self.told = True

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sessions import PromptWarning, tool
+from sessions import PromptWarning, SystemClock, profile_for, tool
+from sessions.linting import Linter
 from sessions.testing import simulated_manager
 from tests.sessions.world import MODEL, SYSTEM, World, create
 
@@ -100,12 +101,10 @@ async def test_the_simulator_is_measured_in_its_own_tokens() -> None:
 
 
 async def test_what_is_remembered_is_bounded() -> None:
-    async with World().manager() as manager:
-        for number in range(600):
-            manager._linter.check(
-                (await create(manager)).settings if number == 0 else _settings(number), owner=None, metadata="{}"
-            )
-        assert max(len(manager._linter._seen), len(manager._linter._orders)) <= 256
+    linter = Linter(SystemClock(), profile_for, None)
+    for number in range(600):
+        linter.check(_settings(number), owner=None, metadata="{}")
+    assert 0 < linter.remembered <= 256
 
 
 def _settings(number: int) -> Any:

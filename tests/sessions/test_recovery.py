@@ -286,8 +286,8 @@ async def test_a_store_that_is_down_is_looked_at_again(tmp_path: Path) -> None:
 async def test_a_session_deleted_meanwhile_is_no_error(tmp_path: Path) -> None:
     class Deleting(Dying):
         async def load(self, session: str) -> Any:
-            await self._real.delete(session)
-            return await self._real.load(session)
+            await self.real.delete(session)
+            return await self.real.load(session)
 
     path = tmp_path / "a.db"
     world = World(script, url=path)
