@@ -71,7 +71,7 @@ PEERS := .venv-peers
 
 .PHONY: bench-cost
 bench-cost: $(PEERS)/.installed ## what recorded sessions cost with us and with others (ALL=1: all 272, about an hour)
-	$(PEERS)/bin/python -m tests.benchmarks.cost $(if $(ALL),,--traces $(TRACES)) --output build/bench-cost $(if $(README),--readme)
+	$(PEERS)/bin/python -m tests.benchmarks.cost $(if $(ALL),,--traces $(TRACES)) --output build/bench-cost $(if $(DOCS),--docs)
 
 PEERS_SPEED := .venv-peers-speed
 

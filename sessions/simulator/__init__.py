@@ -1,4 +1,4 @@
-"""A local Claude for first runs and tests: it bills, caches and refuses as the real API does (design 7)."""
+"""A local Claude for first runs and tests: it bills, caches and refuses as the real API does."""
 
 from sessions.simulator.client import client, engine_of, is_simulated
 from sessions.simulator.delivery import Latency

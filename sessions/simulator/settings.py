@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SAMPLING = ("temperature", "top_p", "top_k")
 NEW_VERSION = "2026-10-21"
-"""From this `anthropic-version` on, sampling parameters are refused on every model (D11)."""
+"""From this `anthropic-version` on, sampling parameters are refused on every model (docs/provider.md, 10)."""
 _DOCS = (
     "Please consult our documentation at "
     "https://docs.claude.com/en/docs/build-with-claude/extended-thinking#max-tokens-and-context-window-size"
