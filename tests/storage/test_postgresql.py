@@ -34,7 +34,7 @@ from storage.testing import ME, NOW, OTHER, change, entries_of, hold, session_re
 from storage.watching import channel
 from tests.storage.relay import Relay
 
-psycopg = pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev extra")
+psycopg = pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the extra postgres")
 
 
 @pytest.fixture
