@@ -5,7 +5,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint .ci/constraints.txt
+INSTALL := -m pip install -qq --disable-pip-version-check
+PIP := $(BIN)/python $(INSTALL) --constraint .ci/constraints.txt
+# `pip install --group` needs pip 25.1, and a new environment comes with an older one.
+NEW_PIP = $(INSTALL) --constraint .ci/constraints.txt --upgrade pip
 
 # Recorded conversations, where they lie beside the repository (tests that need the full sets are skipped without them).
 ifneq ($(wildcard ../shared/traces),)
@@ -39,7 +42,7 @@ lint: $(VENV)/.installed-dev ## the same without the tests, and mend what can be
 	$(BIN)/lint-imports
 
 # Environments of their own, made anew each time: what was the newest last month is not.
-EXTRAS := dev,postgres,chat,bench,examples
+EXTRAS := postgres,otel,examples
 NEWEST := .venv-newest
 LOWEST := .venv-lowest
 
@@ -56,7 +59,8 @@ test-lowest: ## types and tests with the lowest releases that pyproject.toml all
 define test-in
 	rm -rf $(1)
 	$(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install -qq --disable-pip-version-check $(2) --editable '.[$(EXTRAS)]'
+	$(1)/bin/python $(NEW_PIP)
+	$(1)/bin/python $(INSTALL) $(2) --editable '.[$(EXTRAS)]' --group dev
 	$(1)/bin/mypy
 	$(1)/bin/pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal
 endef
@@ -71,7 +75,7 @@ PEERS := .venv-peers
 
 .PHONY: bench-cost
 bench-cost: $(PEERS)/.installed ## what recorded sessions cost with us and with others (ALL=1: all 272, about an hour)
-	$(PEERS)/bin/python -m tests.benchmarks.cost $(if $(ALL),,--traces $(TRACES)) --output build/bench-cost $(if $(README),--readme)
+	$(PEERS)/bin/python -m tests.benchmarks.cost $(if $(ALL),,--traces $(TRACES)) --output build/bench-cost $(if $(DOCS),--docs)
 
 PEERS_SPEED := .venv-peers-speed
 
@@ -96,17 +100,20 @@ $(VENV)/.installed: pyproject.toml .ci/constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml .ci/constraints.txt | $(BIN)/python
-	@$(PIP) --editable '.[$(EXTRAS)]'
+	@$(BIN)/python $(NEW_PIP)
+	@$(PIP) --editable '.[$(EXTRAS)]' --group dev
 	@touch $@ $(VENV)/.installed
 
 $(PEERS)/.installed: pyproject.toml .ci/constraints-peers.txt
 	@echo "setting up $(PEERS)"
 	@$(PYTHON) -m venv $(PEERS)
-	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --constraint .ci/constraints-peers.txt --editable '.[bench-cost]'
+	@$(PEERS)/bin/python $(NEW_PIP)
+	@$(PEERS)/bin/python $(INSTALL) --constraint .ci/constraints-peers.txt --editable . --group bench-cost
 	@touch $@
 
 $(PEERS_SPEED)/.installed: pyproject.toml .ci/constraints-peers-speed.txt
 	@echo "setting up $(PEERS_SPEED)"
 	@$(PYTHON) -m venv $(PEERS_SPEED)
-	@$(PEERS_SPEED)/bin/python -m pip install -qq --disable-pip-version-check --constraint .ci/constraints-peers-speed.txt --editable '.[bench-speed]'
+	@$(PEERS_SPEED)/bin/python $(NEW_PIP)
+	@$(PEERS_SPEED)/bin/python $(INSTALL) --constraint .ci/constraints-peers-speed.txt --editable . --group bench-speed
 	@touch $@

@@ -159,7 +159,7 @@ class Incoming:
     def unfinished_call(self) -> str | None:
         """The name of a tool call whose input never arrived whole, is no object or cannot be stored, or `None`.
 
-        An empty input at the very end of a truncated reply never arrived (facts of November 2026, 17).
+        An empty input at the very end of a truncated reply never arrived (docs/provider.md, 17).
         """
         truncated = max(self.blocks, default=None) if self.stop_reason in _TRUNCATED else None
         for index, block in sorted(self.blocks.items()):
@@ -174,8 +174,8 @@ class Incoming:
     def partial(self) -> list[dict[str, Any]]:
         """What may be kept of a reply that was stopped: finished blocks and the text so far.
 
-        Thinking without a signature, tool calls, and server calls without a result are left out (4.5 of the design:
-        none of them can be sent back).
+        Thinking without a signature, tool calls, and server calls without a result are left out: none of
+        them can be sent back (docs/provider.md, 12).
         """
         results = {self.blocks[index].get("tool_use_id") for index in self.closed & self.blocks.keys()}
         kept = []

@@ -64,7 +64,7 @@ def test_the_hit_rate_of_nothing_is_nothing() -> None:
     assert Usage(1, 3).hit_rate == 0.75
 
 
-# -- prices (claude_api facts 4: pricing pages of September and October 2026) ----------------------------------------
+# -- prices (docs/provider.md, 4: pricing pages of September and October 2026) ---------------------------------------
 
 PRICES = [
     ("claude-fable-5-2", "8 0.20 10 16 40"),
@@ -137,7 +137,7 @@ def test_every_model_of_the_sdk_has_a_profile() -> None:
     assert named <= set(MODELS)
 
 
-MINIMUMS = [  # claude_api facts 3
+MINIMUMS = [  # docs/provider.md, 3
     (512, "fable-5-2 mythos-5-2 fable-5-1 mythos-5-1 fable-5 mythos-5 opus-5-5 opus-5 sonnet-5-5 haiku-5-5"),
     (1024, "opus-4-8 sonnet-5 sonnet-4-6 sonnet-4-5 sonnet-4-5-20250929"),
     (2048, "opus-4-7 mythos-preview"),

@@ -201,7 +201,7 @@ def test_the_first_citation_costs_the_system_prompt_too() -> None:
 
 
 def test_prompts_with_context_give_the_context_slot_to_the_anchor() -> None:
-    """Five places to mark: the context goes, then the shared one (design 4.1)."""
+    """Five places to mark: the context goes, then the shared one (docs/how-it-works.md#where-the-breakpoints-go)."""
     profile = profile_that(False)
     settings = settings_of(BASE, context=[text("A long paper. " * 300)])
     messages = parallel(40)

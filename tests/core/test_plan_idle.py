@@ -49,7 +49,7 @@ def in_talk() -> tuple[Prompt, Warmth]:
 
 
 def test_a_warm_prefix_is_parked_at_the_latest_reply() -> None:
-    """It is read, and only the reply behind it is written for an hour: the price of a read (design 4.2)."""
+    """It is read, and only the reply behind it is written for an hour: the price of a read (docs/provider.md, 2)."""
     prompt, warmth = in_talk()
     outlook, plan = seen(prompt, warmth)
     before, whole = prompt.tokens(len(prompt.points) - 1), prompt.total
@@ -124,7 +124,7 @@ def test_what_is_too_short_to_have_been_written_is_not_kept() -> None:
 
 
 def test_a_long_reply_is_parked_with_an_anchor_before_it() -> None:
-    """A read that begins at the reply would look back twenty positions and not find what is warm (design 4.1)."""
+    """A read that begins at the reply would look back 20 positions and not find what is warm (docs/provider.md, 2)."""
     prompt, warmth = answered({**BODY, "messages": ASKED})
     prompt.extend(entries_of([assistant(*(f"b{number}" for number in range(30)))]))
     outlook, plan = seen(prompt, warmth)

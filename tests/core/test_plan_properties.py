@@ -26,7 +26,7 @@ gaps = st.sampled_from([None, 10.0, 1000.0, 7200.0, float("inf")])
 
 
 def may_carry_a_mark(block: dict[str, Any], tier: str) -> bool:
-    """The rule of the API (claude_api facts, 1), said again without the code under test."""
+    """The rule of the API (docs/provider.md, 1), said again without the code under test."""
     if tier == "tools":
         return not block.get("defer_loading")
     if block["type"] in (*THINKING, *UNKNOWN):

@@ -145,7 +145,7 @@ def kept(before: list[str], after: list[str]) -> int:
 
 PLAIN = [user("a"), assistant("b"), user("c")]
 CHANGES = [
-    # what changes, points kept: 1 tool, 1 system, 3 messages (claude_api facts 5, September 2026)
+    # what changes, points kept: 1 tool, 1 system, 3 messages (docs/provider.md, 5)
     ({}, 5),
     ({"system": "other"}, 1),
     ({"tools": [tool("other")]}, 0),

@@ -32,7 +32,7 @@ GAPS = [(10, "5m"), (300, "5m"), (301, "1h"), (3600, "1h"), (3601, "5m"), (NEVER
 
 @pytest.mark.parametrize(("gap", "ttl"), GAPS)
 def test_a_known_gap_chooses_the_lifetime(gap: float, ttl: str) -> None:
-    """claude_api facts 8: under 5 minutes 5m, up to an hour 1h, longer neither (then the cheaper write)."""
+    """docs/provider.md, 8: under 5 minutes 5m, up to an hour 1h, longer neither (then the cheaper write)."""
     assert ExpectedCost().choose(outlook(known(gap))) == ttl
 
 
@@ -77,7 +77,7 @@ def test_what_is_no_option_at_all_names_the_policy(answer: Any) -> None:
 
 @pytest.mark.parametrize("read", [0.1, 0.05, 0.025])
 def test_a_park_is_worth_its_price_or_not(read: float) -> None:
-    """It pays where the chance of a return × the saving is above its price (design 4.2)."""
+    """It pays where the chance of a return × the saving is above its price (docs/provider.md, 4)."""
     for chance in (0.01, 0.02, 0.04, 0.06, 0.09, 0.2, 0.5):
         told = Forecast(((0.0, 0.0), (270.0, 0.5), (600.0, 0.5), (600.0, 0.5 + chance / 2)))
         seen = outlook(told, options=PARK, prefix=10_000, new=0, read=read, waited=270.0)

@@ -27,7 +27,7 @@ from tests.crash.outside import (
 from tests.crash.worker import SESSION, Job, script
 from tests.sessions.world import everywhere
 
-pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev extra")
+pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the extra postgres")
 from storage.postgresql import listening  # needs the driver
 
 

@@ -27,7 +27,7 @@ from tests.crash.test_kills import check_told
 from tests.crash.worker import MODEL, Job, script
 from tests.servers import make_database, own_server
 
-pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev extra")
+pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the extra postgres")
 from tests.crash.foreman import WORKERS, Foreman  # needs the driver
 
 TURNS = int(os.environ.get("WARMLINE_TURNS", "200"))

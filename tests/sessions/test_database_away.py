@@ -22,7 +22,7 @@ from tests.servers import make_database, own_server
 from tests.sessions.world import MODEL, create, words
 
 resource = pytest.importorskip("resource", reason="there are no limits on files here")
-psycopg = pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev extra")
+psycopg = pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the extra postgres")
 from storage.postgresql import dialect  # noqa: E402  # needs the driver
 from tests.storage.relay import Relay  # noqa: E402  # needs the driver
 

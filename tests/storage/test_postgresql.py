@@ -36,7 +36,7 @@ from storage.transactions.writing import create
 from storage.watching import channel
 from tests.storage.relay import Relay
 
-psycopg = pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the dev extra")
+psycopg = pytest.importorskip("psycopg", reason="no PostgreSQL driver: install the extra postgres")
 
 
 @pytest.fixture

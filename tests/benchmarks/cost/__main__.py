@@ -24,8 +24,8 @@ from tests.benchmarks.cost.traces import sample
 CHUNK = 4
 """Recordings of one user that a worker gives to every peer at a time."""
 
-README = Path(__file__).parents[3] / "README.md"
-CHART = Path(__file__).parent / "cost.svg"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "cost.md"
+CHART = DOCUMENT.with_name("cost.svg")
 
 Job = tuple[Callable[..., dict[str, Spent]], tuple[Any, ...]]
 
@@ -98,7 +98,7 @@ def which() -> str:
 
 
 def _git(*command: str) -> str:
-    asked = ["git", "-C", str(README.parent), *command, "--", "sessions", "storage"]
+    asked = ["git", "-C", str(DOCUMENT.parents[1]), *command, "--", "sessions", "storage"]
     return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
 
 
@@ -112,7 +112,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-recordings", action="store_true", help="only the scenarios")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--output", type=Path, help="a folder for cost.json, cost.md and cost.svg")
-    parser.add_argument("--readme", action="store_true", help="put tables and chart into the README")
+    parser.add_argument("--docs", action="store_true", help="put tables and chart into docs/cost.md")
     return parser.parse_args()
 
 
@@ -140,19 +140,19 @@ def main() -> None:
 
 
 def _tell(given: argparse.Namespace, name: str, table: Iterable[str], source: str) -> None:
-    """Says where a table comes from, and puts it into the folder and between its marks in the README."""
+    """Says where a table comes from, and puts it into the folder and between its marks in docs/cost.md."""
     print(source)
     lines = "\n".join([*table, "", f"{source}."])
     if given.output:
         given.output.mkdir(parents=True, exist_ok=True)
         (given.output / f"{name}.md").write_text(lines + "\n")
-    if given.readme:
+    if given.docs:
         begin, end = f"<!-- bench-{name} -->", f"<!-- /bench-{name} -->"
-        before, _, rest = README.read_text().partition(begin)
+        before, _, rest = DOCUMENT.read_text().partition(begin)
         _, _, after = rest.partition(end)
         if not after:
-            raise SystemExit(f"the README has no {begin} … {end}")
-        README.write_text(f"{before}{begin}\n\n{lines}\n\n{end}{after}")
+            raise SystemExit(f"{DOCUMENT} has no {begin} … {end}")
+        DOCUMENT.write_text(f"{before}{begin}\n\n{lines}\n\n{end}{after}")
 
 
 def _draw(given: argparse.Namespace, results: Results) -> None:
@@ -161,7 +161,7 @@ def _draw(given: argparse.Namespace, results: Results) -> None:
     if given.output:
         (given.output / "cost.json").write_text(json.dumps({"which": which(), **results.to_json()}, indent=1))
         (given.output / "cost.svg").write_text(picture)
-    if given.readme:
+    if given.docs:
         CHART.write_text(picture)
 
 

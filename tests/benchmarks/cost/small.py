@@ -49,7 +49,7 @@ class Small:
                     yield f"  {name:38} {self.cells[name, column]}"
 
     def markdown(self) -> Iterator[str]:
-        """Lines for the README: the peers of one lifetime share a column, from the least to the most."""
+        """Lines for docs/cost.md: the peers of one lifetime share a column, from the least to the most."""
         own = [name for name in self.names if name.startswith(OURS)]
         groups = {name: [name] for name in self.names if name in (ours.TOP_5M, ours.TOP_1H)}
         for ttl in theirs.TTLS:

@@ -1,4 +1,4 @@
-"""The table of a run, as text for the terminal and as Markdown for the README."""
+"""The table of a run, as text for the terminal and as Markdown for docs/cost.md."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def text(results: Results) -> Iterator[str]:
 
 
 def markdown(results: Results) -> Iterator[str]:
-    """Lines for the README."""
+    """Lines for docs/cost.md."""
     yield "| input cost / uncached | " + " | ".join(f"reads at {read}" for read in MODELS) + " |"
     yield "|---|" + "---:|" * len(MODELS)
     for name in results.names():

@@ -1,4 +1,4 @@
-"""What a turn leaves in a PostgreSQL and asks of it: rows, bytes, write-ahead log, commits. The README extrapolates."""
+"""What a turn leaves in a PostgreSQL and asks of it: rows, bytes, log, commits (for docs/operating.md)."""
 
 from __future__ import annotations
 
