@@ -211,6 +211,7 @@ class Books:
         assert self.request is not None
         self.is_asking = False
         self.calls.append(call)
+        self._runtime.schedule.wake(None)
         self._runtime.forecaster.observe(self.history, call)
         self.history.learn(call if reply is None else replace(call, entry=self.request.asked_from))
         return record

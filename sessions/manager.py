@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from hashlib import blake2b
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, get_args
@@ -36,6 +37,7 @@ from sessions.core.ttl import ExpectedCost, Policy
 from sessions.core.usage import Usage
 from sessions.endpoint import Endpoint
 from sessions.errors import ConfigurationError, SessionNotFound, SessionsError
+from sessions.forecaster import Forecaster
 from sessions.gate import WarmupGate
 from sessions.history import History
 from sessions.leases import Leases
@@ -47,12 +49,14 @@ from sessions.opening import SHARED_POINTS, Conversations, new_record
 from sessions.recovery import Recovery
 from sessions.request import Requests
 from sessions.runtime import Limits, Runtime
+from sessions.schedule import Schedule
 from sessions.session import Reply, Session
 from sessions.tending import Tending
 from sessions.tool_round import InDoubt, check_in_doubt
 from sessions.tools import Toolbox
 from sessions.transcripts import TRANSCRIPT_BYTES, Transcripts
 from sessions.translate import decoding, given, storage_errors
+from sessions.warming import ask_nothing
 from storage import SessionExists, SessionRecord, Store, Stored, open_store
 
 CostsBy: TypeAlias = Literal["session", "owner", "day", "kind"]
@@ -111,7 +115,8 @@ class SessionManager:
         self.diagnostics, self.max_steps, self.busy_timeout = diagnostics, max_steps, busy_timeout
         self._transcript_bytes = transcript_bytes
         self.runtime = self._assembled(ModelClient(client), profile)
-        self._tending = self.runtime.forecaster
+        if tend:
+            self.runtime.schedule.serve(self._tending().run)
         self._batching = Batching(self.runtime)
         self._recovery = Recovery(self.runtime, self._batching, tool_list(tools))
         endpoint, model = self.runtime.endpoint, self.runtime.client
@@ -124,7 +129,6 @@ class SessionManager:
         leases = Leases(store, clock, background, lifecycle, self.busy_timeout)
         memory, warmth = Transcripts(self._transcript_bytes, leases.is_held), Warmth(limit=SHARED_POINTS)
         timeout = self.warmup_timeout if self.warmup else 0.0
-        tending = Tending(self, store)
         return Runtime(
             store=store,
             clock=clock,
@@ -137,9 +141,22 @@ class SessionManager:
             gate=WarmupGate(store, clock, background, lifecycle, warmth, timeout),
             requests=Requests(client, store, clock),
             policy=self.ttl,
-            forecaster=tending,
-            schedule=tending,
+            forecaster=Forecaster(store, clock, self.ttl, endpoint, tend=self.tend),
+            schedule=Schedule(clock, background, looks=store.is_shared),
             limits=Limits(self.max_steps, self.diagnostics),
+        )
+
+    def _tending(self) -> Tending:
+        """What the schedule runs: idle conversations are opened without their tools, since none is called."""
+        runtime = self.runtime
+        return Tending(
+            runtime.store,
+            runtime.clock,
+            runtime.leases,
+            runtime.forecaster,
+            runtime.schedule,
+            history_of=lambda session: runtime.conversations.open(session, Toolbox()),
+            ask=partial(ask_nothing, runtime),
         )
 
     async def __aenter__(self) -> Self:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sessions.background import Background
 from sessions.clock import Clock
 from sessions.core.ttl import Policy
 from sessions.endpoint import Endpoint
+from sessions.forecaster import Forecaster
 from sessions.gate import WarmupGate
 from sessions.leases import Leases
 from sessions.lifecycle import Lifecycle
 from sessions.model.client import ModelClient
 from sessions.opening import Conversations
 from sessions.request import Requests
+from sessions.schedule import Schedule
 from storage import Store
-
-if TYPE_CHECKING:
-    from sessions.tending import Tending
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +42,6 @@ class Runtime:
     gate: WarmupGate
     requests: Requests
     policy: Policy
-    forecaster: Tending
-    schedule: Tending
+    forecaster: Forecaster
+    schedule: Schedule
     limits: Limits

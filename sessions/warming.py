@@ -6,9 +6,8 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
+from sessions.core.idle import waits_for_server_tools, why_no_zero_token
 from sessions.core.plan import Mark, Plan, make_plan, render
-from sessions.core.profiles import Profile
-from sessions.core.settings import Settings
 from sessions.core.steps import calls_of, result_block
 from sessions.core.usage import Usage
 from sessions.entries import make_entry
@@ -20,27 +19,14 @@ from storage.records import CallKind
 PLACEHOLDER = "."
 
 
-def obstacle(settings: Settings, profile: Profile) -> str | None:
-    """Why a zero-token request would be refused with these settings (August 2026), or `None`."""
-    if not profile.prewarms:
-        return "the endpoint has no zero-token requests"
-    if (settings.thinking or {}).get("type") == "enabled":
-        return 'thinking is "enabled"'
-    if (settings.tool_choice or {}).get("type") in ("any", "tool"):
-        return "tool_choice forces a tool"
-    if (settings.output_config or {}).get("format"):
-        return "output_config.format is set"
-    return None
-
-
 async def prewarm(runtime: Runtime, history: History) -> Usage | None:
     """Writes the prefix of a conversation that the caller holds; see `Session.prewarm`."""
     prompt = history.prompt
-    if (reason := obstacle(history.settings, prompt.profile)) is not None:
+    if (reason := why_no_zero_token(history.settings, prompt.profile)) is not None:
         warnings.warn(f"prewarm() does nothing for this session: {reason}", stacklevel=4)
         return None
-    if history.last is not None and history.last.stop_reason == "pause_turn":
-        return None  # its server tools wait for their results: nothing may follow
+    if waits_for_server_tools(history.last):
+        return None
     if not history.entries and history.settings.context:
         usage = await prewarm(runtime, await _opened(runtime, history))
         await history.recall()

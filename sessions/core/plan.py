@@ -168,14 +168,14 @@ def make_plan(prompt: Prompt, warmth: Warmth, at: Circumstances) -> Plan:
     if not prompt.profile.markers:
         return _automatic(prompt)
     wanted = _slots(prompt, at.own_marks)
-    slots = _with_anchor(prompt, wanted, warmth, at.now)
-    hit = _hit(prompt, slots, warmth, at.now)
+    slots = with_anchor(prompt, wanted, warmth, at.now)
+    hit = readable_point(prompt, slots, warmth, at.now)
     ttl: Ttl = "1h" if chosen(at.policy, _outlook(prompt, slots, hit, warmth, at)) == "1h" else "5m"
     if not _tail_pays(prompt, slots, ttl, warmth, at):
         untailed: dict[int, Slot] = {index: slot for index, slot in wanted.items() if slot != "tail"}
-        slots = _with_anchor(prompt, untailed, warmth, at.now)
-        hit = _hit(prompt, slots, warmth, at.now)
-    return _predict(prompt, slots, ttl, hit)
+        slots = with_anchor(prompt, untailed, warmth, at.now)
+        hit = readable_point(prompt, slots, warmth, at.now)
+    return predict(prompt, slots, ttl, hit)
 
 
 def _automatic(prompt: Prompt) -> Plan:
@@ -191,7 +191,7 @@ def _slots(prompt: Prompt, own: Sequence[Where]) -> dict[int, Slot]:
     """The points to mark, at most four, by slot; one point that serves two slots counts once."""
     found: dict[int, Slot] = {}
     wanted: list[tuple[Slot, int | None]] = [
-        ("assistant", _latest_assistant(prompt)),
+        ("assistant", latest_assistant(prompt)),
         ("tail", _tail(prompt)),
         ("shared", prompt.last_markable(0, prompt.head_points)),
         ("context", _context(prompt)),
@@ -222,7 +222,7 @@ def _starts(prompt: Prompt, number: int) -> int:
     return low
 
 
-def _latest_assistant(prompt: Prompt) -> int | None:
+def latest_assistant(prompt: Prompt) -> int | None:
     """The last markable block of the latest assistant message that has one."""
     for number in range(len(prompt.messages) - 1, -1, -1):
         if prompt.messages[number]["role"] == "assistant":
@@ -261,28 +261,31 @@ def _span(prompt: Prompt, number: int) -> tuple[int, int]:
     return _starts(prompt, number), _starts(prompt, number + 1)
 
 
-def _deepest(prompt: Prompt, warmth: Warmth, now: float) -> int | None:
-    return max(_alive(prompt, warmth, now), default=None)
+def deepest_live(prompt: Prompt, warmth: Warmth, now: float) -> int | None:
+    """The longest prefix that is believed readable now: the index of its last point."""
+    return max(live_points(prompt, warmth, now), default=None)
 
 
 def lost_tokens(old: Prompt, new: Prompt, warmth: Warmth, now: float) -> int:
     """How much of `old` is believed readable now and will not be in `new`: what changing to it bills again."""
-    before, after = _deepest(old, warmth, now), _deepest(new, warmth, now)
+    before, after = deepest_live(old, warmth, now), deepest_live(new, warmth, now)
     kept = 0 if after is None else old.tokens(old.index.get(new.points[after].digest, -1) + 1)
     return 0 if before is None else max(0, old.tokens(before + 1) - kept)
 
 
-def _alive(prompt: Prompt, warmth: Warmth, now: float) -> list[int]:
+def live_points(prompt: Prompt, warmth: Warmth, now: float) -> list[int]:
+    """The indexes of the points that are believed readable now."""
     return [prompt.index[point] for point in warmth.points if point in prompt.index and warmth.is_alive(point, now)]
 
 
-def _entry(prompt: Prompt, warmth: Warmth, index: int) -> Alive:
+def live_entry(prompt: Prompt, warmth: Warmth, index: int) -> Alive:
+    """What is known of a point that is alive."""
     found = warmth.find(prompt.points[index].digest)
     assert found is not None, "only points that are alive are asked about"
     return found
 
 
-def _hit(prompt: Prompt, slots: Mapping[int, Slot], warmth: Warmth, now: float) -> int | None:
+def readable_point(prompt: Prompt, slots: Mapping[int, Slot], warmth: Warmth, now: float) -> int | None:
     """The point to read: alive and, as far as sizes are known, long enough to have been written."""
     minimum = prompt.profile.minimum_tokens
 
@@ -292,9 +295,9 @@ def _hit(prompt: Prompt, slots: Mapping[int, Slot], warmth: Warmth, now: float) 
     return find(prompt.points, list(slots), readable, prompt.profile.lookback)
 
 
-def _with_anchor(prompt: Prompt, slots: dict[int, Slot], warmth: Warmth, now: float) -> dict[int, Slot]:
+def with_anchor(prompt: Prompt, slots: dict[int, Slot], warmth: Warmth, now: float) -> dict[int, Slot]:
     """Adds the deepest live point where no mark would find it: it lies a look-back or more before the next mark."""
-    deepest = _deepest(prompt, warmth, now)
+    deepest = deepest_live(prompt, warmth, now)
     if deepest is None or deepest in slots or not prompt.markable[deepest]:
         return slots
     following = min((index for index in slots if index > deepest), default=None)
@@ -311,41 +314,17 @@ def _with_anchor(prompt: Prompt, slots: dict[int, Slot], warmth: Warmth, now: fl
     return kept
 
 
-def plan_idle(prompt: Prompt, warmth: Warmth, at: Circumstances, waited: float) -> tuple[Outlook, Plan] | None:
-    """What can be done for a conversation whose last request started `waited` seconds ago, and what it would send.
-
-    Where the deepest live entry is a 5-minute one, the latest assistant message can be parked behind it; a 1-hour one
-    can be refreshed. `None`: nothing is alive, or nothing of it can be kept.
-    """
-    deepest = _deepest(prompt, warmth, at.now)
-    if deepest is None:
-        return None
-    option: Option = "park" if _entry(prompt, warmth, deepest).ttl == "5m" else "refresh"
-    last = _latest_assistant(prompt) if option == "park" else deepest
-    if last is None or (option == "park" and last <= deepest):
-        return None
-    slots = _with_anchor(prompt, {last: "assistant"}, warmth, at.now)
-    plan = _predict(prompt, slots, "1h", _hit(prompt, slots, warmth, at.now))
-    kept = max((i for i in _alive(prompt, warmth, at.now) if _entry(prompt, warmth, i).ttl == "1h"), default=None)
-    until = _entry(prompt, warmth, kept).until - at.now + waited if kept is not None else 0.0
-    read, write_5m, write_1h = _relative(at)
-    outlook = Outlook(
-        ("lapse", option), prompt.tokens(last + 1), prompt.tokens(last + 1) - plan.expected.cache_read, read, write_5m,
-        write_1h, at.forecast, waited, prompt.tokens(kept + 1) if kept is not None else 0, until, told=at.told,
-    )  # fmt: skip
-    return (outlook, plan) if plan.expected.cache_read else None
-
-
-def _relative(at: Circumstances) -> tuple[float, float, float]:
+def relative_prices(at: Circumstances) -> tuple[float, float, float]:
+    """What reading, writing for 5 minutes and for an hour cost, by the plain input price."""
     return (at.prices.read, at.prices.write_5m, at.prices.write_1h) if at.prices else _USUAL
 
 
 def _outlook(prompt: Prompt, slots: Mapping[int, Slot], hit: int | None, warmth: Warmth, at: Circumstances) -> Outlook:
-    read, write_5m, write_1h = _relative(at)
+    read, write_5m, write_1h = relative_prices(at)
     last = max(slots, default=None)
     prefix = prompt.tokens(last + 1) if last is not None else 0
     known = prompt.tokens(hit + 1) if hit is not None else 0
-    ttl = _entry(prompt, warmth, hit).ttl if hit is not None else None
+    ttl = live_entry(prompt, warmth, hit).ttl if hit is not None else None
     options: tuple[Option, ...] = prompt.profile.ttls if at.lasting or ttl != "5m" else ("5m",)
     return Outlook(
         options, prefix, prefix - known, read, write_5m, write_1h, at.forecast, kept=known if ttl == "1h" else 0,
@@ -362,13 +341,14 @@ def _tail_pays(prompt: Prompt, slots: Mapping[int, Slot], ttl: Ttl, warmth: Warm
     tail = next((index for index, slot in slots.items() if slot == "tail"), None)
     if tail is not None and warmth.is_alive(prompt.points[tail].digest, at.now):
         return True
-    read, write_5m, write_1h = _relative(at)
+    read, write_5m, write_1h = relative_prices(at)
     write = write_5m if ttl == "5m" else write_1h
     alive = SECONDS["1h"] if ttl == "1h" or at.parks else SECONDS["5m"]
     return write <= read or at.forecast.within(alive) > (write - 1) / (write - read)
 
 
-def _predict(prompt: Prompt, slots: Mapping[int, Slot], ttl: Ttl, hit: int | None) -> Plan:
+def predict(prompt: Prompt, slots: Mapping[int, Slot], ttl: Ttl, hit: int | None) -> Plan:
+    """The plan with these marks, and the usage that its request should show."""
     profile = prompt.profile
     marks = {index: _mark(prompt, index, slot, ttl) for index, slot in sorted(slots.items())}
     sizes = {index: mark.tokens for index, mark in marks.items()}

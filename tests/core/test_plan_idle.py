@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
 from sessions.core.cache import SECONDS, Where
-from sessions.core.plan import Alive, Plan, Warmth, make_plan, plan_idle, render
+from sessions.core.idle import plan_idle
+from sessions.core.plan import Alive, Plan, Warmth, make_plan, render
 from sessions.core.profiles import Profile, profile_for
 from sessions.core.prompt import Prompt
 from sessions.core.ttl import PARK_AFTER, Outlook

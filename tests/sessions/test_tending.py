@@ -13,7 +13,6 @@ import pytest
 from sessions import ConfigurationError, Fixed, Session, simulator, tool
 from sessions.core.gaps import NEVER
 from sessions.simulator import Fault, Latency, Scripted
-from sessions.tending import Tending
 from tests.sessions.world import World, buckets, call, everywhere, marks
 
 OPUS, FABLE = "claude-opus-5", "claude-fable-5-2"
@@ -235,8 +234,8 @@ async def test_sessions_left_after_one_turn_cost_one_park_each_and_at_most_three
 
 
 async def test_spending_in_one_hour_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sessions.tending.FREE_PER_HOUR", 700.0)
-    monkeypatch.setattr("sessions.tending.SHARE_PER_HOUR", 0.0)
+    monkeypatch.setattr("sessions.core.idle.FREE_PER_HOUR", 700.0)
+    monkeypatch.setattr("sessions.core.idle.SHARE_PER_HOUR", 0.0)
     at = world()
     async with at.manager() as manager:
         sessions = [await chat(manager) for _ in range(4)]
@@ -344,9 +343,9 @@ async def test_what_an_owner_does_is_learnt_from_the_other_sessions(tmp_path: Pa
     async with at.manager() as manager:
         session = await chat(manager, owner="quick")
         await session.send("hello")
-        tending: Tending = manager._tending
-        quick = tending.circumstances(session.conversation, at.clock.now()).forecast
-        stranger = tending.circumstances((await chat(manager)).conversation, at.clock.now()).forecast
+        forecaster = manager.runtime.forecaster
+        quick = forecaster.circumstances(session.conversation, at.clock.now()).forecast
+        stranger = forecaster.circumstances((await chat(manager)).conversation, at.clock.now()).forecast
         assert quick.within(60) > stranger.within(60)
 
 
