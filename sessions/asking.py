@@ -44,7 +44,7 @@ class Asking:
     def _plan(self) -> Plan:
         history = self._history
         at = self._runtime.forecaster.circumstances(history, self._books.now(), self.own_marks)
-        return make_plan(history.prompt, history.warmth, at)
+        return make_plan(history.prompt, history.recent.warmth, at)
 
     def _request(self, passage: Passage) -> Request:
         history, plan = self._history, passage.plan
@@ -164,7 +164,9 @@ class Asking:
                 if request.first_event is None:
                     requests.begun(request)
                 if incoming.started and not passage.is_open:
-                    self._history.warmth.learn(request.plan.marks, request.plan.hit, incoming.usage, request.started)
+                    self._history.recent.warmth.learn(
+                        request.plan.marks, request.plan.hit, incoming.usage, request.started
+                    )
                     await passage.opened()
                 yield event
 

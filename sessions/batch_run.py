@@ -87,7 +87,7 @@ class Run:
             if whole and await self._record(index) is None:
                 return
             branch = self._branches[index] = await self._made(index, source, base)
-            branch.warmth.points.update(source.warmth.points)
+            branch.recent.warmth.points.update(source.recent.warmth.points)
             part = Part(self.group, index, self.of)
             self._know(index, await enlist(self._runtime, branch, words[index], self._key, part.stored))
 

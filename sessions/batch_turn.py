@@ -40,9 +40,9 @@ async def enlist(runtime: Runtime, history: History, words: list[dict[str, Any]]
 def plan(runtime: Runtime, history: History, *, alone: bool) -> Request:
     """The request of a branch: 1h marks on what all branches share, none on its own words, which nobody reads again."""
     prompt, now = history.prompt, runtime.clock.now()
-    policy = runtime.policy if alone else Fixed("1h")
+    policy = runtime.forecaster.policy if alone else Fixed("1h")
     at = Circumstances(now, policy, known(NEVER), prices_for(prompt.profile, prompt.total), True)
-    planned = make_plan(prompt, history.warmth, at)
+    planned = make_plan(prompt, history.recent.warmth, at)
     return Request(
         id=uuid.uuid4().hex,
         kind="batch",

@@ -122,12 +122,12 @@ class Beginning:
 
     def idle(self) -> float:
         """Seconds since the last request of this conversation; 0 before the first."""
-        return 0.0 if self.history.asked is None else max(0.0, self._books.now() - self.history.asked)
+        return 0.0 if self.history.recent.asked is None else max(0.0, self._books.now() - self.history.recent.asked)
 
     def _note_gap(self) -> None:
         """The time since the last request, and what the caller knows of the next: the forecast stands on them."""
         gaps = replace(self.history.gaps, told=self._options.expected_gap)
-        if self.history.asked is not None:
+        if self.history.recent.asked is not None:
             gaps = gaps.plus(self.idle())
         self._books.gaps = self.history.note(gaps)
 

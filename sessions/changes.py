@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from sessions.core.cache import THINKING, text_of
+from sessions.core.plan import lost_tokens
 from sessions.core.profiles import Profile
 from sessions.core.settings import PREFIX_FIELDS, PREFIX_PARAMS, Settings, make_settings
 from sessions.core.transcript import Entry, Malformed, encode
-from sessions.errors import ToolsChanged
+from sessions.errors import PrefixChange, ToolsChanged
+from sessions.history import History
 from sessions.tools import Toolbox
 
 ProfileOf = Callable[[str], Profile]
@@ -77,3 +79,16 @@ def check_tools(settings: Settings, toolbox: Toolbox) -> None:
 
 
 _WAYS_OUT = "give the same tools as on create, or pass rebase=True to store these (the prefix is then billed again)"
+
+
+def prefix_change(history: History, new: Settings, broken: Sequence[str], *, unbinds: bool, now: float) -> PrefixChange:
+    """What a change of settings costs. `broken`: what differs and is part of the cached prefix; `unbinds`: whether
+    thinking is lost with it."""
+    prompt = history.new_prompt(new, history.entries)
+    tokens = lost_tokens(history.prompt, prompt, history.recent.warmth, now)
+    price = f"makes about {tokens} cached tokens be billed again" if tokens else "breaks the cached prefix"
+    also = ", and earlier thinking, which is bound to it, is no longer shown to the model" if unbinds else ""
+    return PrefixChange(
+        f"changing {', '.join(broken)} {price}{also}; pass rebase=True to accept that, or fork the session first",
+        tokens=tokens,
+    )

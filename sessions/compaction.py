@@ -27,7 +27,7 @@ from sessions.errors import ConfigurationError, ModelError
 from sessions.history import History
 from sessions.ledger import Call
 from sessions.runtime import Runtime
-from storage import CallRecord, Change, EntryRecord, Lease, PromptRecord, SessionMissing, Store, TurnRecord
+from storage import CallRecord, Change, Lease, PromptRecord, TurnRecord
 
 _KEPT = ("stop_reason", "output_tokens", "model", "message_id", "call")
 
@@ -119,7 +119,7 @@ async def _summarize(runtime: Runtime, history: History, count: int) -> tuple[Ca
     """The request that summarizes the first `count` entries: its row of the ledger and its answer."""
     entries, requests = history.entries, runtime.requests
     prompt = history.prompt if count == len(entries) else history.new_prompt(history.settings, entries[:count])
-    plan = make_plan(prompt, history.warmth, runtime.forecaster.circumstances(history, runtime.clock.now()))
+    plan = make_plan(prompt, history.recent.warmth, runtime.forecaster.circumstances(history, runtime.clock.now()))
     body = _body(history.settings, render(prompt, plan.marks))
     last = entries[count - 1].id
     async with requests.outside_of_turns(history, "compact", plan, body, asked_from=last) as request:
@@ -197,26 +197,3 @@ def _made(history: History, lease: Lease, row: CallRecord, incoming: Incoming, b
     )  # fmt: skip
     call = replace(row, entry=root.entry.id, turn=turn.id)
     return _Made(change, turn, call, (history.settings_record,), renamed)
-
-
-async def summarized(store: Store, session: str, root: str) -> str | None:
-    """The entry at which the chain ended that the summary `root` stands for; forks look at where they come from."""
-    asked: str | None = session
-    while asked is not None:
-        for turn in await store.turns(asked):
-            if turn.reply == root and turn.stop_reason == "compaction":
-                return turn.base
-        try:
-            asked = (await store.load(asked)).forked_from
-        except SessionMissing:
-            return None
-    return None
-
-
-async def earlier_chains(store: Store, session: str, root: str | None) -> list[list[EntryRecord]]:
-    """The chains that summaries stand for, oldest first, starting from the first entry of the present one."""
-    chains: list[list[EntryRecord]] = []
-    while root is not None and (head := await summarized(store, session, root)) is not None:
-        chains.insert(0, await store.chain(session, head))
-        root = chains[0][0].id
-    return chains

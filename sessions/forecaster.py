@@ -104,10 +104,10 @@ class Forecaster:
         read = prices.read if prices else 0.1
         if self.tends(history):
             self.budget.earn(call.started, usage.input + usage.cache_read * read + usage.cache_write * 1.25)
-        parked = history.parked.get(call.hit or "")
+        parked = history.recent.parked.get(call.hit or "")
         if parked is None or call.expected is None or not usage.counters or call.status != "ok":
             return
-        if max(parked, history.asked or 0.0) + SECONDS["5m"] < call.started <= parked + SECONDS["1h"]:
+        if max(parked, history.recent.asked or 0.0) + SECONDS["5m"] < call.started <= parked + SECONDS["1h"]:
             self._judge(history, alive=usage.cache_read >= ENOUGH * call.expected.cache_read)
 
     def doubt(self, history: History) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sessions.core.diagnosis import KEPT, Past, Trail
 from sessions.core.gaps import Gaps
 from sessions.core.plan import Warmth
 from sessions.core.prompt import Prompt, kept_text, text_digest
@@ -15,7 +14,8 @@ from sessions.core.transcript import Entry, is_summary, tool_calls
 from sessions.endpoint import Endpoint
 from sessions.entries import Written, read_entry, read_messages
 from sessions.errors import ToolsChanged
-from sessions.ledger import Call, marks_of
+from sessions.ledger import Call
+from sessions.recent_calls import RECENT_CALLS, RecentCalls
 from sessions.tools import Toolbox
 from sessions.transcripts import Transcripts, size_of
 from sessions.translate import decoding
@@ -32,34 +32,11 @@ from storage import (
     TurnRecord,
 )
 
-RECENT_CALLS = KEPT
-"""Calls read back when a session is opened: what they marked may still be warm."""
-
 _KEPT = ("settings", "title", "metadata", "gaps")
 
 
 def _is_summary(entry: Entry) -> bool:
     return is_summary({"role": entry.role, "content": entry.content})
-
-
-def past_of(call: Call) -> Past:
-    """What a call that reached the model left in the cache."""
-    _, deepest, ttl, _ = call.points[-1]
-    expected, usage = call.expected or call.usage, call.usage
-    share = (expected.cache_read + expected.cache_write) / (expected.total_input or 1)
-    return Past(
-        id=call.id,
-        kind=call.kind,
-        started=call.started,
-        readable=call.first_event or call.started,
-        covered=usage.cache_read + usage.cache_write,
-        hoped=round(usage.total_input * share),
-        deepest=deepest,
-        ttl=ttl,  # type: ignore[arg-type]
-        entry=call.entry,
-        turn=call.turn,
-        settings=call.settings,
-    )
 
 
 class History:
@@ -81,7 +58,7 @@ class History:
         self.toolbox = toolbox
         self._store, self._transcripts, self._warm = store, transcripts, warmth
         self._note_record(record)
-        self._forget_calls()
+        self.recent = RecentCalls(self._warm)
         self._saved_settings: str | None = None
         self._digest: tuple[Settings, str] | None = None
         self._gaps: tuple[str, Gaps] | None = None
@@ -170,14 +147,7 @@ class History:
         """Gives the memory back, as if the session had just been opened; what is asked for later is read again."""
         self._entries, self._rows, self.size, self._loaded = None, None, 0, False
         self._forget_derived()
-        self._forget_calls()
-
-    def _forget_calls(self) -> None:
-        self.warmth, self.trail = Warmth(shared=self._warm), Trail()
-        self.settings_of_calls: dict[str, Settings] = {}
-        self.asked: float | None = None
-        self.parked: dict[str, float] = {}
-        self.idle: list[Call] = []
+        self.recent = RecentCalls(self._warm)
 
     def _note_record(self, record: SessionRecord) -> None:
         self._shared = self._transcripts.settings(record.settings)
@@ -260,19 +230,19 @@ class History:
 
     async def _learn_settings(self) -> None:
         """The settings that the newest call was made with, where they are not the present ones: for its diagnosis."""
-        digest = self.trail.calls[-1].settings if self.trail.calls else None
-        if digest in (None, self._settings_digest()) or digest in self.settings_of_calls:
+        digest = self.recent.trail.calls[-1].settings if self.recent.trail.calls else None
+        if digest in (None, self._settings_digest()) or digest in self.recent.settings:
             return
         text = await self._store.prompt(self.record.id, digest)
         if text is not None:
-            self.settings_of_calls[digest] = self._transcripts.settings(text).settings
+            self.recent.settings[digest] = self._transcripts.settings(text).settings
 
     async def _recent_calls(self) -> list[CallRecord]:
         return (await self._store.calls(self.record.id, limit=RECENT_CALLS, newest_first=True))[::-1]
 
     async def recall(self) -> None:
         """Reads the newest calls again: somebody may have kept the prefix warm, which needs no lease."""
-        known = {call.id for call in self.trail.calls}
+        known = {call.id for call in self.recent.trail.calls}
         for row in await self._recent_calls():
             if row.id not in known:
                 self.learn(Call.of(row))
@@ -305,25 +275,7 @@ class History:
 
     def learn(self, call: Call) -> None:
         """Takes in what a call that reached the model shows about the cache."""
-        if call.kind == "turn":
-            self.asked = max(self.asked or 0.0, call.started)
-        if call.first_event is None or not call.points:
-            return
-        if call.kind in ("park", "refresh"):
-            self.idle = [*(one for one in self.idle if one.id != call.id), call][-RECENT_CALLS:]
-        known = self.warmth.find(call.hit or "")
-        if call.usage.cache_write_1h and call.usage.cache_read and known is not None and known.ttl == "5m":
-            self.parked = {point: call.started for _, point, ttl, _ in call.points if ttl == "1h"}
-        marks = marks_of(call.points)
-        expected = call.expected.cache_read if call.expected else 0
-        self.warmth.learn(marks, call.hit, call.usage, call.started, expected)
-        if call.kind in ("compact", "batch"):
-            return  # what they leave belongs to no later call of this chain
-        self.trail.add(past_of(call), call.usage)
-        if call.settings == self._settings_digest():
-            self.settings_of_calls[call.settings] = self.settings
-        kept = {one.settings for one in self.trail.calls}
-        self.settings_of_calls = {name: one for name, one in self.settings_of_calls.items() if name in kept}
+        self.recent.learn(call, self.settings, self._settings_digest())
 
     @property
     def settings_record(self) -> PromptRecord:

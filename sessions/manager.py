@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import partial
 from hashlib import blake2b
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, get_args
@@ -56,7 +55,7 @@ from sessions.tool_round import InDoubt, check_in_doubt
 from sessions.tools import Toolbox
 from sessions.transcripts import TRANSCRIPT_BYTES, Transcripts
 from sessions.translate import decoding, given, storage_errors
-from sessions.warming import ask_nothing
+from sessions.warming import ZeroToken
 from storage import SessionExists, SessionRecord, Store, Stored, open_store
 
 CostsBy: TypeAlias = Literal["session", "owner", "day", "kind"]
@@ -128,7 +127,11 @@ class SessionManager:
         endpoint = Endpoint(client, profile)
         leases = Leases(store, clock, background, lifecycle, self.busy_timeout)
         memory, warmth = Transcripts(self._transcript_bytes, leases.is_held), Warmth(limit=SHARED_POINTS)
+        conversations = Conversations(store, clock, lifecycle, endpoint, memory, warmth)
         timeout = self.warmup_timeout if self.warmup else 0.0
+        gate = WarmupGate(store, clock, background, lifecycle, warmth, timeout)
+        requests = Requests(client, store, clock)
+        forecaster = Forecaster(store, clock, self.ttl, endpoint, tend=self.tend)
         return Runtime(
             store=store,
             clock=clock,
@@ -136,12 +139,12 @@ class SessionManager:
             lifecycle=lifecycle,
             client=client,
             endpoint=endpoint,
-            conversations=Conversations(store, clock, lifecycle, endpoint, memory, warmth),
+            conversations=conversations,
             leases=leases,
-            gate=WarmupGate(store, clock, background, lifecycle, warmth, timeout),
-            requests=Requests(client, store, clock),
-            policy=self.ttl,
-            forecaster=Forecaster(store, clock, self.ttl, endpoint, tend=self.tend),
+            gate=gate,
+            requests=requests,
+            zero_token=ZeroToken(requests, store, clock, conversations, gate, forecaster),
+            forecaster=forecaster,
             schedule=Schedule(clock, background, looks=store.is_shared),
             limits=Limits(self.max_steps, self.diagnostics),
         )
@@ -156,7 +159,7 @@ class SessionManager:
             runtime.forecaster,
             runtime.schedule,
             history_of=lambda session: runtime.conversations.open(session, Toolbox()),
-            ask=partial(ask_nothing, runtime),
+            ask=runtime.zero_token.ask,
         )
 
     async def __aenter__(self) -> Self:

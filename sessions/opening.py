@@ -11,8 +11,9 @@ from sessions.clock import Clock
 from sessions.core.plan import Warmth
 from sessions.endpoint import Endpoint
 from sessions.errors import Conflict, SessionNotFound
-from sessions.history import RECENT_CALLS, History
+from sessions.history import History
 from sessions.lifecycle import Lifecycle
+from sessions.recent_calls import RECENT_CALLS
 from sessions.tools import Toolbox
 from sessions.transcripts import Transcripts
 from sessions.translate import storage_errors
@@ -79,7 +80,7 @@ class Conversations:
         )
         await self._store.create(branch)
         made = await self.open(branch.id, source.toolbox)
-        made.warmth.points |= source.warmth.points
+        made.recent.warmth.points |= source.recent.warmth.points
         return made
 
     async def delete(self, id: str, owner: str | None) -> None:

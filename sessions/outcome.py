@@ -97,6 +97,20 @@ class Outcome:
             "calls": [call.id for call in self.calls],
         }
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """For pydantic, and what stands on it: the value is taken as it is and written as `to_dict()`."""
+        from pydantic_core import core_schema
+
+        written = core_schema.plain_serializer_function_ser_schema(
+            cls.to_dict, return_schema=core_schema.dict_schema(core_schema.str_schema(), core_schema.any_schema())
+        )
+        return core_schema.is_instance_schema(cls, serialization=written)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> Any:
+        return {"type": "object", "title": cls.__name__}
+
 
 def text_in(content: Iterable[Mapping[str, Any]]) -> str:
     """The text of content blocks, joined."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import anyio
 
+from sessions.arguments import listed
 from sessions.beginning import Options
+from sessions.core.transcript import canonical
+from sessions.errors import BatchIncomplete, ModelError
 from sessions.history import History
 from sessions.outcome import Outcome
 from sessions.runtime import Runtime
 from sessions.streaming import BringIn, Driver
+from sessions.translate import given
 from sessions.turn import Turn
+
+R = TypeVar("R")
 
 
 async def fan_out(
@@ -42,3 +48,21 @@ async def fan_out(
     if errors:
         raise errors[min(errors)]
     return [outcomes[number] for number in sorted(outcomes)]
+
+
+def words_of(contents: Iterable[Any]) -> list[list[dict[str, Any]]]:
+    """The words of each branch. Raises `ConfigurationError` naming the content that is none."""
+    with given():
+        return [
+            canonical(content, where=f"contents[{number}]")
+            for number, content in enumerate(listed("contents", contents, "contents"))
+        ]
+
+
+def all_replied(results: Sequence[R | ModelError]) -> list[R]:
+    """The replies. Raises `BatchIncomplete`, which holds all results, where one is missing."""
+    errors = [result for result in results if isinstance(result, ModelError)]
+    if not errors:
+        return [result for result in results if not isinstance(result, ModelError)]
+    text = f"{len(errors)} of {len(results)} requests of the batch have no reply; the first: {errors[0]}"
+    raise BatchIncomplete(text, results=list(results), retryable=any(error.retryable for error in errors))

@@ -311,12 +311,12 @@ def _miss(history: History, request: Request, turn: str | None) -> Miss | None:
         started=started,
         first_event=request.first_event,
         turn=turn,
-        latest=max([call.started for call in history.trail.calls], default=0.0),
+        latest=max([call.started for call in history.recent.trail.calls], default=0.0),
         reason=reason_of(incoming.message),
         edited=was_edited(incoming.message),
         beside=tuple(other.points for other in request.others_unanswered if not other.has_failed),
     )
-    past = history.trail.before(prompt, started, lambda entry: _is_on_chain(history, entry))
+    past = history.recent.trail.before(prompt, started, lambda entry: _is_on_chain(history, entry))
     return diagnose(asked, past, lambda call: _prompt_of(history, call))
 
 
@@ -329,7 +329,7 @@ def _is_on_chain(history: History, entry: str | None) -> bool:
 
 def _prompt_of(history: History, past: Past) -> Prompt | None:
     """The prompt of an earlier call on this chain; `None` if its settings are not known."""
-    settings = history.settings_of_calls.get(past.settings or "")
+    settings = history.recent.settings.get(past.settings or "")
     if settings is None:
         return None
     count = max(0, history.position(past.entry))

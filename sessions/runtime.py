@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from sessions.background import Background
 from sessions.clock import Clock
-from sessions.core.ttl import Policy
 from sessions.endpoint import Endpoint
 from sessions.forecaster import Forecaster
 from sessions.gate import WarmupGate
@@ -16,6 +15,7 @@ from sessions.model.client import ModelClient
 from sessions.opening import Conversations
 from sessions.request import Requests
 from sessions.schedule import Schedule
+from sessions.warming import ZeroToken
 from storage import Store
 
 
@@ -41,7 +41,7 @@ class Runtime:
     leases: Leases
     gate: WarmupGate
     requests: Requests
-    policy: Policy
+    zero_token: ZeroToken
     forecaster: Forecaster
     schedule: Schedule
     limits: Limits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -14,35 +14,33 @@ from sessions.arguments import (
     check_key,
     check_switches,
     check_texts,
-    listed,
     metadata_text,
     seconds,
     tool_list,
 )
 from sessions.batching import Batching
 from sessions.beginning import Options
-from sessions.changes import new_settings, prefix_changes, unbinds_thinking
+from sessions.changes import new_settings, prefix_change, prefix_changes, unbinds_thinking
 from sessions.clock import within
-from sessions.compaction import compact, earlier_chains
-from sessions.core.plan import lost_tokens
+from sessions.compaction import compact
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry, canonical, copied
 from sessions.core.usage import Usage
 from sessions.editing import Edit, check_instruction, editing, message_list
-from sessions.entries import Damage, first_damage, read_entry, read_messages
-from sessions.errors import BatchIncomplete, ConfigurationError, ModelError, PrefixChange, SessionsError
+from sessions.entries import Damage
+from sessions.errors import ConfigurationError, ModelError, SessionsError
 from sessions.history import History
 from sessions.ledger import Call, Cost
 from sessions.linting import Linter
 from sessions.outcome import Outcome, Step
-from sessions.parallel import fan_out
+from sessions.parallel import all_replied, fan_out, words_of
+from sessions.reading import damage_of, entries_before, exported
 from sessions.runtime import Runtime
 from sessions.streaming import Driver, TurnStream
 from sessions.tool_round import InDoubt, check_in_doubt
 from sessions.tools import Toolbox
 from sessions.translate import decoding, given, storage_errors
 from sessions.turn import Turn
-from sessions.warming import prewarm
 from storage import Store
 
 Gap: TypeAlias = float | int | timedelta | None
@@ -68,20 +66,6 @@ class Reply(Outcome):
         `cost` is a decimal number in a `str` (USD), or `None`; `usage` in tokens; `calls` the ids of the ledger's rows.
         """
         return {"session": self.session.id, **Outcome.to_dict(self)}
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        """For pydantic, and what stands on it: a `Reply` is taken as it is and written as `to_dict()`."""
-        from pydantic_core import core_schema
-
-        written = core_schema.plain_serializer_function_ser_schema(
-            cls.to_dict, return_schema=core_schema.dict_schema(core_schema.str_schema(), core_schema.any_schema())
-        )
-        return core_schema.is_instance_schema(cls, serialization=written)
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> Any:
-        return {"type": "object", "title": "Reply"}
 
 
 class ReplyStream(TurnStream[Reply]):
@@ -271,7 +255,7 @@ class Session:
         self.conversation.check_tools()
         if limit is not None:
             check_counts(1, limit=limit)
-        words = _canonical_all(contents)
+        words = words_of(contents)
         with storage_errors():
             branches = [await self.runtime.conversations.fork(self.conversation, self.head) for _ in words]
         outcomes = await fan_out(self.runtime, self._batching.bring_in, branches, words, limit)
@@ -298,14 +282,14 @@ class Session:
             raise ConfigurationError(f"poll must be a positive number of seconds, not {poll!r}")
         timeout = seconds("timeout", timeout)
         check_key(idempotency_key)
-        words = _canonical_all(contents)
+        words = words_of(contents)
         if not words:
             return []
 
         async def send() -> list[Reply]:
             with storage_errors():
                 branched = await self._batching.send(self.conversation, words, idempotency_key, poll)
-            return _all_replied(
+            return all_replied(
                 [one if isinstance(one, ModelError) else Reply.of(one[1], self._beside(one[0])) for one in branched]
             )
 
@@ -348,7 +332,7 @@ class Session:
             entries = self.conversation.entries
             unbinds = unbinds_thinking(self.settings, settings, entries, self.runtime.endpoint.profile_of)
             if broken and entries and not rebase:
-                raise self._prefix_change(broken, settings, unbinds)
+                raise prefix_change(self.conversation, settings, broken, unbinds=unbinds, now=self.runtime.clock.now())
             if unbinds:
                 settings = replace(settings, unbound=len(entries))
             if broken:
@@ -356,17 +340,6 @@ class Session:
             await edit.commit(settings=settings, title=title, metadata=metadata)
             self.conversation.use(settings)
             self.conversation.toolbox = toolbox
-
-    def _prefix_change(self, broken: Sequence[str], settings: Settings, unbinds: bool) -> PrefixChange:
-        history = self.conversation
-        new = history.new_prompt(settings, history.entries)
-        tokens = lost_tokens(history.prompt, new, history.warmth, self.runtime.clock.now())
-        price = f"makes about {tokens} cached tokens be billed again" if tokens else "breaks the cached prefix"
-        also = ", and earlier thinking, which is bound to it, is no longer shown to the model" if unbinds else ""
-        return PrefixChange(
-            f"changing {', '.join(broken)} {price}{also}; pass rebase=True to accept that, or fork the session first",
-            tokens=tokens,
-        )
 
     async def instruct(self, text: str) -> None:
         """New instructions of the operator, from the next call on; the system prompt and its cached prefix stay.
@@ -387,7 +360,7 @@ class Session:
         if self.runtime.leases.is_held(self.id):
             return None  # a turn of this process is about to write the prefix itself
         async with self._editing() as edit:
-            return await edit.healing(lambda: prewarm(self.runtime, self.conversation))
+            return await edit.healing(lambda: self.runtime.zero_token.prewarm(self.conversation))
 
     async def compact(self) -> Call:
         """Replaces the history by the API's own summary of it, as a new head on a new chain; gives the call that did.
@@ -405,15 +378,12 @@ class Session:
         """The entries that compactions have replaced, oldest first; empty where there was none."""
         with storage_errors():
             root = self.conversation.entries[0].id if self.conversation.entries else None
-            chains = await earlier_chains(self._store, self.id, root)
-            return [read_entry(row) for rows in chains for row in rows]
+            return await entries_before(self._store, self.id, root)
 
     async def export(self) -> list[dict[str, Any]]:
         """The history as plain Messages JSON: what `append` of another session takes back with nothing changed."""
         with storage_errors():
-            record = await self._store.load(self.id)
-            rows = await self._store.chain(self.id, record.head)
-        return read_messages(rows)
+            return await exported(self._store, self.id)
 
     async def verify(self) -> Damage | None:
         """Re-hashes the stored history, earlier chains included.
@@ -421,11 +391,7 @@ class Session:
         `None` if every entry is as it was written, else the first that is not.
         """
         with storage_errors():
-            store = self._store
-            record = await store.load(self.id)
-            rows = await store.chain(self.id, record.head)
-            chains = await earlier_chains(store, self.id, rows[0].id if rows else None)
-        return next((damage for chain in (*chains, rows) if (damage := first_damage(chain)) is not None), None)
+            return await damage_of(self._store, self.id)
 
     async def calls(self) -> list[Call]:
         """The ledger: every request of this session, failed and cancelled ones too, in the order they were recorded."""
@@ -450,21 +416,3 @@ class Session:
 
     def _editing(self) -> AbstractAsyncContextManager[Edit]:
         return editing(self.runtime.store, self.runtime.clock, self.runtime.leases, self.conversation)
-
-
-def _canonical_all(contents: Iterable[Any]) -> list[list[dict[str, Any]]]:
-    with given():
-        return [
-            canonical(one, where=f"contents[{number}]")
-            for number, one in enumerate(listed("contents", contents, "contents"))
-        ]
-
-
-def _all_replied(results: Sequence[Reply | ModelError]) -> list[Reply]:
-    """The replies. Raises `BatchIncomplete`, which holds all results, where one is missing."""
-    replies = [result for result in results if isinstance(result, Reply)]
-    if len(replies) == len(results):
-        return replies
-    errors = [result for result in results if isinstance(result, ModelError)]
-    text = f"{len(errors)} of {len(results)} requests of the batch have no reply; the first: {errors[0]}"
-    raise BatchIncomplete(text, results=results, retryable=any(error.retryable for error in errors))

@@ -145,7 +145,7 @@ class Tending:
 
     async def _gather(self, history: History) -> Facts | None:
         """What is known of this conversation; `None` where it is not looked after, or nothing may follow now."""
-        now, asked = self._clock.now(), history.asked
+        now, asked = self._clock.now(), history.recent.asked
         if asked is None or not self._forecaster.tends(history) or waits_for_server_tools(history.last):
             return None
         turn = await self._store.open_turn(history.record.id)
@@ -156,14 +156,14 @@ class Tending:
             now=now,
             waited=now - asked,
             prompt=history.prompt,
-            warmth=history.warmth,
+            warmth=history.recent.warmth,
             policy=self._forecaster.policy,
             last=history.last,
             local_tools=history.settings.local_tools,
             gaps=history.gaps,
             owner_gaps=self._forecaster.owner_gaps(history),
             can_park=self._forecaster.can_park(history),
-            spent=[call.usage for call in history.idle if call.started > asked],
+            spent=[call.usage for call in history.recent.idle if call.started > asked],
         )
 
     async def _evidence(self, history: History) -> Evidence:
@@ -184,7 +184,7 @@ class Tending:
 
     async def _send(self, history: History, ask: Ask) -> float | None:
         """Sends it, at most for as long as what it reads lives: what the SDK sends again later would write it anew."""
-        read = history.warmth.find(ask.plan.hit or "")
+        read = history.recent.warmth.find(ask.plan.hit or "")
         left = 0.0 if read is None else max(0.0, read.until - self._clock.now())
         call = await within(self._clock, left, lambda: self._ask(history, ask.kind, ask.plan))
         if call.usage.counters and call.usage.cache_read < ENOUGH * ask.plan.expected.cache_read:

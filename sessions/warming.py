@@ -6,54 +6,22 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
+from sessions.clock import Clock
 from sessions.core.idle import waits_for_server_tools, why_no_zero_token
 from sessions.core.plan import Mark, Plan, make_plan, render
 from sessions.core.steps import calls_of, result_block
 from sessions.core.usage import Usage
 from sessions.entries import make_entry
+from sessions.forecaster import Forecaster
+from sessions.gate import WarmupGate
 from sessions.history import History
 from sessions.ledger import Call
-from sessions.runtime import Runtime
+from sessions.opening import Conversations
+from sessions.request import Requests
+from storage import Store
 from storage.records import CallKind
 
 PLACEHOLDER = "."
-
-
-async def prewarm(runtime: Runtime, history: History) -> Usage | None:
-    """Writes the prefix of a conversation that the caller holds; see `Session.prewarm`."""
-    prompt = history.prompt
-    if (reason := why_no_zero_token(history.settings, prompt.profile)) is not None:
-        warnings.warn(f"prewarm() does nothing for this session: {reason}", stacklevel=4)
-        return None
-    if waits_for_server_tools(history.last):
-        return None
-    if not history.entries and history.settings.context:
-        usage = await prewarm(runtime, await _opened(runtime, history))
-        await history.recall()
-        return usage
-    async with await runtime.gate.enter(lambda: _plan(runtime, history), prompt.profile.minimum_tokens) as passage:
-        now, last = runtime.clock.now(), passage.plan.marks[-1] if passage.plan.marks else None
-        if last is None or last.tokens < prompt.profile.minimum_tokens or history.warmth.is_alive(last.point, now):
-            return None
-        call = await ask_nothing(runtime, history, "prewarm", passage.plan, waited=passage.waited)
-        await passage.opened()
-        return call.usage
-
-
-async def _opened(runtime: Runtime, history: History) -> History:
-    """The conversation with its first words still to come: the pinned context is part of their message."""
-    opened = await runtime.conversations.open(history.record.id, history.toolbox)
-    words = [*opened.settings.context, {"type": "text", "text": PLACEHOLDER}]
-    opened.stage([make_entry(None, "user", words, runtime.clock.now())])
-    return opened
-
-
-def _plan(runtime: Runtime, history: History) -> Plan:
-    """The marks of a turn's request, without the one on words that wait for an answer."""
-    at = runtime.forecaster.circumstances(history, runtime.clock.now())
-    plan = make_plan(history.prompt, history.warmth, at)
-    marks = tuple(mark for mark in plan.marks if mark.slot != "tail" or not _ends_with_words(history))
-    return replace(plan, marks=marks)
 
 
 def _ends_with_words(history: History) -> bool:
@@ -72,16 +40,69 @@ def _body(history: History, marks: tuple[Mark, ...]) -> dict[str, Any]:
     return body
 
 
-async def ask_nothing(runtime: Runtime, history: History, kind: CallKind, plan: Plan, *, waited: float = 0.0) -> Call:
-    """Sends the prompt with the marks of a plan and no wish for an answer; gives the call, which is in the ledger.
+class ZeroToken:
+    """The zero-token requests of one manager."""
 
-    `waited`: seconds that were spent at the gate. Raises `ModelError`; a request that failed or was cancelled is a row
-    of the ledger too.
-    """
-    requests, body = runtime.requests, _body(history, plan.marks)
-    async with requests.outside_of_turns(history, kind, plan, body, waited=waited) as request:
-        await requests.answer(request)
-    record, call = requests.end(request, history, "ok")
-    await runtime.store.record(record, history.settings_record)
-    history.learn(call)
-    return call
+    def __init__(
+        self,
+        requests: Requests,
+        store: Store,
+        clock: Clock,
+        conversations: Conversations,
+        gate: WarmupGate,
+        forecaster: Forecaster,
+    ) -> None:
+        self._requests, self._store, self._clock = requests, store, clock
+        self._conversations, self._gate, self._forecaster = conversations, gate, forecaster
+
+    async def prewarm(self, history: History) -> Usage | None:
+        """Writes the prefix of a conversation that the caller holds; see `Session.prewarm`."""
+        prompt = history.prompt
+        if (reason := why_no_zero_token(history.settings, prompt.profile)) is not None:
+            warnings.warn(f"prewarm() does nothing for this session: {reason}", stacklevel=4)
+            return None
+        if waits_for_server_tools(history.last):
+            return None
+        if not history.entries and history.settings.context:
+            usage = await self.prewarm(await self._opened(history))
+            await history.recall()
+            return usage
+        async with await self._gate.enter(lambda: self._plan(history), prompt.profile.minimum_tokens) as passage:
+            now, last = self._clock.now(), passage.plan.marks[-1] if passage.plan.marks else None
+            if (
+                last is None
+                or last.tokens < prompt.profile.minimum_tokens
+                or history.recent.warmth.is_alive(last.point, now)
+            ):
+                return None
+            call = await self.ask(history, "prewarm", passage.plan, waited=passage.waited)
+            await passage.opened()
+            return call.usage
+
+    async def ask(self, history: History, kind: CallKind, plan: Plan, *, waited: float = 0.0) -> Call:
+        """Sends the prompt with the marks of a plan and no wish for an answer; gives the call, which is in the ledger.
+
+        `waited`: seconds that were spent at the gate. Raises `ModelError`; a request that failed or was cancelled is a
+        row of the ledger too.
+        """
+        requests, body = self._requests, _body(history, plan.marks)
+        async with requests.outside_of_turns(history, kind, plan, body, waited=waited) as request:
+            await requests.answer(request)
+        record, call = requests.end(request, history, "ok")
+        await self._store.record(record, history.settings_record)
+        history.learn(call)
+        return call
+
+    async def _opened(self, history: History) -> History:
+        """The conversation with its first words still to come: the pinned context is part of their message."""
+        opened = await self._conversations.open(history.record.id, history.toolbox)
+        words = [*opened.settings.context, {"type": "text", "text": PLACEHOLDER}]
+        opened.stage([make_entry(None, "user", words, self._clock.now())])
+        return opened
+
+    def _plan(self, history: History) -> Plan:
+        """The marks of a turn's request, without the one on words that wait for an answer."""
+        at = self._forecaster.circumstances(history, self._clock.now())
+        plan = make_plan(history.prompt, history.recent.warmth, at)
+        marks = tuple(mark for mark in plan.marks if mark.slot != "tail" or not _ends_with_words(history))
+        return replace(plan, marks=marks)

@@ -22,7 +22,7 @@ async def greeted(manager: SessionManager, session: Session) -> Call:
     """A new kind of request in one place: a plan, a body, and `Requests` does the rest."""
     runtime, conversation = manager.runtime, session.conversation
     at = runtime.forecaster.circumstances(conversation, runtime.clock.now())
-    plan = make_plan(conversation.prompt, conversation.warmth, at)
+    plan = make_plan(conversation.prompt, conversation.recent.warmth, at)
     body = render(conversation.prompt, plan.marks)
     body["messages"] = [{"role": "user", "content": "Greet the user."}]
     requests = runtime.requests
@@ -105,7 +105,7 @@ async def test_requests_under_way_know_which_others_have_no_answer() -> None:
         await anyio.lowlevel.checkpoint()
         runtime, conversation = manager.runtime, session.conversation
         at = runtime.forecaster.circumstances(conversation, runtime.clock.now())
-        plan = make_plan(conversation.prompt, conversation.warmth, at)
+        plan = make_plan(conversation.prompt, conversation.recent.warmth, at)
         body = render(conversation.prompt, plan.marks)
         body["messages"] = [{"role": "user", "content": "Greet the user."}]
         requests, seen = runtime.requests, []

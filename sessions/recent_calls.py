@@ -1,0 +1,68 @@
+"""The newest calls of a conversation: what they left in the cache, and what later ones are judged by."""
+
+from __future__ import annotations
+
+from sessions.core.diagnosis import KEPT, Past, Trail
+from sessions.core.plan import Warmth
+from sessions.core.settings import Settings
+from sessions.ledger import Call, marks_of
+
+RECENT_CALLS = KEPT
+"""Calls read back when a session is opened: what they marked may still be warm."""
+
+
+def past_of(call: Call) -> Past:
+    """What a call that reached the model left in the cache."""
+    _, deepest, ttl, _ = call.points[-1]
+    expected, usage = call.expected or call.usage, call.usage
+    share = (expected.cache_read + expected.cache_write) / (expected.total_input or 1)
+    return Past(
+        id=call.id,
+        kind=call.kind,
+        started=call.started,
+        readable=call.first_event or call.started,
+        covered=usage.cache_read + usage.cache_write,
+        hoped=round(usage.total_input * share),
+        deepest=deepest,
+        ttl=ttl,  # type: ignore[arg-type]
+        entry=call.entry,
+        turn=call.turn,
+        settings=call.settings,
+    )
+
+
+class RecentCalls:
+    """What the newest calls of one conversation have shown. `shared`: points that all conversations of a manager share.
+
+    `asked`: when the last request of a turn started (epoch seconds). `parked`: the 1-hour points written behind a
+    5-minute prefix, and when. `idle`: the newest parks and refreshes. `settings`: those of the calls in `trail`, by
+    digest, where they are known.
+    """
+
+    def __init__(self, shared: Warmth) -> None:
+        self.warmth, self.trail = Warmth(shared=shared), Trail()
+        self.settings: dict[str, Settings] = {}
+        self.asked: float | None = None
+        self.parked: dict[str, float] = {}
+        self.idle: list[Call] = []
+
+    def learn(self, call: Call, settings: Settings, digest: str) -> None:
+        """Takes in what a call that reached the model shows about the cache. `settings`, `digest`: the present ones."""
+        if call.kind == "turn":
+            self.asked = max(self.asked or 0.0, call.started)
+        if call.first_event is None or not call.points:
+            return
+        if call.kind in ("park", "refresh"):
+            self.idle = [*(other for other in self.idle if other.id != call.id), call][-RECENT_CALLS:]
+        known = self.warmth.find(call.hit or "")
+        if call.usage.cache_write_1h and call.usage.cache_read and known is not None and known.ttl == "5m":
+            self.parked = {point: call.started for _, point, ttl, _ in call.points if ttl == "1h"}
+        expected = call.expected.cache_read if call.expected else 0
+        self.warmth.learn(marks_of(call.points), call.hit, call.usage, call.started, expected)
+        if call.kind in ("compact", "batch"):
+            return  # what they leave belongs to no later call of this chain
+        self.trail.add(past_of(call), call.usage)
+        if call.settings == digest:
+            self.settings[digest] = settings
+        kept = {past.settings for past in self.trail.calls}
+        self.settings = {name: value for name, value in self.settings.items() if name in kept}
