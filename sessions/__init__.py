@@ -5,13 +5,13 @@ from sessions import neighbours as _neighbours  # noqa: F401  # first of all: it
 TYPE_CHECKING = False  # as `typing` has it, which takes longer to import than all that stands here
 if TYPE_CHECKING:
     from sessions.clock import Clock, SystemClock
+    from sessions.conversation.entries import Damage
     from sessions.core.diagnosis import Miss
     from sessions.core.profiles import Profile, profile_for
     from sessions.core.settings import Settings
     from sessions.core.transcript import Entry
     from sessions.core.ttl import ExpectedCost, Fixed, Option, Outlook, Policy
     from sessions.core.usage import Usage
-    from sessions.entries import Damage
     from sessions.errors import (
         BatchIncomplete,
         ConfigurationError,
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     )
     from sessions.ledger import Call, Cost
     from sessions.manager import SessionInfo, SessionManager
-    from sessions.outcome import Step
     from sessions.session import Reply, ReplyStream, Session
     from sessions.tools import Tool, tool
+    from sessions.turns.outcome import Step
 
 __all__ = [
     "BatchIncomplete",
@@ -94,10 +94,10 @@ _HOMES = {
         "LeaseLost ModelError PrefixChange PromptWarning SchemaOutOfDate SessionBusy SessionNotFound SessionsError "
         "StepLimitReached ToolsChanged"
     ),
-    "entries": "Damage",
+    "conversation.entries": "Damage",
     "ledger": "Call Cost",
     "manager": "SessionInfo SessionManager",
-    "outcome": "Step",
+    "turns.outcome": "Step",
     "session": "Reply ReplyStream Session",
     "tools": "Tool tool",
 }

@@ -25,37 +25,37 @@ from sessions.arguments import (
     tool_list,
 )
 from sessions.background import Background
-from sessions.batching import Batching
-from sessions.changes import check_tools
+from sessions.branches.batching import Batching
+from sessions.calls.forecaster import Forecaster
+from sessions.calls.gate import WarmupGate
+from sessions.calls.request import Requests
+from sessions.calls.schedule import Schedule
+from sessions.calls.zero_token import ZeroToken
 from sessions.clock import Clock, SystemClock
+from sessions.conversation.conversation import History
+from sessions.conversation.leases import Leases
+from sessions.conversation.linting import Linter
+from sessions.conversation.memory import TRANSCRIPT_BYTES, Transcripts
+from sessions.conversation.opening import SHARED_POINTS, Conversations, new_record
+from sessions.conversation.settings_changes import check_tools
 from sessions.core.plan import Warmth
 from sessions.core.profiles import Profile
 from sessions.core.settings import Settings, make_settings
 from sessions.core.transcript import encode, shown
 from sessions.core.ttl import ExpectedCost, Policy
 from sessions.core.usage import Usage
-from sessions.endpoint import Endpoint
 from sessions.errors import ConfigurationError, SessionNotFound, SessionsError
-from sessions.forecaster import Forecaster
-from sessions.gate import WarmupGate
-from sessions.history import History
-from sessions.leases import Leases
 from sessions.ledger import Cost
 from sessions.lifecycle import Lifecycle
-from sessions.linting import Linter
 from sessions.model.client import ModelClient
-from sessions.opening import SHARED_POINTS, Conversations, new_record
-from sessions.recovery import Recovery
-from sessions.request import Requests
+from sessions.model.endpoint import Endpoint
 from sessions.runtime import Limits, Runtime
-from sessions.schedule import Schedule
 from sessions.session import Reply, Session
-from sessions.tending import Tending
-from sessions.tool_round import InDoubt, check_in_doubt
 from sessions.tools import Toolbox
-from sessions.transcripts import TRANSCRIPT_BYTES, Transcripts
 from sessions.translate import decoding, given, storage_errors
-from sessions.warming import ZeroToken
+from sessions.turns.tool_round import InDoubt, check_in_doubt
+from sessions.upkeep.recovery import Recovery
+from sessions.upkeep.tending import Tending
 from storage import SessionExists, SessionRecord, Store, Stored, open_store
 
 CostsBy: TypeAlias = Literal["session", "owner", "day", "kind"]

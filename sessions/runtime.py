@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sessions.background import Background
+from sessions.calls.forecaster import Forecaster
+from sessions.calls.gate import WarmupGate
+from sessions.calls.request import Requests
+from sessions.calls.schedule import Schedule
+from sessions.calls.zero_token import ZeroToken
 from sessions.clock import Clock
-from sessions.endpoint import Endpoint
-from sessions.forecaster import Forecaster
-from sessions.gate import WarmupGate
-from sessions.leases import Leases
+from sessions.conversation.leases import Leases
+from sessions.conversation.opening import Conversations
 from sessions.lifecycle import Lifecycle
 from sessions.model.client import ModelClient
-from sessions.opening import Conversations
-from sessions.request import Requests
-from sessions.schedule import Schedule
-from sessions.warming import ZeroToken
+from sessions.model.endpoint import Endpoint
 from storage import Store
 
 

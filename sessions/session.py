@@ -18,29 +18,29 @@ from sessions.arguments import (
     seconds,
     tool_list,
 )
-from sessions.batching import Batching
-from sessions.beginning import Options
-from sessions.changes import new_settings, prefix_change, prefix_changes, unbinds_thinking
+from sessions.branches.batching import Batching
+from sessions.branches.parallel import all_replied, fan_out, words_of
 from sessions.clock import within
-from sessions.compaction import compact
+from sessions.conversation.conversation import History
+from sessions.conversation.editing import Edit, check_instruction, editing, message_list
+from sessions.conversation.entries import Damage
+from sessions.conversation.linting import Linter
+from sessions.conversation.reading import damage_of, entries_before, exported
+from sessions.conversation.settings_changes import new_settings, prefix_change, prefix_changes, unbinds_thinking
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry, canonical, copied
 from sessions.core.usage import Usage
-from sessions.editing import Edit, check_instruction, editing, message_list
-from sessions.entries import Damage
 from sessions.errors import ConfigurationError, ModelError, SessionsError
-from sessions.history import History
 from sessions.ledger import Call, Cost
-from sessions.linting import Linter
-from sessions.outcome import Outcome, Step
-from sessions.parallel import all_replied, fan_out, words_of
-from sessions.reading import damage_of, entries_before, exported
 from sessions.runtime import Runtime
-from sessions.streaming import Driver, TurnStream
-from sessions.tool_round import InDoubt, check_in_doubt
 from sessions.tools import Toolbox
 from sessions.translate import decoding, given, storage_errors
-from sessions.turn import Turn
+from sessions.turns.beginning import Options
+from sessions.turns.compaction import compact
+from sessions.turns.driver import Driver, TurnStream
+from sessions.turns.outcome import Outcome, Step
+from sessions.turns.tool_round import InDoubt, check_in_doubt
+from sessions.turns.turn import Turn
 from storage import Store
 
 Gap: TypeAlias = float | int | timedelta | None

@@ -22,7 +22,7 @@ import pytest
 from sqlalchemy import make_url
 
 from sessions import SessionManager
-from sessions.leases import LEASE_SECONDS
+from sessions.conversation.leases import LEASE_SECONDS
 from storage import open_store
 from storage.tables import metadata
 from tests.pooler import SIZE

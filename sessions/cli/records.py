@@ -26,7 +26,7 @@ from sessions.cli.terminal import (
     reading,
     session_named,
 )
-from sessions.entries import Damage, first_damage
+from sessions.conversation.entries import Damage, first_damage
 from sessions.translate import storage_errors
 from storage import EntryMissing, Store, StoreDamaged
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from sessions import Session, Usage
-from sessions.leases import LEASE_SECONDS
+from sessions.conversation.leases import LEASE_SECONDS
 from sessions.simulator import Engine, Exchange, Latency, Request, Scripted
 from storage import Store, open_store
 from tests.crash.outside import SYSTEM, bill, check_chain, conversation, effects, model_server, texts

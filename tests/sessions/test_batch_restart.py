@@ -14,10 +14,10 @@ import pytest
 
 import sessions.model.batch_api
 from sessions import BatchIncomplete, ConfigurationError, ModelError, Reply, Session, SessionBusy, SessionManager
-from sessions.batch_part import Part
 from sessions.model.batch_api import item
 from sessions.simulator import Engine, Fault, Transport
 from sessions.testing import ManualClock
+from sessions.turns.batched import Part
 from storage import open_store
 from tests.crash.test_killed_anywhere import Dying
 from tests.sessions.test_batch import MINUTE, SLOW, batches, check_bills, echo, items, turned

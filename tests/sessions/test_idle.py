@@ -14,8 +14,8 @@ import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from sessions import ConfigurationError, Session, simulator
+from sessions.conversation.memory import Transcripts, size_of
 from sessions.core.settings import Settings
-from sessions.transcripts import Transcripts, size_of
 from tests.sessions.world import World, create, everywhere
 
 LONG = simulator.filler(3000)

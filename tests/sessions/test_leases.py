@@ -14,7 +14,7 @@ import pytest
 
 from sessions import LeaseLost, SessionBusy, tool
 from sessions.background import Background
-from sessions.leases import RENEW_AFTER, Leases
+from sessions.conversation.leases import RENEW_AFTER, Leases
 from sessions.lifecycle import Lifecycle
 from sessions.simulator import Latency
 from sessions.testing import ManualClock

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sessions import PromptWarning, SystemClock, profile_for, tool
-from sessions.linting import Linter
+from sessions.conversation.linting import Linter
 from sessions.testing import simulated_manager
 from tests.sessions.world import MODEL, SYSTEM, World, create
 

@@ -10,9 +10,9 @@ import pytest
 
 from sessions import InDoubtToolCalls, ModelError, Reply, tool
 from sessions.core.steps import INTERRUPTED
-from sessions.recovery import EVERY
 from sessions.simulator import Fault, Latency, Request
-from sessions.states import ATTEMPTS, TOO_OFTEN
+from sessions.turns.states import ATTEMPTS, TOO_OFTEN
+from sessions.upkeep.recovery import EVERY
 from storage import StoreUnavailable
 from tests.crash.test_killed_anywhere import Dying
 from tests.sessions.world import World, call, create, everywhere, results, words

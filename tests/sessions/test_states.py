@@ -7,8 +7,8 @@ from typing import get_args
 
 import pytest
 
-from sessions import states
-from sessions.states import ATTEMPTS, TOO_OFTEN, TRANSITIONS, Happening
+from sessions.turns import states
+from sessions.turns.states import ATTEMPTS, TOO_OFTEN, TRANSITIONS, Happening
 from storage import TurnRecord
 from storage.records import TurnState
 

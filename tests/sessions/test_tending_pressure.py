@@ -14,7 +14,7 @@ import pytest
 
 from sessions import Fixed, ModelError, Option, Outlook, simulator
 from sessions.simulator import Fault, Scripted
-from sessions.tending import AT_ONCE
+from sessions.upkeep.tending import AT_ONCE
 from storage.sqlite import database
 from tests.sessions.test_tending import chat, kinds, talk, world
 from tests.sessions.world import World, everywhere

@@ -16,19 +16,19 @@ from typing import Any, TypeAlias
 import anyio
 import anyio.lowlevel
 
-from sessions import states
 from sessions.background import log
-from sessions.batch_part import Part, branch_id, key_of
-from sessions.batch_turn import BranchTurn, enlist, plan
+from sessions.branches.branch import BranchTurn, enlist, plan
+from sessions.calls.request import Request
+from sessions.conversation.conversation import History
+from sessions.conversation.leases import Hold
 from sessions.errors import ConfigurationError, ModelError, SessionBusy, without_words
-from sessions.history import History
-from sessions.leases import Hold
 from sessions.ledger import Call
 from sessions.model.batch_api import BatchClient, in_batches, may_be_made
-from sessions.outcome import Outcome
-from sessions.request import Request
 from sessions.runtime import Runtime
 from sessions.tools import Toolbox
+from sessions.turns import states
+from sessions.turns.batched import Part, branch_id, key_of
+from sessions.turns.outcome import Outcome
 from storage import LeaseTaken, SessionExists, SessionMissing, SessionRecord, TurnRecord
 
 _FIRST_LOOK = 1.0

@@ -14,12 +14,12 @@ from sessions.core.idle import Budget, why_no_zero_token
 from sessions.core.plan import Circumstances
 from sessions.core.prices import prices_for
 from sessions.core.ttl import PARK_AFTER, REFRESH_BEFORE, Fixed, Policy
-from sessions.endpoint import Endpoint
 from sessions.ledger import Call
+from sessions.model.endpoint import Endpoint
 from storage import Store
 
 if TYPE_CHECKING:
-    from sessions.history import History
+    from sessions.conversation.conversation import History
 
 OWNER_SESSIONS = 10
 """Newest sessions of an owner that tell how long its gaps are, and whether it came back after parks."""

@@ -7,15 +7,14 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from sessions.changes import has_thinking
 from sessions.clock import Clock
+from sessions.conversation.conversation import History
+from sessions.conversation.entries import Written, make_entry
+from sessions.conversation.leases import Hold, Leases
+from sessions.conversation.settings_changes import has_thinking, without_foreign_thinking
 from sessions.core.settings import Settings
 from sessions.core.transcript import check_history, encode, lift_marks, shown
-from sessions.entries import Written, make_entry
 from sessions.errors import ConfigurationError, Conflict, InvalidHistory, ModelError
-from sessions.history import History
-from sessions.leases import Hold, Leases
-from sessions.request import without_foreign_thinking
 from sessions.translate import given, storage_errors
 from storage import Change, Lease, Store
 

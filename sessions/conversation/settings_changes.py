@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from sessions.conversation.conversation import History
 from sessions.core.cache import THINKING, text_of
 from sessions.core.plan import lost_tokens
 from sessions.core.profiles import Profile
 from sessions.core.settings import PREFIX_FIELDS, PREFIX_PARAMS, Settings, make_settings
 from sessions.core.transcript import Entry, Malformed, encode
-from sessions.errors import PrefixChange, ToolsChanged
-from sessions.history import History
+from sessions.errors import ModelError, PrefixChange, ToolsChanged
+from sessions.model.failures import belongs_elsewhere
 from sessions.tools import Toolbox
 
 ProfileOf = Callable[[str], Profile]
@@ -92,3 +93,14 @@ def prefix_change(history: History, new: Settings, broken: Sequence[str], *, unb
         f"changing {', '.join(broken)} {price}{also}; pass rebase=True to accept that, or fork the session first",
         tokens=tokens,
     )
+
+
+def without_foreign_thinking(history: History, error: ModelError) -> Settings | None:
+    """The settings to try again with where the API says that thinking belongs to another conversation; else `None`.
+
+    From then on it is asked to drop such blocks. The change is to be stored, so that it is made once
+    (preserved-thinking page, September 2026).
+    """
+    if history.settings.foreign or not belongs_elsewhere(error):
+        return None
+    return replace(history.settings, foreign=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sessions.conversation.entries import Damage, first_damage, read_entry, read_messages
 from sessions.core.transcript import Entry
-from sessions.entries import Damage, first_damage, read_entry, read_messages
 from storage import EntryRecord, SessionMissing, Store
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sessions import states
-from sessions.books import Books
 from sessions.core.refusals import refused_results, without_results
 from sessions.core.transcript import tool_calls
 from sessions.errors import ContextFull, ModelError, named
 from sessions.model.failures import reason_of, status_of
+from sessions.turns import states
+from sessions.turns.writer import Books
 from storage import Store
 
 _LOOK = 20

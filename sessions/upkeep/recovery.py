@@ -10,23 +10,23 @@ from typing import TypeAlias
 
 import anyio
 
-from sessions import states
 from sessions.background import log
-from sessions.batch_part import Part
-from sessions.batching import POLL, Batching
-from sessions.beginning import Options
+from sessions.branches.batching import POLL, Batching
 from sessions.clock import monotonic
+from sessions.conversation.conversation import History
 from sessions.core.settings import Settings
 from sessions.core.transcript import encode
 from sessions.errors import ModelError, SessionBusy, SessionNotFound, SessionsError
-from sessions.history import History
-from sessions.outcome import Outcome
 from sessions.runtime import Runtime
-from sessions.streaming import Driver
-from sessions.tool_round import InDoubt
 from sessions.tools import Tool, Toolbox, tool_of
 from sessions.translate import storage_errors
-from sessions.turn import Turn
+from sessions.turns import states
+from sessions.turns.batched import Part
+from sessions.turns.beginning import Options
+from sessions.turns.driver import Driver
+from sessions.turns.outcome import Outcome
+from sessions.turns.tool_round import InDoubt
+from sessions.turns.turn import Turn
 from storage import Change, StorageError
 
 EVERY = 5.0

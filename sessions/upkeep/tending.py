@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING
 import anyio
 
 from sessions.background import log
+from sessions.calls.forecaster import OWNER_SESSIONS, Forecaster
+from sessions.calls.schedule import Schedule
 from sessions.clock import Clock, monotonic, within
+from sessions.conversation.leases import Leases
 from sessions.core.cache import SECONDS
 from sessions.core.evidence import ENOUGH, IN_A_ROW, Asked
 from sessions.core.idle import Ask, Evidence, Facts, IdleKind, Rest, allowed, waits_for_server_tools, wish
 from sessions.core.plan import Plan
 from sessions.core.ttl import REFRESH_BEFORE
 from sessions.errors import ModelError
-from sessions.forecaster import OWNER_SESSIONS, Forecaster
-from sessions.leases import Leases
 from sessions.ledger import Call
-from sessions.schedule import Schedule
 from storage import SessionMissing, StorageError, Store
 
 if TYPE_CHECKING:
-    from sessions.history import History
+    from sessions.conversation.conversation import History
 
 LATE = 5.0
 """Seconds after which a due session counts as left by its worker."""

@@ -7,24 +7,24 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sessions import states
-from sessions.asking import Asking
-from sessions.batch_part import Part
-from sessions.beginning import Options, stored_outcome
-from sessions.books import Books
+from sessions.calls.request import Request
+from sessions.conversation.conversation import History
+from sessions.conversation.leases import Hold
 from sessions.core.gaps import NEVER, known
 from sessions.core.plan import Circumstances, make_plan, render
 from sessions.core.prices import prices_for
 from sessions.core.ttl import Fixed
 from sessions.errors import ModelError, without_words
-from sessions.history import History
-from sessions.leases import Hold
 from sessions.model.failures import api_type
-from sessions.outcome import Outcome
-from sessions.request import Request
 from sessions.runtime import Runtime
-from sessions.stopping import Stop
-from sessions.turn import Turn
+from sessions.turns import states
+from sessions.turns.asking import Asking
+from sessions.turns.batched import Part
+from sessions.turns.beginning import Options, stored_outcome
+from sessions.turns.outcome import Outcome
+from sessions.turns.stopping import Stop
+from sessions.turns.turn import Turn
+from sessions.turns.writer import Books
 from storage import TurnRecord
 
 _RETRYABLE = ("api_error", "overloaded_error", "rate_limit_error", "timeout_error")

@@ -8,23 +8,23 @@ from typing import Any
 
 import anyio
 
-from sessions import states
-from sessions.asking import Asking
-from sessions.batch_part import Part
-from sessions.beginning import Beginning, Options
-from sessions.books import CANCELLED, Books
+from sessions.conversation.conversation import History
 from sessions.core.steps import Finished, RunTools, SubmitResults, close_open_calls, next_step
 from sessions.core.transcript import tool_calls
 from sessions.core.ttl import PARK_AFTER
 from sessions.errors import ConfigurationError, ModelError, named
-from sessions.history import History
 from sessions.model.failures import is_refused
-from sessions.outcome import Event, Outcome, Step
-from sessions.refused import advise, step_back
 from sessions.runtime import Runtime
-from sessions.stopping import Stop
 from sessions.telemetry import inside, start_turn
-from sessions.tool_round import ToolRound
+from sessions.turns import states
+from sessions.turns.asking import Asking
+from sessions.turns.batched import Part
+from sessions.turns.beginning import Beginning, Options
+from sessions.turns.outcome import Event, Outcome, Step
+from sessions.turns.refused import advise, step_back
+from sessions.turns.stopping import Stop
+from sessions.turns.tool_round import ToolRound
+from sessions.turns.writer import CANCELLED, Books
 from storage import TurnRecord
 
 

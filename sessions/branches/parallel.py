@@ -8,15 +8,15 @@ from typing import Any, TypeVar
 import anyio
 
 from sessions.arguments import listed
-from sessions.beginning import Options
+from sessions.conversation.conversation import History
 from sessions.core.transcript import canonical
 from sessions.errors import BatchIncomplete, ModelError
-from sessions.history import History
-from sessions.outcome import Outcome
 from sessions.runtime import Runtime
-from sessions.streaming import BringIn, Driver
 from sessions.translate import given
-from sessions.turn import Turn
+from sessions.turns.beginning import Options
+from sessions.turns.driver import BringIn, Driver
+from sessions.turns.outcome import Outcome
+from sessions.turns.turn import Turn
 
 R = TypeVar("R")
 

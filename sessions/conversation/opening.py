@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from sessions.clock import Clock
+from sessions.conversation.conversation import History
+from sessions.conversation.memory import Transcripts
+from sessions.conversation.recent_calls import RECENT_CALLS
 from sessions.core.plan import Warmth
-from sessions.endpoint import Endpoint
 from sessions.errors import Conflict, SessionNotFound
-from sessions.history import History
 from sessions.lifecycle import Lifecycle
-from sessions.recent_calls import RECENT_CALLS
+from sessions.model.endpoint import Endpoint
 from sessions.tools import Toolbox
-from sessions.transcripts import Transcripts
 from sessions.translate import storage_errors
 from storage import SessionMissing, SessionRecord, Store, Stored
 

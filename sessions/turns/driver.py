@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 import anyio
 
-from sessions.batch_part import Part
+from sessions.conversation.conversation import History
 from sessions.errors import SessionsError
-from sessions.history import History
 from sessions.lifecycle import ENDED
 from sessions.model.raw_stream import typed_event
-from sessions.outcome import Event, Outcome, Step
 from sessions.runtime import Runtime
 from sessions.translate import storage_errors
-from sessions.turn import Turn
+from sessions.turns.batched import Part
+from sessions.turns.outcome import Event, Outcome, Step
+from sessions.turns.turn import Turn
 
 if TYPE_CHECKING:
     from anthropic.types import RawMessageStreamEvent

@@ -6,18 +6,18 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
+from sessions.calls.forecaster import Forecaster
+from sessions.calls.gate import WarmupGate
+from sessions.calls.request import Requests
 from sessions.clock import Clock
+from sessions.conversation.conversation import History
+from sessions.conversation.entries import make_entry
+from sessions.conversation.opening import Conversations
 from sessions.core.idle import waits_for_server_tools, why_no_zero_token
 from sessions.core.plan import Mark, Plan, make_plan, render
 from sessions.core.steps import calls_of, result_block
 from sessions.core.usage import Usage
-from sessions.entries import make_entry
-from sessions.forecaster import Forecaster
-from sessions.gate import WarmupGate
-from sessions.history import History
 from sessions.ledger import Call
-from sessions.opening import Conversations
-from sessions.request import Requests
 from storage import Store
 from storage.records import CallKind
 

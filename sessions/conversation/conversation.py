@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from sessions.conversation.entries import Written, read_entry, read_messages
+from sessions.conversation.memory import Transcripts, size_of
+from sessions.conversation.recent_calls import RECENT_CALLS, RecentCalls
 from sessions.core.gaps import Gaps
 from sessions.core.plan import Warmth
 from sessions.core.prompt import Prompt, kept_text, text_digest
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry, is_summary, tool_calls
-from sessions.endpoint import Endpoint
-from sessions.entries import Written, read_entry, read_messages
 from sessions.errors import ToolsChanged
 from sessions.ledger import Call
-from sessions.recent_calls import RECENT_CALLS, RecentCalls
+from sessions.model.endpoint import Endpoint
 from sessions.tools import Toolbox
-from sessions.transcripts import Transcripts, size_of
 from sessions.translate import decoding
 from storage import (
     CallRecord,

@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
-from sessions import states
-from sessions.books import Books
 from sessions.core.cache import Where
 from sessions.core.steps import Finished, ToolRecord, close_open_calls, next_step
 from sessions.core.transcript import Entry, encode, lift_marks, tool_calls
 from sessions.errors import ConfigurationError, SessionsError
 from sessions.ledger import Call
-from sessions.outcome import Outcome
 from sessions.runtime import Runtime
-from sessions.tool_round import InDoubt, ToolRound
+from sessions.turns import states
+from sessions.turns.outcome import Outcome
+from sessions.turns.tool_round import InDoubt, ToolRound
+from sessions.turns.writer import Books
 from storage import Store, TurnRecord
 
 

@@ -9,17 +9,17 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from sessions import states
+from sessions.calls.request import Request
+from sessions.conversation.conversation import History
+from sessions.conversation.entries import Written, make_entry
+from sessions.conversation.leases import Hold
 from sessions.core.prices import cost
 from sessions.core.transcript import Role
-from sessions.entries import Written, make_entry
-from sessions.history import History
-from sessions.leases import Hold
 from sessions.ledger import Call
-from sessions.outcome import Outcome
-from sessions.request import Request
 from sessions.runtime import Runtime
 from sessions.telemetry import end_call, end_turn
+from sessions.turns import states
+from sessions.turns.outcome import Outcome
 from storage import CallRecord, Change, ToolCallRecord, TurnRecord
 from storage.records import CallKind, CallStatus
 

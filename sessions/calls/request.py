@@ -6,25 +6,23 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from sessions.background import log
 from sessions.clock import Clock
+from sessions.conversation.conversation import History
 from sessions.core.cache import text_of
 from sessions.core.diagnosis import Asked, Miss, Past, diagnose, reason_of, was_edited
 from sessions.core.incoming import Incoming
 from sessions.core.plan import Plan
 from sessions.core.prices import cost
 from sessions.core.prompt import Prompt
-from sessions.core.settings import Settings
-from sessions.errors import ModelError, without_words
-from sessions.history import History
+from sessions.errors import without_words
 from sessions.ledger import Call, marks_of, usage_of
 from sessions.model.client import ModelClient
-from sessions.model.failures import belongs_elsewhere
 from sessions.telemetry import end_call, inside, start_call
 from storage import CallRecord, Store
 from storage.records import CallKind, CallStatus
@@ -271,17 +269,6 @@ class Requests:
             with anyio.CancelScope(shield=True):
                 await self._store.record(record, history.settings_record)
             raise
-
-
-def without_foreign_thinking(history: History, error: ModelError) -> Settings | None:
-    """The settings to try again with where the API says that thinking belongs to another conversation; else `None`.
-
-    From then on it is asked to drop such blocks. The change is to be stored, so that it is made once
-    (preserved-thinking page, September 2026).
-    """
-    if history.settings.foreign or not belongs_elsewhere(error):
-        return None
-    return replace(history.settings, foreign=True)
 
 
 def judge(history: History, request: Request, *, turn: str | None = None) -> Miss | None:

@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 import anyio
 
 from sessions.arguments import check_choice
-from sessions.books import Books
 from sessions.clock import Clock
 from sessions.core.steps import (
     INTERRUPTED,
@@ -24,8 +23,9 @@ from sessions.core.steps import (
 from sessions.core.transcript import Entry, encode, tool_calls
 from sessions.errors import InDoubtToolCalls
 from sessions.results import MAX_TOGETHER
-from sessions.stopping import Stop
 from sessions.tools import Toolbox
+from sessions.turns.stopping import Stop
+from sessions.turns.writer import Books
 from storage import Store, ToolCallRecord
 
 TOO_MUCH = "the tool ran, but its result is not shown: with those of the calls beside it, it is larger than"

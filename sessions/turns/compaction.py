@@ -13,20 +13,20 @@ from typing import Any
 
 import anyio
 
-from sessions import states
 from sessions.background import log
-from sessions.books import Books
+from sessions.conversation.conversation import History
+from sessions.conversation.entries import make_entry
 from sessions.core.incoming import Incoming
 from sessions.core.plan import make_plan, render
 from sessions.core.profiles import Profile
 from sessions.core.prompt import COMPACTION_BETA
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry, tool_calls
-from sessions.entries import make_entry
 from sessions.errors import ConfigurationError, ModelError
-from sessions.history import History
 from sessions.ledger import Call
 from sessions.runtime import Runtime
+from sessions.turns import states
+from sessions.turns.writer import Books
 from storage import CallRecord, Change, Lease, PromptRecord, TurnRecord
 
 _KEPT = ("stop_reason", "output_tokens", "model", "message_id", "call")

@@ -9,22 +9,23 @@ from typing import Any
 
 import anyio
 
-from sessions import states
-from sessions.books import CANCELLED, Books
-from sessions.compaction import make_room, obstacle, room_before
+from sessions.calls.gate import Passage
+from sessions.calls.request import Request
+from sessions.conversation.entries import Written
+from sessions.conversation.settings_changes import without_foreign_thinking
 from sessions.core.cache import Where
 from sessions.core.incoming import Incoming
 from sessions.core.plan import Plan, make_plan, render
 from sessions.core.steps import Finished, next_step
 from sessions.core.transcript import Malformed, is_empty_reply, tool_calls
-from sessions.entries import Written
 from sessions.errors import ContextFull, ModelError, StepLimitReached
-from sessions.gate import Passage
 from sessions.ledger import Call
-from sessions.outcome import Event, Outcome, Step
-from sessions.request import Request, without_foreign_thinking
 from sessions.runtime import Runtime
-from sessions.stopping import Stop
+from sessions.turns import states
+from sessions.turns.compaction import make_room, obstacle, room_before
+from sessions.turns.outcome import Event, Outcome, Step
+from sessions.turns.stopping import Stop
+from sessions.turns.writer import CANCELLED, Books
 
 
 class Asking:

@@ -9,13 +9,13 @@ from hashlib import blake2b
 from typing import Any
 
 from sessions.background import log
-from sessions.batch_part import Part, branch_id, key_of
-from sessions.batch_run import Branched, Run
+from sessions.branches.run import Branched, Run
+from sessions.conversation.conversation import History
 from sessions.errors import ConfigurationError, ModelError, SessionBusy
-from sessions.history import History
 from sessions.model.batch_api import BatchClient
-from sessions.outcome import Outcome
 from sessions.runtime import Runtime
+from sessions.turns.batched import Part, branch_id, key_of
+from sessions.turns.outcome import Outcome
 from storage import LeaseTaken
 
 POLL = 30.0

@@ -1,0 +1,1 @@
+"""One conversation, many turns: in parallel, and in Message Batches."""

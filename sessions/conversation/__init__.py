@@ -1,0 +1,1 @@
+"""What this process knows of a stored conversation: opened, read, changed, leased."""

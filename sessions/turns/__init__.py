@@ -1,0 +1,1 @@
+"""One turn of a conversation: it begins, asks, runs tools, and ends."""

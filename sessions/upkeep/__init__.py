@@ -1,0 +1,1 @@
+"""What goes on without a caller: idle conversations kept warm, turns of dead workers finished."""
