@@ -32,7 +32,7 @@ from sessions.calls.request import Requests
 from sessions.calls.schedule import Schedule
 from sessions.calls.zero_token import ZeroToken
 from sessions.clock import Clock, SystemClock
-from sessions.conversation.conversation import History
+from sessions.conversation.conversation import Conversation
 from sessions.conversation.leases import Leases
 from sessions.conversation.linting import Linter
 from sessions.conversation.memory import TRANSCRIPT_BYTES, Transcripts
@@ -52,7 +52,7 @@ from sessions.model.endpoint import Endpoint
 from sessions.runtime import Limits, Runtime
 from sessions.session import Reply, Session
 from sessions.tools import Toolbox
-from sessions.translate import decoding, given, storage_errors
+from sessions.translate import caller_errors, decoding, storage_errors
 from sessions.turns.tool_round import InDoubt, check_in_doubt
 from sessions.upkeep.recovery import Recovery
 from sessions.upkeep.tending import Tending
@@ -158,7 +158,7 @@ class SessionManager:
             runtime.leases,
             runtime.forecaster,
             runtime.schedule,
-            history_of=lambda session: runtime.conversations.open(session, Toolbox()),
+            open_conversation=lambda session: runtime.conversations.open(session, Toolbox()),
             ask=runtime.zero_token.ask,
         )
 
@@ -229,7 +229,7 @@ class SessionManager:
         check_texts(title=title)
         check_names(owner=owner, id=id)
         toolbox = Toolbox(tool_list(tools))
-        with given():
+        with caller_errors():
             settings = make_settings(
                 model=model, max_tokens=max_tokens, system=system, tools=toolbox.definitions, context=context,
                 thinking=thinking, tool_choice=tool_choice, output_config=output_config, params=params, compact=compact,
@@ -255,7 +255,7 @@ class SessionManager:
             raise ConfigurationError("prewarm() names its session itself: leave out id")
         tools = tool_list(settings.pop("tools", None) or ())
         settings |= {"tools": Toolbox(tools).definitions}
-        with given():
+        with caller_errors():
             for one, value in settings.items():
                 encode([{one: value}], where=one)
             content = encode([settings])
@@ -343,7 +343,7 @@ class SessionManager:
             for id, found in recovered.items()
         }
 
-    def _session(self, conversation: History) -> Session:
+    def _session(self, conversation: Conversation) -> Session:
         return Session(self.runtime, self._batching, self._linter, conversation)
 
 

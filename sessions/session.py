@@ -21,7 +21,7 @@ from sessions.arguments import (
 from sessions.branches.batching import Batching
 from sessions.branches.parallel import all_replied, fan_out, words_of
 from sessions.clock import within
-from sessions.conversation.conversation import History
+from sessions.conversation.conversation import Conversation
 from sessions.conversation.editing import Edit, check_instruction, editing, message_list
 from sessions.conversation.entries import Damage
 from sessions.conversation.linting import Linter
@@ -34,7 +34,7 @@ from sessions.errors import ConfigurationError, ModelError, SessionsError
 from sessions.ledger import Call, Cost
 from sessions.runtime import Runtime
 from sessions.tools import Toolbox
-from sessions.translate import decoding, given, storage_errors
+from sessions.translate import caller_errors, decoding, storage_errors
 from sessions.turns.beginning import Options
 from sessions.turns.compaction import compact
 from sessions.turns.driver import Driver, TurnStream
@@ -83,10 +83,10 @@ class Session:
     Attributes never touch the store (`entries` says when it must); every method but `stream` and `run` is a coroutine.
     """
 
-    conversation: History
+    conversation: Conversation
     """What this process knows of the stored conversation, for the parts of this package."""
 
-    def __init__(self, runtime: Runtime, batching: Batching, linter: Linter, conversation: History) -> None:
+    def __init__(self, runtime: Runtime, batching: Batching, linter: Linter, conversation: Conversation) -> None:
         self.runtime, self._batching, self._linter = runtime, batching, linter
         self.conversation = conversation
 
@@ -207,7 +207,7 @@ class Session:
         check_in_doubt(in_doubt)
         self.conversation.check_tools()
         turn = Turn(self.runtime, self.conversation, None, Options(in_doubt=in_doubt))
-        outcome = await Driver(self.runtime, turn, self._batching.bring_in).outcome()
+        outcome = await Driver(self.runtime, turn, self._batching.collect).outcome()
         return None if outcome is None else Reply.of(outcome, self)
 
     def _driver(
@@ -215,11 +215,11 @@ class Session:
     ) -> Driver:
         self.conversation.check_tools()
         check_key(key)
-        with given():
+        with caller_errors():
             words = canonical(content)
         options = Options(seconds("expected_gap", gap), key, streams=streams)
         turn = Turn(self.runtime, self.conversation, words, options)
-        return Driver(self.runtime, turn, self._batching.bring_in, seconds("timeout", timeout))
+        return Driver(self.runtime, turn, self._batching.collect, seconds("timeout", timeout))
 
     # -- branches --
 
@@ -233,7 +233,7 @@ class Session:
             head = self.head if at is None else at
             return self._beside(await self.runtime.conversations.fork(self.conversation, head))
 
-    def _beside(self, conversation: History) -> Session:
+    def _beside(self, conversation: Conversation) -> Session:
         """Another session of the same manager."""
         return Session(self.runtime, self._batching, self._linter, conversation)
 
@@ -258,7 +258,7 @@ class Session:
         words = words_of(contents)
         with storage_errors():
             branches = [await self.runtime.conversations.fork(self.conversation, self.head) for _ in words]
-        outcomes = await fan_out(self.runtime, self._batching.bring_in, branches, words, limit)
+        outcomes = await fan_out(self.runtime, self._batching.collect, branches, words, limit)
         return [Reply.of(outcome, self._beside(branch)) for branch, outcome in zip(branches, outcomes, strict=True)]
 
     async def batch(
@@ -325,7 +325,7 @@ class Session:
         metadata = None if metadata is None else metadata_text(metadata)
         toolbox = Toolbox(tool_list(changes["tools"])) if "tools" in changes else self.conversation.toolbox
         async with self._editing() as edit:
-            with given():
+            with caller_errors():
                 settings = new_settings(self.settings, changes, toolbox)
             self.runtime.endpoint.check(settings)
             broken = prefix_changes(self.settings, settings)

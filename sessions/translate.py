@@ -65,7 +65,7 @@ def decoding(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def given(kind: type[errors.SessionsError] = errors.ConfigurationError) -> Iterator[None]:
+def caller_errors(kind: type[errors.SessionsError] = errors.ConfigurationError) -> Iterator[None]:
     """What the caller gave is checked inside: `Malformed` comes out as this error."""
     try:
         yield

@@ -9,8 +9,8 @@ from hashlib import blake2b
 from typing import Any
 
 from sessions.background import log
-from sessions.branches.run import Branched, Run
-from sessions.conversation.conversation import History
+from sessions.branches.run import Branched, FanOut
+from sessions.conversation.conversation import Conversation
 from sessions.errors import ConfigurationError, ModelError, SessionBusy
 from sessions.model.batch_api import BatchClient
 from sessions.runtime import Runtime
@@ -33,14 +33,14 @@ class Batching:
         self.live: set[str] = set()
 
     async def send(
-        self, source: History, words: Sequence[list[dict[str, Any]]], key: str | None, poll: float
+        self, source: Conversation, words: Sequence[list[dict[str, Any]]], key: str | None, poll: float
     ) -> list[Branched]:
         """One branch per content, in batches, after a first one has written the shared prefix; waits for all."""
         self.client.check()
         if (source.settings.params or {}).get("speed") == "fast":
             raise ConfigurationError('params["speed"]="fast" is not possible in a batch: use map()')
         group = uuid.uuid4().hex if key is None else _named(source.record.id, key)
-        run = Run(self._runtime, self.client, group, len(words))
+        run = FanOut(self._runtime, self.client, group, len(words))
         with self._looking_after(group):
             await run.prepare(source, words)
             await run.finish(poll)
@@ -54,12 +54,12 @@ class Batching:
         finally:
             self.live.discard(group)
 
-    async def bring_in(self, history: History, part: Part, *, wait: bool) -> Outcome | None:
+    async def collect(self, conversation: Conversation, part: Part, *, wait: bool) -> Outcome | None:
         """The reply of a branch that is in a batch, stored; `None` where the turn is to go on in real time.
 
         Waits for it, or raises `SessionBusy` where it is not there yet.
         """
-        run = Run(self._runtime, self.client, part.group, part.of, {part.index: history})
+        run = FanOut(self._runtime, self.client, part.group, part.of, {part.index: conversation})
         whole = await run.load()
         if wait and whole:
             await run.finish(POLL, until=part.index)
@@ -78,7 +78,7 @@ class Batching:
         """Goes on with a fan-out as far as it goes now, waiting for nobody; what came of it, by the branch's id."""
         if part.group in self.live or await self._is_being_processed(part):
             return {}
-        run = Run(self._runtime, self.client, part.group, part.of, patience=0.0)
+        run = FanOut(self._runtime, self.client, part.group, part.of, patience=0.0)
         try:
             if await run.load():
                 await run.step()

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from sessions.calls.request import Request
-from sessions.conversation.conversation import History
+from sessions.conversation.conversation import Conversation
 from sessions.conversation.leases import Hold
 from sessions.core.gaps import NEVER, known
 from sessions.core.plan import Circumstances, make_plan, render
@@ -24,7 +24,7 @@ from sessions.turns.beginning import Options, stored_outcome
 from sessions.turns.outcome import Outcome
 from sessions.turns.stopping import Stop
 from sessions.turns.turn import Turn
-from sessions.turns.writer import Books
+from sessions.turns.writer import TurnWriter
 from storage import TurnRecord
 
 _RETRYABLE = ("api_error", "overloaded_error", "rate_limit_error", "timeout_error")
@@ -32,24 +32,26 @@ _REFUSED = ("invalid_request_error", "request_too_large")
 _GONE = "the batch or its results are gone (results are kept for 29 days); usage is what was expected"
 
 
-async def enlist(runtime: Runtime, history: History, words: list[dict[str, Any]], key: str, call: str) -> TurnRecord:
+async def store_words(
+    runtime: Runtime, conversation: Conversation, words: list[dict[str, Any]], key: str, call: str
+) -> TurnRecord:
     """Stores the words of a turn that is to wait for a batch; one that has gone further stays as it is."""
-    return await Turn(runtime, history, words, Options(key=key)).enlist(call)
+    return await Turn(runtime, conversation, words, Options(key=key)).store_words(call)
 
 
-def plan(runtime: Runtime, history: History, *, alone: bool) -> Request:
+def plan(runtime: Runtime, conversation: Conversation, *, alone: bool) -> Request:
     """The request of a branch: 1h marks on what all branches share, none on its own words, which nobody reads again."""
-    prompt, now = history.prompt, runtime.clock.now()
+    prompt, now = conversation.prompt, runtime.clock.now()
     policy = runtime.forecaster.policy if alone else Fixed("1h")
     at = Circumstances(now, policy, known(NEVER), prices_for(prompt.profile, prompt.total), True)
-    planned = make_plan(prompt, history.recent.warmth, at)
+    planned = make_plan(prompt, conversation.recent.warmth, at)
     return Request(
         id=uuid.uuid4().hex,
         kind="batch",
         body=render(prompt, planned.marks),
         plan=planned,
         planned=now,
-        asked_from=history.last.id if history.last else None,
+        asked_from=conversation.last.id if conversation.last else None,
         prompt_tokens=prompt.total,
     )
 
@@ -57,35 +59,35 @@ def plan(runtime: Runtime, history: History, *, alone: bool) -> Request:
 class BranchTurn:
     """The turn of one branch whose request is in a batch. `patience`: seconds to wait for its session."""
 
-    def __init__(self, runtime: Runtime, history: History, row: TurnRecord, patience: float | None) -> None:
-        self._runtime, self._history, self._row, self._patience = runtime, history, row, patience
-        self._books = Books(runtime, history)
+    def __init__(self, runtime: Runtime, conversation: Conversation, row: TurnRecord, patience: float | None) -> None:
+        self._runtime, self._conversation, self._row, self._patience = runtime, conversation, row, patience
+        self._writer = TurnWriter(runtime, conversation)
 
     @asynccontextmanager
     async def _held(self, hold: Hold | None = None) -> AsyncIterator[Hold]:
         if hold is not None:
-            await self._history.refresh(hold.lease)
+            await self._conversation.catch_up(hold.lease)
             yield hold
             return
-        async with self._runtime.leases.hold(self._history.record.id, self._patience) as own:
-            await self._history.refresh(own.lease)
+        async with self._runtime.leases.hold(self._conversation.record.id, self._patience) as own:
+            await self._conversation.catch_up(own.lease)
             yield own
 
     async def put(self, before: Part, hold: Hold | None) -> TurnRecord:
         """Writes the branch's row, unless it no longer waits as `before` says; gives the row that then stands."""
-        async with self._held(hold) as self._books.hold:
+        async with self._held(hold) as self._writer.hold:
             present = await self._present()
             if present is None or Part.of_row(present) != before:
                 return present or states.waiting(self._row, None)
-            await self._books.commit(turn=states.under(self._row, self._books.hold.lease.token))
+            await self._writer.commit(turn=states.under(self._row, self._writer.hold.lease.token))
             return self._row
 
-    async def take_in(self, result: dict[str, Any], ended: float | None) -> Outcome | ModelError | None:
+    async def store_result(self, result: dict[str, Any], ended: float | None) -> Outcome | ModelError | None:
         """Stores what came of the request, in one commit; `None` where somebody else has done it.
 
         `ended`: when the batch did (seconds since the epoch).
         """
-        async with self._held() as self._books.hold:
+        async with self._held() as self._writer.hold:
             request = await self._restored()
             if request is None:
                 return None
@@ -97,9 +99,9 @@ class BranchTurn:
 
     async def settle(self) -> ModelError:
         """The results are gone: the ledger takes what the request should have cost, and the turn is left open."""
-        async with self._held() as self._books.hold:
+        async with self._held() as self._writer.hold:
             if await self._restored() is not None:
-                await self._books.settle(states.waiting(self._books.row, self._books.row.call, error=_GONE), "batch")
+                await self._writer.settle(states.waiting(self._writer.row, self._writer.row.call, error=_GONE), "batch")
         return ModelError(_GONE, retryable=True)
 
     async def stored(self) -> Outcome | None:
@@ -109,7 +111,7 @@ class BranchTurn:
         return await stored_outcome(self._runtime.store, self._row)
 
     async def _present(self) -> TurnRecord | None:
-        return await self._runtime.store.turn(self._history.record.id, id=self._row.id)
+        return await self._runtime.store.turn(self._conversation.record.id, id=self._row.id)
 
     async def _restored(self) -> Request | None:
         """The request that the turn waits for, ready to be ended; `None` if it no longer does."""
@@ -117,23 +119,23 @@ class BranchTurn:
         part, expected = Part.of_row(present), Part.of_row(self._row)
         if present is None or part is None or part.flight is None or part != expected:
             return None
-        self._books.row = states.collected(present, self._books.hold.lease.token)
+        self._writer.row = states.collected(present, self._writer.hold.lease.token)
         request = Request.restored(part.flight, "batch")
         request.asked_from, request.incoming.request_id = part.head, part.batch
-        self._books.send(request)
+        self._writer.send(request)
         return request
 
     async def _succeeded(self, request: Request) -> Outcome | ModelError:
-        part = Part.of_row(self._books.row)
-        if part is None or self._history.head != part.head:
+        part = Part.of_row(self._writer.row)
+        if part is None or self._conversation.head != part.head:
             return await self._unplaced()
-        asking = Asking(self._runtime, self._books, Stop(is_offered=False), streams=False, branches=False)
+        asking = Asking(self._runtime, self._writer, Stop(is_offered=False), streams=False, branches=False)
         try:
             _, outcome = await asking.receive(request.incoming)
         except ModelError as error:
             await self._end(error, is_over=False)
             return error
-        return outcome or self._books.outcome()
+        return outcome or self._writer.outcome()
 
     async def _unplaced(self) -> ModelError:
         """The branch has gone on meanwhile: the reply has no place behind it. It was paid all the same."""
@@ -153,7 +155,7 @@ class BranchTurn:
         refused = kind in _REFUSED
         retryable = kind in _RETRYABLE or result["type"] != "errored"
         advice = "resume() of the branch asks again" if not refused else "correct the content"
-        about = f"(session {self._history.record.id} in {batch}; {advice})"
+        about = f"(session {self._conversation.record.id} in {batch}; {advice})"
         named = text if result["type"] != "errored" else " ".join(["the API refused it:", *api_type(kind)])
         error = ModelError(f"{text} {about}", retryable=retryable, kind=f"{named} {about}")
         error.request_id = envelope.get("request_id")
@@ -161,14 +163,14 @@ class BranchTurn:
         return error
 
     async def _end(self, error: ModelError, *, is_over: bool, back: bool = False) -> None:
-        books = self._books
+        writer = self._writer
         text = without_words(error)
-        record = books.record("error", error=text)
+        record = writer.record("error", error=text)
         if is_over:
-            books.row = states.refused(books.row, text, books.now())
+            writer.row = states.refused(writer.row, text, writer.now())
         else:
-            books.row = states.broken(books.row, text, books.now(), orphaned=False, recovering=False)
+            writer.row = states.broken(writer.row, text, writer.now(), orphaned=False, recovering=False)
         if back:
-            await books.withdraw((record,))
+            await writer.withdraw((record,))
         else:
-            await books.commit(turn=books.row, calls=(record,))
+            await writer.commit(turn=writer.row, calls=(record,))

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 import anyio
 
 from sessions.arguments import listed
-from sessions.conversation.conversation import History
+from sessions.conversation.conversation import Conversation
 from sessions.core.transcript import canonical
 from sessions.errors import BatchIncomplete, ModelError
 from sessions.runtime import Runtime
-from sessions.translate import given
+from sessions.translate import caller_errors
 from sessions.turns.beginning import Options
-from sessions.turns.driver import BringIn, Driver
+from sessions.turns.driver import Collect, Driver
 from sessions.turns.outcome import Outcome
 from sessions.turns.turn import Turn
 
@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 
 async def fan_out(
-    runtime: Runtime, bring_in: BringIn, branches: Sequence[History], words: Sequence[Any], limit: int | None
+    runtime: Runtime, collect: Collect, branches: Sequence[Conversation], words: Sequence[Any], limit: int | None
 ) -> list[Outcome]:
     """Runs one turn a branch, `limit` of them at the same time; whoever comes first to the gate writes what is shared.
 
@@ -36,7 +36,7 @@ async def fan_out(
         async with slots:
             try:
                 turn = Turn(runtime, branches[number], words[number], Options(branches=True))
-                outcome = await Driver(runtime, turn, bring_in).outcome()
+                outcome = await Driver(runtime, turn, collect).outcome()
                 assert outcome is not None
                 outcomes[number] = outcome
             except Exception as error:
@@ -52,7 +52,7 @@ async def fan_out(
 
 def words_of(contents: Iterable[Any]) -> list[list[dict[str, Any]]]:
     """The words of each branch. Raises `ConfigurationError` naming the content that is none."""
-    with given():
+    with caller_errors():
         return [
             canonical(content, where=f"contents[{number}]")
             for number, content in enumerate(listed("contents", contents, "contents"))

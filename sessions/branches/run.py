@@ -17,9 +17,9 @@ import anyio
 import anyio.lowlevel
 
 from sessions.background import log
-from sessions.branches.branch import BranchTurn, enlist, plan
+from sessions.branches.branch import BranchTurn, plan, store_words
 from sessions.calls.request import Request
-from sessions.conversation.conversation import History
+from sessions.conversation.conversation import Conversation
 from sessions.conversation.leases import Hold
 from sessions.errors import ConfigurationError, ModelError, SessionBusy, without_words
 from sessions.ledger import Call
@@ -44,11 +44,11 @@ _ABANDONED = 600.0
 """Seconds after which branches whose first one is missing are taken for what a dead process left."""
 
 
-Branched: TypeAlias = tuple[History, Outcome] | ModelError
+Branched: TypeAlias = tuple[Conversation, Outcome] | ModelError
 """A branch with its reply, or why there is none."""
 
 
-class Run:
+class FanOut:
     """One fan-out, as far as it is known here: `pending` are the parts without an outcome."""
 
     def __init__(
@@ -57,14 +57,14 @@ class Run:
         client: BatchClient,
         group: str,
         of: int,
-        branches: dict[int, History] | None = None,
+        branches: dict[int, Conversation] | None = None,
         *,
         patience: float | None = None,
     ) -> None:
         self._runtime, self._client, self._store = runtime, client, runtime.store
         self.group, self.of, self._patience = group, of, patience
         self._key = key_of(group, of)
-        self._branches: dict[int, History] = dict(branches or {})
+        self._branches: dict[int, Conversation] = dict(branches or {})
         self._rows: dict[int, TurnRecord] = {}
         self._lead = 0
         self.pending: dict[int, Part] = {}
@@ -72,7 +72,7 @@ class Run:
 
     # -- what is there --
 
-    async def prepare(self, source: History, words: Sequence[list[dict[str, Any]]]) -> None:
+    async def prepare(self, source: Conversation, words: Sequence[list[dict[str, Any]]]) -> None:
         """Makes the branches and stores their words.
 
         Branch 0 is written last: where it exists, all were written, so a missing one was deleted.
@@ -89,12 +89,12 @@ class Run:
             branch = self._branches[index] = await self._made(index, source, base)
             branch.recent.warmth.points.update(source.recent.warmth.points)
             part = Part(self.group, index, self.of)
-            self._know(index, await enlist(self._runtime, branch, words[index], self._key, part.stored))
+            self._know(index, await store_words(self._runtime, branch, words[index], self._key, part.stored))
 
         await self._each(range(1, self.of), write)
         await write(0)
 
-    async def _made(self, index: int, source: History, base: str | None) -> History:
+    async def _made(self, index: int, source: Conversation, base: str | None) -> Conversation:
         """The branch, made unless it is there: by an earlier call with the same key, or by one at the same time."""
         id = branch_id(self.group, index)
         if (found := await self._opened(id, source.toolbox)) is not None:
@@ -106,7 +106,7 @@ class Run:
                 raise
             return found
 
-    async def _base(self, source: History) -> str | None:
+    async def _base(self, source: Conversation) -> str | None:
         """Where the branches start: at the head, or where those do that an earlier call with the same key has made."""
         for index in range(self.of - 1, -1, -1):
             if (found := await self._record(index)) is not None:
@@ -119,7 +119,7 @@ class Run:
         except SessionMissing:
             return None
 
-    async def _opened(self, id: str, toolbox: Toolbox) -> History | None:
+    async def _opened(self, id: str, toolbox: Toolbox) -> Conversation | None:
         try:
             return await self._runtime.conversations.open(id, toolbox)
         except SessionMissing:
@@ -149,7 +149,7 @@ class Run:
         else:
             self.pending[index] = part
 
-    async def branch(self, index: int) -> History:
+    async def branch(self, index: int) -> Conversation:
         """One of the branches; opened without tools where it was not made here."""
         if index not in self._branches:
             self._branches[index] = await self._runtime.conversations.open(branch_id(self.group, index), Toolbox())
@@ -371,9 +371,9 @@ class Run:
                     if name in mine:
                         results[mine.pop(name)] = result
                     if len(results) >= _AT_ONCE:
-                        await self._take_in(results, ended)
+                        await self._store_results(results, ended)
                         results = {}
-        await self._take_in(results, ended)
+        await self._store_results(results, ended)
 
         async def lose(index: int) -> None:
             self.outcomes[index] = await (await self._turn(index)).settle()
@@ -381,9 +381,9 @@ class Run:
 
         await self._each(mine.values(), lose)
 
-    async def _take_in(self, results: dict[int, dict[str, Any]], ended: float | None) -> None:
+    async def _store_results(self, results: dict[int, dict[str, Any]], ended: float | None) -> None:
         async def one(index: int) -> None:
-            outcome = await (await self._turn(index)).take_in(results[index], ended)
+            outcome = await (await self._turn(index)).store_result(results[index], ended)
             if outcome is not None:
                 self.outcomes[index] = outcome
             await self._reload(index)

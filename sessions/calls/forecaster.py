@@ -19,7 +19,7 @@ from sessions.model.endpoint import Endpoint
 from storage import Store
 
 if TYPE_CHECKING:
-    from sessions.conversation.conversation import History
+    from sessions.conversation.conversation import Conversation
 
 OWNER_SESSIONS = 10
 """Newest sessions of an owner that tell how long its gaps are, and whether it came back after parks."""
@@ -39,11 +39,14 @@ class Forecaster:
         self._trust: dict[tuple[str, str], Trust] = {}
         self._owners: OrderedDict[str, tuple[float, Gaps]] = OrderedDict()
 
-    def circumstances(self, history: History, now: float, own_marks: tuple[Where, ...] = ()) -> Circumstances:
+    def circumstances(self, conversation: Conversation, now: float, own_marks: tuple[Where, ...] = ()) -> Circumstances:
         """What the next plan of this conversation stands on."""
-        prompt, told = history.prompt, history.gaps.told
+        prompt, told = conversation.prompt, conversation.gaps.told
         expected = forecast(
-            history.gaps, self.owner_gaps(history), expected_gap=told, tools=bool(history.settings.local_tools)
+            conversation.gaps,
+            self.owner_gaps(conversation),
+            expected_gap=told,
+            tools=bool(conversation.settings.local_tools),
         )
         return Circumstances(
             now=now,
@@ -53,24 +56,24 @@ class Forecaster:
             told=told is not None,
             own_marks=own_marks,
             # With tools most requests are not a turn's last: an hour behind a small addition costs less than a park.
-            parks=self.can_park(history) and not history.settings.local_tools,
-            lasting=self._lasts(history),
+            parks=self.can_park(conversation) and not conversation.settings.local_tools,
+            lasting=self._lasts(conversation),
         )
 
-    def can_park(self, history: History) -> bool:
+    def can_park(self, conversation: Conversation) -> bool:
         """Whether what this conversation writes for 5 minutes may be parked later."""
-        return self.tends(history) and self._lasts(history)
+        return self.tends(conversation) and self._lasts(conversation)
 
-    def tends(self, history: History) -> bool:
+    def tends(self, conversation: Conversation) -> bool:
         """Whether this conversation is looked after while nobody talks to it."""
-        profile = history.prompt.profile
+        profile = conversation.prompt.profile
         if not self._tend or isinstance(self.policy, Fixed) or "1h" not in profile.ttls or not profile.markers:
             return False
-        return why_no_zero_token(history.settings, profile) is None
+        return why_no_zero_token(conversation.settings, profile) is None
 
-    def due(self, history: History, call: Call) -> float | None:
+    def due(self, conversation: Conversation, call: Call) -> float | None:
         """Seconds until a conversation whose last request was this call is to be looked after; `None`: never."""
-        if not self.tends(history) or not call.points or call.kind != "turn":
+        if not self.tends(conversation) or not call.points or call.kind != "turn":
             return None
         now = self._clock.now()
         if any(ttl == "5m" for _, _, ttl, _ in call.points):
@@ -93,40 +96,40 @@ class Forecaster:
         while len(self._owners) > OWNERS:
             self._owners.popitem(last=False)
 
-    def owner_gaps(self, history: History) -> Gaps:
+    def owner_gaps(self, conversation: Conversation) -> Gaps:
         """The gaps between the turns of the owner's sessions, as far as they have been read."""
-        return self._owners.get(history.record.owner or "", (0.0, NONE))[1]
+        return self._owners.get(conversation.record.owner or "", (0.0, NONE))[1]
 
-    def observe(self, history: History, call: Call) -> None:
+    def observe(self, conversation: Conversation, call: Call) -> None:
         """Takes in a call of a turn, before its history does: whether it found what only a park had kept alive."""
         usage = call.usage
-        prices = prices_for(history.prompt.profile, usage.total_input)
+        prices = prices_for(conversation.prompt.profile, usage.total_input)
         read = prices.read if prices else 0.1
-        if self.tends(history):
+        if self.tends(conversation):
             self.budget.earn(call.started, usage.input + usage.cache_read * read + usage.cache_write * 1.25)
-        parked = history.recent.parked.get(call.hit or "")
+        parked = conversation.recent.parked.get(call.hit or "")
         if parked is None or call.expected is None or not usage.counters or call.status != "ok":
             return
-        if max(parked, history.recent.asked or 0.0) + SECONDS["5m"] < call.started <= parked + SECONDS["1h"]:
-            self._judge(history, alive=usage.cache_read >= ENOUGH * call.expected.cache_read)
+        if max(parked, conversation.recent.asked or 0.0) + SECONDS["5m"] < call.started <= parked + SECONDS["1h"]:
+            self._judge(conversation, alive=usage.cache_read >= ENOUGH * call.expected.cache_read)
 
-    def doubt(self, history: History) -> None:
+    def doubt(self, conversation: Conversation) -> None:
         """An entry of this conversation was not there, although a park should have kept it."""
-        self._judge(history, alive=False)
+        self._judge(conversation, alive=False)
 
-    def _judge(self, history: History, *, alive: bool) -> None:
-        trust = self._trust_in(history)
+    def _judge(self, conversation: Conversation, *, alive: bool) -> None:
+        trust = self._trust_in(conversation)
         before = trust.is_gone
         trust.saw(alive=alive)
         if trust.is_gone and not before:
             log.warning(
                 "parked entries of %s do not live as they should: no more are made, lifetimes are chosen when writing",
-                history.settings.model,
+                conversation.settings.model,
             )
 
-    def _lasts(self, history: History) -> bool:
+    def _lasts(self, conversation: Conversation) -> bool:
         """Whether a 1-hour entry behind a 5-minute prefix is believed to outlive it."""
-        return history.prompt.profile.parks and not self._trust_in(history).is_gone
+        return conversation.prompt.profile.parks and not self._trust_in(conversation).is_gone
 
-    def _trust_in(self, history: History) -> Trust:
-        return self._trust.setdefault((self._endpoint.url, history.settings.model), Trust())
+    def _trust_in(self, conversation: Conversation) -> Trust:
+        return self._trust.setdefault((self._endpoint.url, conversation.settings.model), Trust())

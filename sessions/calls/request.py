@@ -13,7 +13,7 @@ import anyio
 
 from sessions.background import log
 from sessions.clock import Clock
-from sessions.conversation.conversation import History
+from sessions.conversation.conversation import Conversation
 from sessions.core.cache import text_of
 from sessions.core.diagnosis import Asked, Miss, Past, diagnose, reason_of, was_edited
 from sessions.core.incoming import Incoming
@@ -173,10 +173,10 @@ class Requests:
 
     # -- sending --
 
-    def start(self, request: Request, history: History, parent: Span | None = None) -> None:
+    def start(self, request: Request, conversation: Conversation, parent: Span | None = None) -> None:
         """It is sent now; `parent`: the span of its turn."""
         request.started = self._clock.now()
-        request.span = start_call(request.kind, history.record.id, request.body, request.started, parent)
+        request.span = start_call(request.kind, conversation.record.id, request.body, request.started, parent)
 
     @asynccontextmanager
     async def stream(self, request: Request, *, typed: bool = False) -> AsyncIterator[AsyncIterator[Any]]:
@@ -222,7 +222,7 @@ class Requests:
     def end(
         self,
         request: Request,
-        history: History,
+        conversation: Conversation,
         status: CallStatus,
         *,
         turn: str | None = None,
@@ -234,63 +234,70 @@ class Requests:
         `reply`: the entry that it made, which is no part of the history yet.
         """
         ended = self._clock.now()
-        miss = judge(history, request, turn=turn) if request.kind in _JUDGED else None
+        miss = judge(conversation, request, turn=turn) if request.kind in _JUDGED else None
         record = request.record(
-            history.record.id, status, history.prompt, ended=ended, turn=turn, reply=reply, error=error, miss=miss
+            conversation.record.id,
+            status,
+            conversation.prompt,
+            ended=ended,
+            turn=turn,
+            reply=reply,
+            error=error,
+            miss=miss,
         )
         call = Call.of(record, request.plan)
         end_call(request.span, call)
         return record, call
 
     def fail(
-        self, request: Request, history: History, error: BaseException, *, turn: str | None = None
+        self, request: Request, conversation: Conversation, error: BaseException, *, turn: str | None = None
     ) -> tuple[CallRecord, Call]:
         """It failed, or was cancelled: as `end`, with what it is known to have cost."""
-        self._client.cut_short(request.incoming, history.prompt.profile, error)
+        self._client.cut_short(request.incoming, conversation.prompt.profile, error)
         status: CallStatus = "error" if isinstance(error, Exception) else "cancelled"
-        return self.end(request, history, status, turn=turn, error=without_words(error))
+        return self.end(request, conversation, status, turn=turn, error=without_words(error))
 
     @asynccontextmanager
     async def outside_of_turns(
-        self, history: History, kind: CallKind, plan: Plan, body: dict[str, Any], *, waited: float = 0.0,
+        self, conversation: Conversation, kind: CallKind, plan: Plan, body: dict[str, Any], *, waited: float = 0.0,
         asked_from: str | None = None,
     ) -> AsyncIterator[Request]:  # fmt: skip
         """A request that belongs to no turn, to be sent inside: where it fails or is cancelled, that is stored too."""
-        head = history.head if asked_from is None else asked_from
+        head = conversation.head if asked_from is None else asked_from
         now = self._clock.now()
         request = Request(
             id=uuid.uuid4().hex, kind=kind, body=body, plan=plan, planned=now, asked_from=head, waited=waited
         )
         try:
-            self.start(request, history)
+            self.start(request, conversation)
             yield request
         except BaseException as error:
-            record, _ = self.fail(request, history, error)
+            record, _ = self.fail(request, conversation, error)
             with anyio.CancelScope(shield=True):
-                await self._store.record(record, history.settings_record)
+                await self._store.record(record, conversation.settings_record)
             raise
 
 
-def judge(history: History, request: Request, *, turn: str | None = None) -> Miss | None:
+def judge(conversation: Conversation, request: Request, *, turn: str | None = None) -> Miss | None:
     """What it lost of the cache, or `None`; before its reply is added to the history, and before it is learnt.
 
     An error in the diagnosis is logged; it never fails the turn.
     """
     try:
-        miss = _miss(history, request, turn)
+        miss = _miss(conversation, request, turn)
     except Exception:
-        log.exception("call %s of session %s could not be judged", request.id, history.record.id)
+        log.exception("call %s of session %s could not be judged", request.id, conversation.record.id)
         return None
     if miss is not None:
-        log.info("session %s: %s (%s)", history.record.id, miss.sentence, miss.cause)
+        log.info("session %s: %s (%s)", conversation.record.id, miss.sentence, miss.cause)
     return miss
 
 
-def _miss(history: History, request: Request, turn: str | None) -> Miss | None:
+def _miss(conversation: Conversation, request: Request, turn: str | None) -> Miss | None:
     incoming = request.incoming
     if request.first_event is None or not incoming.started:
         return None
-    prompt, started = history.prompt, request.started or request.planned
+    prompt, started = conversation.prompt, request.started or request.planned
     asked = Asked(
         prompt=prompt,
         points=tuple(mark.point for mark in request.plan.marks),
@@ -298,28 +305,28 @@ def _miss(history: History, request: Request, turn: str | None) -> Miss | None:
         started=started,
         first_event=request.first_event,
         turn=turn,
-        latest=max([call.started for call in history.recent.trail.calls], default=0.0),
+        latest=max([call.started for call in conversation.recent.trail.calls], default=0.0),
         reason=reason_of(incoming.message),
         edited=was_edited(incoming.message),
         beside=tuple(other.points for other in request.others_unanswered if not other.has_failed),
     )
-    past = history.recent.trail.before(prompt, started, lambda entry: _is_on_chain(history, entry))
-    return diagnose(asked, past, lambda call: _prompt_of(history, call))
+    past = conversation.recent.trail.before(prompt, started, lambda entry: _is_on_chain(conversation, entry))
+    return diagnose(asked, past, lambda call: _prompt_of(conversation, call))
 
 
-def _is_on_chain(history: History, entry: str | None) -> bool:
+def _is_on_chain(conversation: Conversation, entry: str | None) -> bool:
     """Whether a call with this entry belongs to the present chain; `None`: one made before the first message."""
     if entry is None:
-        return all(one.role != "assistant" for one in history.entries)
-    return history.position(entry) > 0
+        return all(one.role != "assistant" for one in conversation.entries)
+    return conversation.position(entry) > 0
 
 
-def _prompt_of(history: History, past: Past) -> Prompt | None:
+def _prompt_of(conversation: Conversation, past: Past) -> Prompt | None:
     """The prompt of an earlier call on this chain; `None` if its settings are not known."""
-    settings = history.recent.settings.get(past.settings or "")
+    settings = conversation.recent.settings.get(past.settings or "")
     if settings is None:
         return None
-    count = max(0, history.position(past.entry))
-    if count and history.entries[count - 1].call == past.id:
+    count = max(0, conversation.position(past.entry))
+    if count and conversation.entries[count - 1].call == past.id:
         count -= 1  # the entry is the reply that the call made
-    return history.new_prompt(settings, history.entries[:count])
+    return conversation.new_prompt(settings, conversation.entries[:count])

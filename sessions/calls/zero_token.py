@@ -10,7 +10,7 @@ from sessions.calls.forecaster import Forecaster
 from sessions.calls.gate import WarmupGate
 from sessions.calls.request import Requests
 from sessions.clock import Clock
-from sessions.conversation.conversation import History
+from sessions.conversation.conversation import Conversation
 from sessions.conversation.entries import make_entry
 from sessions.conversation.opening import Conversations
 from sessions.core.idle import waits_for_server_tools, why_no_zero_token
@@ -24,19 +24,19 @@ from storage.records import CallKind
 PLACEHOLDER = "."
 
 
-def _ends_with_words(history: History) -> bool:
-    return history.last is not None and history.last.role != "assistant"
+def _ends_with_words(conversation: Conversation) -> bool:
+    return conversation.last is not None and conversation.last.role != "assistant"
 
 
-def _body(history: History, marks: tuple[Mark, ...]) -> dict[str, Any]:
-    body = render(history.prompt, marks)
-    last = history.last
+def _body(conversation: Conversation, marks: tuple[Mark, ...]) -> dict[str, Any]:
+    body = render(conversation.prompt, marks)
+    last = conversation.last
     open_calls = calls_of(last.content) if last is not None and last.role == "assistant" else []
     words: list[dict[str, Any]] = [result_block(call, PLACEHOLDER) for call in open_calls]
-    if not _ends_with_words(history):
+    if not _ends_with_words(conversation):
         placeholder = {"role": "user", "content": words or [{"type": "text", "text": PLACEHOLDER}]}
         body["messages"] = [*body["messages"], placeholder]
-    body["max_tokens"] = history.prompt.profile.prewarm_max_tokens
+    body["max_tokens"] = conversation.prompt.profile.prewarm_max_tokens
     return body
 
 
@@ -55,54 +55,54 @@ class ZeroToken:
         self._requests, self._store, self._clock = requests, store, clock
         self._conversations, self._gate, self._forecaster = conversations, gate, forecaster
 
-    async def prewarm(self, history: History) -> Usage | None:
+    async def prewarm(self, conversation: Conversation) -> Usage | None:
         """Writes the prefix of a conversation that the caller holds; see `Session.prewarm`."""
-        prompt = history.prompt
-        if (reason := why_no_zero_token(history.settings, prompt.profile)) is not None:
+        prompt = conversation.prompt
+        if (reason := why_no_zero_token(conversation.settings, prompt.profile)) is not None:
             warnings.warn(f"prewarm() does nothing for this session: {reason}", stacklevel=4)
             return None
-        if waits_for_server_tools(history.last):
+        if waits_for_server_tools(conversation.last):
             return None
-        if not history.entries and history.settings.context:
-            usage = await self.prewarm(await self._opened(history))
-            await history.recall()
+        if not conversation.entries and conversation.settings.context:
+            usage = await self.prewarm(await self._opened(conversation))
+            await conversation.reload_calls()
             return usage
-        async with await self._gate.enter(lambda: self._plan(history), prompt.profile.minimum_tokens) as passage:
+        async with await self._gate.enter(lambda: self._plan(conversation), prompt.profile.minimum_tokens) as passage:
             now, last = self._clock.now(), passage.plan.marks[-1] if passage.plan.marks else None
             if (
                 last is None
                 or last.tokens < prompt.profile.minimum_tokens
-                or history.recent.warmth.is_alive(last.point, now)
+                or conversation.recent.warmth.is_alive(last.point, now)
             ):
                 return None
-            call = await self.ask(history, "prewarm", passage.plan, waited=passage.waited)
+            call = await self.ask(conversation, "prewarm", passage.plan, waited=passage.waited)
             await passage.opened()
             return call.usage
 
-    async def ask(self, history: History, kind: CallKind, plan: Plan, *, waited: float = 0.0) -> Call:
+    async def ask(self, conversation: Conversation, kind: CallKind, plan: Plan, *, waited: float = 0.0) -> Call:
         """Sends the prompt with the marks of a plan and no wish for an answer; gives the call, which is in the ledger.
 
         `waited`: seconds that were spent at the gate. Raises `ModelError`; a request that failed or was cancelled is a
         row of the ledger too.
         """
-        requests, body = self._requests, _body(history, plan.marks)
-        async with requests.outside_of_turns(history, kind, plan, body, waited=waited) as request:
+        requests, body = self._requests, _body(conversation, plan.marks)
+        async with requests.outside_of_turns(conversation, kind, plan, body, waited=waited) as request:
             await requests.answer(request)
-        record, call = requests.end(request, history, "ok")
-        await self._store.record(record, history.settings_record)
-        history.learn(call)
+        record, call = requests.end(request, conversation, "ok")
+        await self._store.record(record, conversation.settings_record)
+        conversation.learn(call)
         return call
 
-    async def _opened(self, history: History) -> History:
+    async def _opened(self, conversation: Conversation) -> Conversation:
         """The conversation with its first words still to come: the pinned context is part of their message."""
-        opened = await self._conversations.open(history.record.id, history.toolbox)
+        opened = await self._conversations.open(conversation.record.id, conversation.toolbox)
         words = [*opened.settings.context, {"type": "text", "text": PLACEHOLDER}]
         opened.stage([make_entry(None, "user", words, self._clock.now())])
         return opened
 
-    def _plan(self, history: History) -> Plan:
+    def _plan(self, conversation: Conversation) -> Plan:
         """The marks of a turn's request, without the one on words that wait for an answer."""
-        at = self._forecaster.circumstances(history, self._clock.now())
-        plan = make_plan(history.prompt, history.recent.warmth, at)
-        marks = tuple(mark for mark in plan.marks if mark.slot != "tail" or not _ends_with_words(history))
+        at = self._forecaster.circumstances(conversation, self._clock.now())
+        plan = make_plan(conversation.prompt, conversation.recent.warmth, at)
+        marks = tuple(mark for mark in plan.marks if mark.slot != "tail" or not _ends_with_words(conversation))
         return replace(plan, marks=marks)

@@ -34,7 +34,7 @@ from sessions.cli.transcript import below, has_words
 from sessions.cli.typed import Typed
 from sessions.core.settings import make_settings
 from sessions.errors import ConfigurationError, SessionsError
-from sessions.translate import given
+from sessions.translate import caller_errors
 
 HELP = """\
 /fork [ENTRY]    go on in a branch that starts here, or at an entry of this session
@@ -76,7 +76,7 @@ def chat(
             known = f"[bold]{escape(found.id)}[/] with {escape(found.settings.model)}"
             console.print(f"Session {known}. /help tells the commands.")
         else:
-            with given():  # what is wrong is said before the first message
+            with caller_errors():  # what is wrong is said before the first message
                 manager.runtime.endpoint.check(make_settings(model=model, max_tokens=max_tokens, system=system))
             console.print(f"A new session with {escape(model)}. /help tells the commands.")
         create = partial(manager.create, model=model, max_tokens=max_tokens, system=system, owner=owner)

@@ -39,7 +39,7 @@ def _is_summary(entry: Entry) -> bool:
     return is_summary({"role": entry.role, "content": entry.content})
 
 
-class History:
+class Conversation:
     """The present chain of one session and the prompt it makes.
 
     `toolbox`: the tools that were bound to it here. `asked`: when the last request of a turn started (epoch seconds).
@@ -185,7 +185,7 @@ class History:
         self._prompt = None
         self._ids, self._ids_of = set(), 0
 
-    async def refresh(self, lease: Lease | None = None) -> None:
+    async def catch_up(self, lease: Lease | None = None) -> None:
         """Brings the state up to what is stored: reads what is new, or all after somebody rewound or a write failed.
 
         A lease that is the next one after the last that was seen here proves that nobody has written since: tokens
@@ -196,7 +196,7 @@ class History:
             self._token = token
         else:
             self._token, self._open = None, None
-            if not (self._loaded and await self._read_on()):
+            if not (self._loaded and await self._load_new()):
                 await self.take(await self._store.read(self.record.id, calls=RECENT_CALLS))
             self._token = token
         self._transcripts.touch(self)
@@ -204,11 +204,11 @@ class History:
     async def take(self, stored: Stored) -> None:
         """Takes over what has just been read as a whole."""
         with decoding(f"session {stored.record.id!r}"):
-            self._take_over(stored.record, stored.entries, stored.calls, whole=True)
+            self._apply(stored.record, stored.entries, stored.calls, whole=True)
         await self._learn_settings()
         self._transcripts.touch(self)
 
-    async def _read_on(self) -> bool:
+    async def _load_new(self) -> bool:
         """Reads what has come behind the known head; whether that is all that has changed."""
         record, known = await self._store.load(self.record.id), self.record.head
         if record.settings != self.record.settings:
@@ -224,7 +224,7 @@ class History:
             return False
         newest = await self._recent_calls()
         with decoding(f"session {record.id!r}"):
-            self._take_over(record, rows, newest, whole=False)
+            self._apply(record, rows, newest, whole=False)
         await self._learn_settings()
         return True
 
@@ -240,7 +240,7 @@ class History:
     async def _recent_calls(self) -> list[CallRecord]:
         return (await self._store.calls(self.record.id, limit=RECENT_CALLS, newest_first=True))[::-1]
 
-    async def recall(self) -> None:
+    async def reload_calls(self) -> None:
         """Reads the newest calls again: somebody may have kept the prefix warm, which needs no lease."""
         known = {call.id for call in self.recent.trail.calls}
         for row in await self._recent_calls():
@@ -252,7 +252,7 @@ class History:
             self._digest = self.settings, text_digest(kept_text(self.settings))
         return self._digest[1]
 
-    def _take_over(
+    def _apply(
         self, record: SessionRecord, rows: Sequence[EntryRecord], calls: Sequence[CallRecord], *, whole: bool
     ) -> None:
         """All at once: a reader that is cancelled changes nothing."""
@@ -308,10 +308,10 @@ class History:
         if change.head == (self.entries[-1].id if self.entries else None):
             self._committed = len(self.entries)
         elif change.head != change.expected_head or self.has_staged:
-            self._cut(change.head)
+            self._rewind_to(change.head)
         self._transcripts.touch(self)
 
-    def _cut(self, head: str | None) -> None:
+    def _rewind_to(self, head: str | None) -> None:
         """Goes back to an entry of the chain, or before the first one."""
         position = self.position(head)
         assert position >= 0
@@ -350,7 +350,7 @@ class History:
         self._gaps, self.record = (text, gaps), replace(self.record, gaps=text)
         return text
 
-    def drop_last(self) -> None:
+    def withdraw_last(self) -> None:
         """The last entry leaves the chain with the next commit."""
         self.entries.pop()
         self._forget_derived()
@@ -370,7 +370,7 @@ class History:
         """Whether there are entries that no commit has written yet."""
         return self.length != self._committed
 
-    def discard(self) -> None:
+    def roll_back(self) -> None:
         """A commit failed, or may have: what was staged is dropped and all is read again at the next turn."""
         del self.entries[self._committed :]
         self._loaded = False

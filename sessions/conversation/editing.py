@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from sessions.clock import Clock
-from sessions.conversation.conversation import History
+from sessions.conversation.conversation import Conversation
 from sessions.conversation.entries import Written, make_entry
 from sessions.conversation.leases import Hold, Leases
 from sessions.conversation.settings_changes import has_thinking, without_foreign_thinking
 from sessions.core.settings import Settings
 from sessions.core.transcript import check_history, encode, lift_marks, shown
 from sessions.errors import ConfigurationError, Conflict, InvalidHistory, ModelError
-from sessions.translate import given, storage_errors
+from sessions.translate import caller_errors, storage_errors
 from storage import Change, Lease, Store
 
 T = TypeVar("T")
@@ -24,8 +24,8 @@ T = TypeVar("T")
 class Edit:
     """A change under way: nobody else writes to the conversation until it ends."""
 
-    def __init__(self, store: Store, clock: Clock, history: History, hold: Hold) -> None:
-        self._store, self._clock, self._history, self._hold = store, clock, history, hold
+    def __init__(self, store: Store, clock: Clock, conversation: Conversation, hold: Hold) -> None:
+        self._store, self._clock, self._conversation, self._hold = store, clock, conversation, hold
 
     @property
     def lease(self) -> Lease:
@@ -41,7 +41,7 @@ class Edit:
         metadata: str | None = None,
     ) -> None:
         """Writes entries behind the head, and what else is given (`metadata`: JSON text)."""
-        head = written[-1].entry.id if written else self._history.head
+        head = written[-1].entry.id if written else self._conversation.head
         await self._commit(head, written, settings, title, metadata)
 
     async def move(self, head: str | None, settings: Settings | None = None) -> None:
@@ -56,9 +56,9 @@ class Edit:
         title: str | None = None,
         metadata: str | None = None,
     ) -> None:
-        history = self._history
+        conversation = self._conversation
         change = Change(
-            history.head,
+            conversation.head,
             head,
             entries=tuple(entry.record for entry in written),
             settings=None if settings is None else settings.to_json(),
@@ -69,29 +69,29 @@ class Edit:
         try:
             await self._store.commit(self._hold.lease, change)
         except BaseException:
-            history.discard()  # it may have gone through: what is stored is read again
+            conversation.roll_back()  # it may have gone through: what is stored is read again
             raise
-        history.stage(written)
-        history.committed(change)
+        conversation.stage(written)
+        conversation.committed(change)
 
     async def append(self, messages: Sequence[Any]) -> None:
         """Messages behind the history: all are checked first, then all are written or none. Raises `InvalidHistory`."""
-        history = self._history
-        with given(InvalidHistory):
-            last, ids = history.last, history.tool_ids
+        conversation = self._conversation
+        with caller_errors(InvalidHistory):
+            last, ids = conversation.last, conversation.tool_ids
             previous = [] if last is None else [{"role": last.role, "content": last.content}]
-            found = check_history(messages, previous, count=len(history.entries), ids=ids)
+            found = check_history(messages, previous, count=len(conversation.entries), ids=ids)
         written = self._chained(found)
-        if any(has_thinking(message["content"]) for message in found) and not history.settings.foreign:
-            settings = replace(history.settings, foreign=True)
+        if any(has_thinking(message["content"]) for message in found) and not conversation.settings.foreign:
+            settings = replace(conversation.settings, foreign=True)
             await self.commit(written=written, settings=settings)
-            history.use(settings)
+            conversation.use(settings)
         else:
             await self.commit(written=written)
 
     def _chained(self, messages: Sequence[dict[str, Any]]) -> list[Written]:
-        last, written = self._history.last, list[Written]()
-        context = self._history.settings.context
+        last, written = self._conversation.last, list[Written]()
+        context = self._conversation.settings.context
         for message in messages:
             content, _ = lift_marks(message["content"])
             pinned = [dict(block) for block in context]
@@ -104,43 +104,43 @@ class Edit:
 
     async def rewind(self, to: str | None) -> None:
         """The head moves back to an entry of the chain (`None`: before the first). Raises `Conflict`."""
-        history, depth = self._history, self._history.position(to)
+        conversation, depth = self._conversation, self._conversation.position(to)
         if depth < 0:
-            raise Conflict(f"entry {to} is not on the chain of session {history.record.id}: see session.entries")
-        if history.settings.unbound > depth:
-            settings = replace(history.settings, unbound=depth)
+            raise Conflict(f"entry {to} is not on the chain of session {conversation.record.id}: see session.entries")
+        if conversation.settings.unbound > depth:
+            settings = replace(conversation.settings, unbound=depth)
             await self.move(to, settings)
-            history.use(settings)
+            conversation.use(settings)
         else:
             await self.move(to)
 
     async def instruct(self, text: Any) -> None:
         """Instructions of the operator, to go out with the next request."""
-        settings = self._history.settings
+        settings = self._conversation.settings
         settings = replace(settings, instructions=(*settings.instructions, text))
         await self.commit(settings=settings)
-        self._history.adopt(settings)
+        self._conversation.adopt(settings)
 
     async def healing(self, work: Callable[[], Awaitable[T]]) -> T:
         """The result; where thinking turns out to be bound to another prefix, that is stored and it is tried again."""
         try:
             return await work()
         except ModelError as error:
-            settings = without_foreign_thinking(self._history, error)
+            settings = without_foreign_thinking(self._conversation, error)
             if settings is None:
                 raise
         await self.commit(settings=settings)
-        self._history.use(settings)
+        self._conversation.use(settings)
         return await work()
 
 
 @asynccontextmanager
-async def editing(store: Store, clock: Clock, leases: Leases, history: History) -> AsyncIterator[Edit]:
+async def editing(store: Store, clock: Clock, leases: Leases, conversation: Conversation) -> AsyncIterator[Edit]:
     """The lease and the newest state of a conversation, for a change without a turn."""
     with storage_errors():
-        async with leases.hold(history.record.id) as hold:
-            await history.refresh(hold.lease)
-            yield Edit(store, clock, history, hold)
+        async with leases.hold(conversation.record.id) as hold:
+            await conversation.catch_up(hold.lease)
+            yield Edit(store, clock, conversation, hold)
 
 
 def message_list(messages: Any) -> list[Any]:
@@ -156,5 +156,5 @@ def check_instruction(text: Any) -> None:
     """Raises `ConfigurationError` for blank text, and for what is no text."""
     if not isinstance(text, str) or not text.strip():
         raise ConfigurationError(f"text must be some text that is not blank, not {shown(text)}")
-    with given():
+    with caller_errors():
         encode([{"type": "text", "text": text}], where="text")

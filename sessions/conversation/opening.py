@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from sessions.clock import Clock
-from sessions.conversation.conversation import History
+from sessions.conversation.conversation import Conversation
 from sessions.conversation.memory import Transcripts
 from sessions.conversation.recent_calls import RECENT_CALLS
 from sessions.core.plan import Warmth
@@ -47,17 +47,17 @@ class Conversations:
         check_owner(stored.record, owner)
         return stored
 
-    async def open(self, id: str, toolbox: Toolbox) -> History:
+    async def open(self, id: str, toolbox: Toolbox) -> Conversation:
         """A conversation with these tools bound. Raises `storage.SessionMissing`."""
         return await self.loaded(await self._read(id), toolbox)
 
-    async def loaded(self, stored: Stored, toolbox: Toolbox) -> History:
+    async def loaded(self, stored: Stored, toolbox: Toolbox) -> Conversation:
         """The conversation that has just been read, or made."""
-        history = History(self._store, stored.record, self._endpoint, self.memory, self._warmth, toolbox)
-        await history.take(stored)
-        return history
+        conversation = Conversation(self._store, stored.record, self._endpoint, self.memory, self._warmth, toolbox)
+        await conversation.take(stored)
+        return conversation
 
-    async def fork(self, source: History, at: str | None, *, id: str | None = None) -> History:
+    async def fork(self, source: Conversation, at: str | None, *, id: str | None = None) -> Conversation:
         """A second conversation that shares the history up to entry `at`, or (`None`) starts before the first one.
 
         What the source knows to be warm the branch knows too. Raises `Conflict` if the source's tree has no such entry,

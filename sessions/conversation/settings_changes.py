@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sessions.conversation.conversation import History
+from sessions.conversation.conversation import Conversation
 from sessions.core.cache import THINKING, text_of
 from sessions.core.plan import lost_tokens
 from sessions.core.profiles import Profile
@@ -82,11 +82,13 @@ def check_tools(settings: Settings, toolbox: Toolbox) -> None:
 _WAYS_OUT = "give the same tools as on create, or pass rebase=True to store these (the prefix is then billed again)"
 
 
-def prefix_change(history: History, new: Settings, broken: Sequence[str], *, unbinds: bool, now: float) -> PrefixChange:
+def prefix_change(
+    conversation: Conversation, new: Settings, broken: Sequence[str], *, unbinds: bool, now: float
+) -> PrefixChange:
     """What a change of settings costs. `broken`: what differs and is part of the cached prefix; `unbinds`: whether
     thinking is lost with it."""
-    prompt = history.new_prompt(new, history.entries)
-    tokens = lost_tokens(history.prompt, prompt, history.recent.warmth, now)
+    prompt = conversation.new_prompt(new, conversation.entries)
+    tokens = lost_tokens(conversation.prompt, prompt, conversation.recent.warmth, now)
     price = f"makes about {tokens} cached tokens be billed again" if tokens else "breaks the cached prefix"
     also = ", and earlier thinking, which is bound to it, is no longer shown to the model" if unbinds else ""
     return PrefixChange(
@@ -95,12 +97,12 @@ def prefix_change(history: History, new: Settings, broken: Sequence[str], *, unb
     )
 
 
-def without_foreign_thinking(history: History, error: ModelError) -> Settings | None:
+def without_foreign_thinking(conversation: Conversation, error: ModelError) -> Settings | None:
     """The settings to try again with where the API says that thinking belongs to another conversation; else `None`.
 
     From then on it is asked to drop such blocks. The change is to be stored, so that it is made once
     (preserved-thinking page, September 2026).
     """
-    if history.settings.foreign or not belongs_elsewhere(error):
+    if conversation.settings.foreign or not belongs_elsewhere(error):
         return None
-    return replace(history.settings, foreign=True)
+    return replace(conversation.settings, foreign=True)

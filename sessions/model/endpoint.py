@@ -11,7 +11,7 @@ from sessions.core.profiles import Profile, nearest_models, profile_for
 from sessions.core.settings import Settings
 from sessions.model.client import ModelClient
 from sessions.model.profile_file import SIMULATOR, read_profile
-from sessions.translate import given
+from sessions.translate import caller_errors
 
 
 class Endpoint:
@@ -43,7 +43,7 @@ class Endpoint:
         The user's own call must call the one that calls this, so that the warning names its line.
         """
         self._client.check_params(settings.params or {})
-        with given():
+        with caller_errors():
             check_acceptable(settings, self._client.base_url)
         self._check_measured()
         profile = self.profile_of(settings.model)

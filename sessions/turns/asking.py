@@ -25,7 +25,7 @@ from sessions.turns import states
 from sessions.turns.compaction import make_room, obstacle, room_before
 from sessions.turns.outcome import Event, Outcome, Step
 from sessions.turns.stopping import Stop
-from sessions.turns.writer import CANCELLED, Books
+from sessions.turns.writer import CANCELLED, TurnWriter
 
 
 class Asking:
@@ -34,40 +34,40 @@ class Asking:
     `streams`: somebody reads the events. `branches` as in `Options`.
     """
 
-    def __init__(self, runtime: Runtime, books: Books, stop: Stop, *, streams: bool, branches: bool) -> None:
-        self._runtime, self._books, self._stop = runtime, books, stop
+    def __init__(self, runtime: Runtime, writer: TurnWriter, stop: Stop, *, streams: bool, branches: bool) -> None:
+        self._runtime, self._writer, self._stop = runtime, writer, stop
         self._streams, self._branches = streams, branches
-        self._history = books.history
+        self._conversation = writer.conversation
         self._calls = 0
         self._compacts = True  # until an attempt fails: each may be paid for
         self.own_marks: tuple[Where, ...] = ()
 
     def _plan(self) -> Plan:
-        history = self._history
-        at = self._runtime.forecaster.circumstances(history, self._books.now(), self.own_marks)
-        return make_plan(history.prompt, history.recent.warmth, at)
+        conversation = self._conversation
+        at = self._runtime.forecaster.circumstances(conversation, self._writer.now(), self.own_marks)
+        return make_plan(conversation.prompt, conversation.recent.warmth, at)
 
     def _request(self, passage: Passage) -> Request:
-        history, plan = self._history, passage.plan
-        prompt = history.prompt
+        conversation, plan = self._conversation, passage.plan
+        prompt = conversation.prompt
         body = render(prompt, plan.marks)
         if prompt.profile.diagnostics and self._runtime.limits.diagnostics:
             body["diagnostics"] = {"previous_message_id": self._previous_message()}
         return Request(
-            id=self._books.new_id(),
+            id=self._writer.new_id(),
             kind="turn",
             body=body,
             plan=plan,
-            planned=self._books.now(),
-            asked_from=history.last.id if history.last else None,
+            planned=self._writer.now(),
+            asked_from=conversation.last.id if conversation.last else None,
             prompt_tokens=prompt.total,
             waited=passage.waited,
         )
 
     def _previous_message(self) -> str | None:
-        for entry in reversed(self._history.entries):
+        for entry in reversed(self._conversation.entries):
             if entry.role == "assistant":
-                return entry.message_id if entry.model == self._history.settings.model else None
+                return entry.message_id if entry.model == self._conversation.settings.model else None
         return None
 
     async def once(self) -> AsyncGenerator[Event | Step | Outcome]:
@@ -78,7 +78,7 @@ class Asking:
             )
         self._calls += 1
         await self.prepare()
-        passage = await self._stop.unless(self._go_first_or_wait)
+        passage = await self._stop.run_unless_stopped(self._go_first_or_wait)
         if passage is None:
             return  # stopped while it waited: the turn's loop closes it
         try:
@@ -94,23 +94,23 @@ class Asking:
             return
         if self._stop.pressed and not request.incoming.ended:
             await self._keep_partial(request.incoming)
-            yield self._books.outcome(CANCELLED)
+            yield self._writer.outcome(CANCELLED)
             return
         call, outcome = await self.receive(request.incoming)
         if outcome is not None:
             yield outcome
             return
-        entry = self._history.last
+        entry = self._conversation.last
         assert entry is not None
         yield Step("reply", list(entry.content), entry, entry.stop_reason, call)
 
     async def _write_down(self, passage: Passage) -> Request:
         """The request, stored as the call in flight before it is sent."""
         request = self._request(passage)
-        self._books.send(request)
-        self._books.row = states.after(self._books.row, "asks", call=request.stored)
-        await self._books.commit(turn=self._books.row)
-        self._runtime.requests.start(request, self._history, self._books.span)
+        self._writer.send(request)
+        self._writer.row = states.after(self._writer.row, "asks", call=request.stored)
+        await self._writer.commit(turn=self._writer.row)
+        self._runtime.requests.start(request, self._conversation, self._writer.span)
         return request
 
     async def prepare(self) -> None:
@@ -118,38 +118,38 @@ class Asking:
 
         Where the session was created with compact="auto", a summary makes room, at most one attempt a turn that fails.
         """
-        instructions = self._history.settings.instructions
-        if instructions and (last := self._history.last) is not None and last.role != "assistant":
-            self._books.stage_instructions(instructions)
-            self._history.adopt(replace(self._history.settings, instructions=()))
-            self._books.settings = self._history.settings.to_json()
-        if self._history.settings.compact == "auto" and self._compacts:
-            await self._stop.unless(self._make_room)
+        instructions = self._conversation.settings.instructions
+        if instructions and (last := self._conversation.last) is not None and last.role != "assistant":
+            self._writer.stage_instructions(instructions)
+            self._conversation.adopt(replace(self._conversation.settings, instructions=()))
+            self._writer.settings = self._conversation.settings.to_json()
+        if self._conversation.settings.compact == "auto" and self._compacts:
+            await self._stop.run_unless_stopped(self._make_room)
 
     async def _make_room(self) -> None:
-        count = room_before(self._history)
-        if count is None or obstacle(self._history.settings, self._history.prompt.profile) is not None:
+        count = room_before(self._conversation)
+        if count is None or obstacle(self._conversation.settings, self._conversation.prompt.profile) is not None:
             return
-        self._compacts = await make_room(self._runtime, self._books, count)
+        self._compacts = await make_room(self._runtime, self._writer, count)
         if self._compacts:
             self.own_marks = tuple(mark._replace(message=mark.message - count + 1) for mark in self.own_marks)
 
     async def _go_first_or_wait(self) -> Passage:
         """The way through the gate. Who has to wait there has its words stored before."""
-        minimum = 1 if self._branches else self._history.prompt.profile.minimum_tokens
+        minimum = 1 if self._branches else self._conversation.prompt.profile.minimum_tokens
         self._branches = False  # what comes after the first answer is this branch's own
-        return await self._runtime.gate.enter(self._plan, minimum, lambda: self._books.commit(turn=self._books.row))
+        return await self._runtime.gate.enter(self._plan, minimum, lambda: self._writer.commit(turn=self._writer.row))
 
     async def _asks_to_drop(self, error: ModelError) -> bool:
         """True: it was refused for thinking of another conversation, which the API is from now on asked to drop."""
-        settings = without_foreign_thinking(self._history, error)
+        settings = without_foreign_thinking(self._conversation, error)
         if settings is None:
             return False
         self._calls -= 1  # the request that is healed is no step of the turn
-        record = self._books.failed_call(error)
-        self._books.row = states.after(self._books.row, "asks")
-        await self._books.commit(turn=self._books.row, calls=record, settings=settings.to_json())
-        self._history.use(settings)
+        record = self._writer.failed_call(error)
+        self._writer.row = states.after(self._writer.row, "asks")
+        await self._writer.commit(turn=self._writer.row, calls=record, settings=settings.to_json())
+        self._conversation.use(settings)
         return True
 
     async def _listen(self, request: Request, passage: Passage) -> AsyncGenerator[Any]:
@@ -157,15 +157,15 @@ class Asking:
         incoming, requests = request.incoming, self._runtime.requests
         async with self._keeping(incoming), AsyncExitStack() as stack:
             stream = requests.stream(request, typed=self._streams)
-            events = await self._stop.unless(lambda: stack.enter_async_context(stream))
+            events = await self._stop.run_unless_stopped(lambda: stack.enter_async_context(stream))
             while events is not None and not self._stop.pressed:
-                event = await self._stop.unless(lambda: anext(events, None))
+                event = await self._stop.run_unless_stopped(lambda: anext(events, None))
                 if event is None:
                     return
                 if request.first_event is None:
                     requests.begun(request)
                 if incoming.started and not passage.is_open:
-                    self._history.recent.warmth.learn(
+                    self._conversation.recent.warmth.learn(
                         request.plan.marks, request.plan.hit, incoming.usage, request.started
                     )
                     await passage.opened()
@@ -173,7 +173,7 @@ class Asking:
 
     async def receive(self, incoming: Incoming) -> tuple[Call, Outcome | None]:
         """Decides what a reply means and stores it; an `Outcome` where it is not appended and ends the turn."""
-        reason, content = incoming.stop_reason, _unique_ids(incoming.reply, self._history.tool_ids)
+        reason, content = incoming.stop_reason, _unique_ids(incoming.reply, self._conversation.tool_ids)
         if reason is None:
             raise ModelError("the answer ended early, without a stop reason; resume() asks again", retryable=True,
                              request_id=incoming.request_id)  # fmt: skip
@@ -188,7 +188,7 @@ class Asking:
         """Raises `ModelError` where a limit was reached before the answer had begun."""
         if reason == "max_tokens":
             raise ModelError(
-                f"max_tokens ({self._history.settings.max_tokens}) was reached before the answer began: "
+                f"max_tokens ({self._conversation.settings.max_tokens}) was reached before the answer began: "
                 "raise it with update(max_tokens=…), then resume()",
                 request_id=incoming.request_id,
             )
@@ -208,7 +208,7 @@ class Asking:
 
     def _unfinished(self, name: str, reason: str) -> str:
         if reason == "max_tokens":
-            limit = self._history.settings.max_tokens
+            limit = self._conversation.settings.max_tokens
             return (
                 f"max_tokens ({limit}) was reached inside the call of tool {name!r}: "
                 "raise it with update(max_tokens=…), then resume()"
@@ -216,57 +216,57 @@ class Asking:
         return f"the model's call of tool {name!r} came without a readable input object; resume() asks again"
 
     async def _append(self, incoming: Incoming, content: list[dict[str, Any]], reason: str) -> Call:
-        books = self._books
+        writer = self._writer
         written = self._made(incoming, content, reason, output_tokens=incoming.usage.output)
-        record = books.record("ok", reply=written.entry.id)
-        books.add(written)
-        step = next_step(self._history.entries, {}, by_caller=self._history.by_caller)
+        record = writer.record("ok", reply=written.entry.id)
+        writer.add(written)
+        step = next_step(self._conversation.entries, {}, by_caller=self._conversation.by_caller)
         is_last = isinstance(step, Finished)
-        ended = books.now() if is_last else None
-        books.row = states.answered(books.row, reply=record.entry, stop_reason=reason, ended=ended)
-        after = self._runtime.forecaster.due(self._history, books.calls[-1])
-        await books.commit(turn=books.row, calls=(record,), tend_after=after, release=is_last)
+        ended = writer.now() if is_last else None
+        writer.row = states.answered(writer.row, reply=record.entry, stop_reason=reason, ended=ended)
+        after = self._runtime.forecaster.due(self._conversation, writer.calls[-1])
+        await writer.commit(turn=writer.row, calls=(record,), tend_after=after, release=is_last)
         self._runtime.schedule.wake(after)
-        return books.calls[-1]
+        return writer.calls[-1]
 
     async def _end_without(self, content: list[dict[str, Any]], reason: str) -> tuple[Call, Outcome]:
         """A refusal or an empty answer is never appended, and ends the turn where it stands.
 
         The words leave the chain (they stay readable) where the model declines them: in the first request.
         """
-        books = self._books
-        is_declined = reason == "refusal" and books.row.reply is None
-        record = books.record("ok")
-        books.row = states.ended(books.row, reason, books.now(), reply=None, result=self._history.head)
+        writer = self._writer
+        is_declined = reason == "refusal" and writer.row.reply is None
+        record = writer.record("ok")
+        writer.row = states.ended(writer.row, reason, writer.now(), reply=None, result=self._conversation.head)
         if is_declined:
-            await books.withdraw((record,))
+            await writer.withdraw((record,))
         else:
-            await books.commit(turn=books.row, calls=(record,))
-        return books.calls[-1], books.outcome(reason, content)
+            await writer.commit(turn=writer.row, calls=(record,))
+        return writer.calls[-1], writer.outcome(reason, content)
 
     async def _keep_partial(self, incoming: Incoming) -> None:
         """The user pressed stop: finished blocks and the text so far are the reply; thinking alone is not kept."""
         content = incoming.partial()
         written = None if is_empty_reply(content) else self._made(incoming, content, CANCELLED)
         reply = written.entry.id if written is not None else None
-        self._runtime.client.cut_short(incoming, self._history.prompt.profile)
-        record = self._books.record("cancelled", reply=reply, error="stopped by the user")
+        self._runtime.client.cut_short(incoming, self._conversation.prompt.profile)
+        record = self._writer.record("cancelled", reply=reply, error="stopped by the user")
         if written is not None:
-            self._books.add(written)
-        await self._books.stopped((record,), reply=reply)
+            self._writer.add(written)
+        await self._writer.stopped((record,), reply=reply)
 
     def _made(self, incoming: Incoming, content: list[dict[str, Any]], reason: str, **facts: Any) -> Written:
         """The entry of a reply whose call is still under way. Raises `ModelError` for what is no JSON text."""
-        assert self._books.request is not None
+        assert self._writer.request is not None
         facts |= {
             "stop_reason": reason,
             "prompt_tokens": incoming.prompt_tokens or None,
-            "model": self._history.settings.model,
+            "model": self._conversation.settings.model,
             "message_id": incoming.message_id,
-            "call": self._books.request.id,
+            "call": self._writer.request.id,
         }
         try:
-            return self._books.made("assistant", content, **facts)
+            return self._writer.made("assistant", content, **facts)
         except Malformed as error:  # half of a surrogate pair
             text = f"the answer cannot be stored ({error}); resume() asks again"
             raise ModelError(text, retryable=True, request_id=incoming.request_id) from error

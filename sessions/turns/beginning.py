@@ -17,7 +17,7 @@ from sessions.runtime import Runtime
 from sessions.turns import states
 from sessions.turns.outcome import Outcome
 from sessions.turns.tool_round import InDoubt, ToolRound
-from sessions.turns.writer import Books
+from sessions.turns.writer import TurnWriter
 from storage import Store, TurnRecord
 
 
@@ -49,13 +49,13 @@ class Beginning:
     def __init__(
         self,
         runtime: Runtime,
-        books: Books,
+        writer: TurnWriter,
         tools: ToolRound,
         content: list[dict[str, Any]] | None,
         options: Options,
     ) -> None:
-        self._runtime, self._store, self._books, self._tools = runtime, runtime.store, books, tools
-        self.history = books.history
+        self._runtime, self._store, self._writer, self._tools = runtime, runtime.store, writer, tools
+        self.conversation = writer.conversation
         self._content: list[dict[str, Any]] | None = None
         self._marked: tuple[int, ...] = ()
         if content is not None:
@@ -76,7 +76,7 @@ class Beginning:
 
         Raises `SessionsError` where it was given up, `ConfigurationError` for words that cannot follow.
         """
-        found, open_turn = await self.found(), await self.history.open_turn()
+        found, open_turn = await self.found(), await self.conversation.open_turn()
         point = states.resume_point(found, open_turn, recovering=self._options.recovering)
         if point == "stored":
             assert found is not None
@@ -92,50 +92,54 @@ class Beginning:
         ended = await self._ended_here()
         if self._content is None and self._is_finished(journal, ended):
             if open_turn is not None:
-                await self._books.commit(turn=states.ended(open_turn, open_turn.stop_reason, self._books.now()))
+                await self._writer.commit(turn=states.ended(open_turn, open_turn.stop_reason, self._writer.now()))
             return False
-        await self._runtime.forecaster.learn_owner(self.history.record.owner)
-        self._accepted = max(self.history.answered, self.history.position(ended))
+        await self._runtime.forecaster.learn_owner(self.conversation.record.owner)
+        self._accepted = max(self.conversation.answered, self.conversation.position(ended))
         await self._go_on(open_turn if self._content is None else found)
         return True
 
     async def _settled(self, open_turn: TurnRecord, *, goes_on: bool) -> TurnRecord:
         """A worker left this turn: what it had under way is in the ledger, and what becomes of it is written."""
         recovering = self._options.recovering
-        row = states.taken_up(open_turn, self._books.now(), goes_on=goes_on, recovering=recovering)
-        row = await self._books.settle(row)
+        row = states.taken_up(open_turn, self._writer.now(), goes_on=goes_on, recovering=recovering)
+        row = await self._writer.settle(row)
         if recovering and row.state == "interrupted":
             raise SessionsError(states.TOO_OFTEN)
         return row
 
     async def _go_on(self, known: TurnRecord | None) -> None:
         """The turn's row, for the next commit, and its words where the chain does not hold them."""
-        continued = known is not None and known.entry is not None and self.history.position(known.entry) > 0
+        continued = known is not None and known.entry is not None and self.conversation.position(known.entry) > 0
         known = known if continued or self._content is not None else None
         words = None if continued else self._content
-        self._books.begin(self._row(known, {} if words is None else self._stage_words(words)))
+        self._writer.begin(self._row(known, {} if words is None else self._stage_words(words)))
         if continued:
-            rows = await self._store.calls(self.history.record.id)
-            self._books.calls = [Call.of(row) for row in rows if row.turn == self._books.row.id]
+            rows = await self._store.calls(self.conversation.record.id)
+            self._writer.calls = [Call.of(row) for row in rows if row.turn == self._writer.row.id]
         if words is not None:
             self._note_gap()
 
     def idle(self) -> float:
         """Seconds since the last request of this conversation; 0 before the first."""
-        return 0.0 if self.history.recent.asked is None else max(0.0, self._books.now() - self.history.recent.asked)
+        return (
+            0.0
+            if self.conversation.recent.asked is None
+            else max(0.0, self._writer.now() - self.conversation.recent.asked)
+        )
 
     def _note_gap(self) -> None:
         """The time since the last request, and what the caller knows of the next: the forecast stands on them."""
-        gaps = replace(self.history.gaps, told=self._options.expected_gap)
-        if self.history.recent.asked is not None:
+        gaps = replace(self.conversation.gaps, told=self._options.expected_gap)
+        if self.conversation.recent.asked is not None:
             gaps = gaps.plus(self.idle())
-        self._books.gaps = self.history.note(gaps)
+        self._writer.gaps = self.conversation.note(gaps)
 
     async def found(self) -> TurnRecord | None:
         """The turn that was sent with this idempotency key. Raises `ConfigurationError` where it had other words."""
         if not self._options.key:
             return None
-        found = await self._store.turn(self.history.record.id, key=self._options.key)
+        found = await self._store.turn(self.conversation.record.id, key=self._options.key)
         if found is not None and found.digest != self._digest:
             raise ConfigurationError(
                 f"idempotency_key {self._options.key!r} was used with other content: choose a new key"
@@ -144,75 +148,77 @@ class Beginning:
 
     def _is_finished(self, journal: dict[int, ToolRecord], ended: str | None) -> bool:
         """Whether nothing is left to do: the chain says so, or the newest turn ended where it ends (`ended`)."""
-        step = next_step(self.history.entries, journal, by_caller=self.history.by_caller)
-        return isinstance(step, Finished) or (ended is not None and ended == self.history.head)
+        step = next_step(self.conversation.entries, journal, by_caller=self.conversation.by_caller)
+        return isinstance(step, Finished) or (ended is not None and ended == self.conversation.head)
 
     def _row(self, known: TurnRecord | None, places: Mapping[str, str | None]) -> TurnRecord:
         """The turn's row as it begins, or begins again; `places`: `base` and `entry` of words that are new."""
-        token = self._books.hold.lease.token
+        token = self._writer.hold.lease.token
         if known is not None:
             return states.continued(known, token, recovering=self._options.recovering, places=places)
-        record = self.history.record
+        record = self.conversation.record
         return states.new(
-            self._books.new_id(),
+            self._writer.new_id(),
             record.id,
             record.totals.turns + 1,
-            started=self._books.now(),
+            started=self._writer.now(),
             token=token,
             key=self._options.key,
             digest=self._digest,
-            base=places["base"] if places else self._ground(),
+            base=places["base"] if places else self._before_turn(),
             entry=places.get("entry"),
         )
 
     async def _ended_here(self) -> str | None:
         """The entry behind the newest reply at which the newest turn ended for good: stopped, declined, or silent."""
-        if self.history.answered == len(self.history.entries):
+        if self.conversation.answered == len(self.conversation.entries):
             return None
-        newest = await self._store.turns(self.history.record.id, limit=1)
+        newest = await self._store.turns(self.conversation.record.id, limit=1)
         return newest[0].result if newest and states.is_over(newest[0]) else None
 
-    def _ground(self) -> str | None:
+    def _before_turn(self) -> str | None:
         """Where the head goes back to if the turn fails for its content: before all words that were never accepted."""
-        accepted = self.history.entries[: self._accepted]
+        accepted = self.conversation.entries[: self._accepted]
         return accepted[-1].id if accepted else None
 
     def _stage_words(self, words: list[dict[str, Any]]) -> dict[str, str | None]:
         """The user's words behind the chain, with what they leave open closed before them; what their row says."""
         self._check_results(words)
-        history = self.history
-        while (last := history.last) is not None and last.stop_reason == "pause_turn":
-            history.drop_last()  # the paused reply leaves the chain with the commit of the words
+        conversation = self.conversation
+        while (last := conversation.last) is not None and last.stop_reason == "pause_turn":
+            conversation.withdraw_last()  # the paused reply leaves the chain with the commit of the words
         waiting: list[str] = []
-        while (last := history.last) is not None and last.role == "system":
+        while (last := conversation.last) is not None and last.role == "system":
             waiting[:0] = [str(block.get("text")) for block in last.content]  # they go behind the newest words again
-            history.drop_last()
-        ground = self._ground()
+            conversation.withdraw_last()
+        before_turn = self._before_turn()
         content = self._closed(last, words) if last is not None and last.role == "assistant" else words
-        if last is None and history.settings.context:
-            content = [*history.settings.context, *content]
+        if last is None and conversation.settings.context:
+            content = [*conversation.settings.context, *content]
         marked = [words[index] for index in self._marked]
         self.own_marks = tuple(
-            Where("messages", len(history.entries), index)
+            Where("messages", len(conversation.entries), index)
             for index, block in enumerate(content)
             if any(block is one for one in marked)
         )
-        written = self._books.stage("user", content)
-        self._books.stage_instructions(waiting)
-        return {"base": ground, "entry": written.entry.id}
+        written = self._writer.stage("user", content)
+        self._writer.stage_instructions(waiting)
+        return {"base": before_turn, "entry": written.entry.id}
 
     def _check_results(self, words: list[dict[str, Any]]) -> None:
         """Refuses results that answer no open call, and some without the others, before anything changes."""
         given = [str(one["tool_use_id"]) for one in words if one["type"] == "tool_result"]
         if not given:
             return
-        spoken = (e for e in reversed(self.history.entries) if e.stop_reason != "pause_turn" and e.role != "system")
+        spoken = (
+            e for e in reversed(self.conversation.entries) if e.stop_reason != "pause_turn" and e.role != "system"
+        )
         last = next(spoken, None)
         open_calls = tool_calls(last.content) if last is not None and last.role == "assistant" else []
         ids = {str(block["id"]) for block in open_calls}
         if unknown := [id for id in given if id not in ids]:
             raise ConfigurationError(f"tool_result {unknown[0]} answers no open tool call of this session")
-        theirs = [str(block["id"]) for block in open_calls if block["name"] in self.history.by_caller]
+        theirs = [str(block["id"]) for block in open_calls if block["name"] in self.conversation.by_caller]
         if missing := [id for id in theirs if id not in given]:
             raise ConfigurationError(
                 f"there is no tool_result for {', '.join(missing)}: hand in the results of all open calls together "

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 
 from sessions.background import log
-from sessions.conversation.conversation import History
+from sessions.conversation.conversation import Conversation
 from sessions.conversation.entries import make_entry
 from sessions.core.incoming import Incoming
 from sessions.core.plan import make_plan, render
@@ -26,7 +26,7 @@ from sessions.errors import ConfigurationError, ModelError
 from sessions.ledger import Call
 from sessions.runtime import Runtime
 from sessions.turns import states
-from sessions.turns.writer import Books
+from sessions.turns.writer import TurnWriter
 from storage import CallRecord, Change, Lease, PromptRecord, TurnRecord
 
 _KEPT = ("stop_reason", "output_tokens", "model", "message_id", "call")
@@ -41,22 +41,22 @@ def obstacle(settings: Settings, profile: Profile) -> str | None:
     return None
 
 
-def _open_end(history: History) -> str | None:
+def _open_end(conversation: Conversation) -> str | None:
     """Why this conversation cannot be compacted as a whole just now, or `None`."""
-    last = history.last
-    if last is None or (len(history.entries) == 1 and last.stop_reason == "compaction"):
+    last = conversation.last
+    if last is None or (len(conversation.entries) == 1 and last.stop_reason == "compaction"):
         return "there is nothing to summarize yet"
     return None if _is_closed(last) else "the last turn is not finished: call resume() first"
 
 
-def room_before(history: History) -> int | None:
+def room_before(conversation: Conversation) -> int | None:
     """How many entries a compaction would replace so that the next reply fits into the window again.
 
     `None` where it fits already, or where that does not help: a turn under way stays as it is, so the summary can
     stand for what lies before it only. Sizes are tokens, measured where known.
     """
-    prompt, entries = history.prompt, history.entries
-    excess = prompt.total + history.settings.max_tokens - prompt.profile.window
+    prompt, entries = conversation.prompt, conversation.entries
+    excess = prompt.total + conversation.settings.max_tokens - prompt.profile.window
     if excess <= 0:
         return None
     closed = next((n for n in range(len(entries), 0, -1) if _is_closed(entries[n - 1])), 0)
@@ -69,66 +69,72 @@ def _is_closed(entry: Entry) -> bool:
     return entry.role == "assistant" and not tool_calls(entry.content) and entry.stop_reason != "pause_turn"
 
 
-async def compact(runtime: Runtime, history: History, lease: Lease) -> Call:
+async def compact(runtime: Runtime, conversation: Conversation, lease: Lease) -> Call:
     """Asks for the summary and makes it the head, in one commit. The caller holds the session and has refreshed it."""
-    reason = obstacle(history.settings, history.prompt.profile) or _open_end(history)
+    reason = obstacle(conversation.settings, conversation.prompt.profile) or _open_end(conversation)
     if reason is not None:
         raise ConfigurationError(f"this conversation cannot be compacted: {reason}")
-    row, incoming = await _summarize(runtime, history, len(history.entries))
-    made = _made(history, lease, row, incoming)
+    row, incoming = await _summarize(runtime, conversation, len(conversation.entries))
+    made = _made(conversation, lease, row, incoming)
     try:
         await runtime.store.commit(
             lease, replace(made.change, turn=made.turn, calls=(made.call,), prompts=made.prompts)
         )
     finally:
-        history.discard()
-    await history.refresh()
+        conversation.roll_back()
+    await conversation.catch_up()
     return Call.of(made.call)
 
 
-async def make_room(runtime: Runtime, books: Books, count: int) -> bool:
+async def make_room(runtime: Runtime, writer: TurnWriter, count: int) -> bool:
     """The same within a turn: a summary takes the place of the first `count` entries, and the turn goes on behind it.
 
     What it cost is written down before the head moves: one commit moves the head and names the turn's entries anew.
     False where no summary came: then nothing has changed.
     """
-    history = books.history
-    await books.commit(turn=books.row)
+    conversation = writer.conversation
+    await writer.commit(turn=writer.row)
     try:
-        row, incoming = await _summarize(runtime, history, count)
+        row, incoming = await _summarize(runtime, conversation, count)
     except ModelError as error:  # the window may still hold the next request
-        log.warning("session %s could not be compacted: %s", history.record.id, error)
+        log.warning("session %s could not be compacted: %s", conversation.record.id, error)
         return False
     with anyio.CancelScope(shield=True):
-        made = _made(history, books.hold.lease, row, incoming, history.entries[count:])
-        lease = books.hold.lease
-        paid = Change(history.head, history.head, turn=made.turn, calls=(made.call,), prompts=made.prompts,
+        made = _made(conversation, writer.hold.lease, row, incoming, conversation.entries[count:])
+        lease = writer.hold.lease
+        paid = Change(conversation.head, conversation.head, turn=made.turn, calls=(made.call,), prompts=made.prompts,
                       updated_at=made.change.updated_at)  # fmt: skip
-        moved = states.renamed(books.row, made.renamed)
+        moved = states.renamed(writer.row, made.renamed)
         try:
             await runtime.store.commit(lease, paid)
             await runtime.store.commit(lease, replace(made.change, turn=moved))
         finally:
-            history.discard()
-        await history.refresh()
-        books.row = moved
+            conversation.roll_back()
+        await conversation.catch_up()
+        writer.row = moved
     return True
 
 
-async def _summarize(runtime: Runtime, history: History, count: int) -> tuple[CallRecord, Incoming]:
+async def _summarize(runtime: Runtime, conversation: Conversation, count: int) -> tuple[CallRecord, Incoming]:
     """The request that summarizes the first `count` entries: its row of the ledger and its answer."""
-    entries, requests = history.entries, runtime.requests
-    prompt = history.prompt if count == len(entries) else history.new_prompt(history.settings, entries[:count])
-    plan = make_plan(prompt, history.recent.warmth, runtime.forecaster.circumstances(history, runtime.clock.now()))
-    body = _body(history.settings, render(prompt, plan.marks))
+    entries, requests = conversation.entries, runtime.requests
+    prompt = (
+        conversation.prompt
+        if count == len(entries)
+        else conversation.new_prompt(conversation.settings, entries[:count])
+    )
+    plan = make_plan(
+        prompt, conversation.recent.warmth, runtime.forecaster.circumstances(conversation, runtime.clock.now())
+    )
+    body = _body(conversation.settings, render(prompt, plan.marks))
     last = entries[count - 1].id
-    async with requests.outside_of_turns(history, "compact", plan, body, asked_from=last) as request:
+    async with requests.outside_of_turns(conversation, "compact", plan, body, asked_from=last) as request:
         async with requests.stream(request) as events:
             async for _ in events:
                 if request.first_event is None:
                     requests.begun(request)
         _summary(request.incoming)
-    record, _ = requests.end(request, history, "ok")
+    record, _ = requests.end(request, conversation, "ok")
     return record, request.incoming
 
 
@@ -165,10 +171,12 @@ class _Made:
     renamed: dict[str | None, str]
 
 
-def _made(history: History, lease: Lease, row: CallRecord, incoming: Incoming, behind: Sequence[Entry] = ()) -> _Made:
+def _made(
+    conversation: Conversation, lease: Lease, row: CallRecord, incoming: Incoming, behind: Sequence[Entry] = ()
+) -> _Made:
     """The new chain: the summary, and behind it, word for word, the entries that it does not stand for."""
-    old, ended = history.settings, row.ended or row.started
-    closed = len(history.entries) - len(behind)
+    old, ended = conversation.settings, row.ended or row.started
+    closed = len(conversation.entries) - len(behind)
     # A fork of an old entry still needs to know that its thinking may not fit.
     settings = replace(old, unbound=max(0, old.unbound - closed + 1), foreign=old.foreign or old.unbound > 0)
     root = make_entry(
@@ -183,8 +191,8 @@ def _made(history: History, lease: Lease, row: CallRecord, incoming: Incoming, b
         written.append(again)
     turn = states.summary(
         uuid.uuid4().hex,
-        history.record.id,
-        history.record.totals.turns + 1,
+        conversation.record.id,
+        conversation.record.totals.turns + 1,
         started=row.started,
         ended=ended,
         token=lease.token,
@@ -192,8 +200,8 @@ def _made(history: History, lease: Lease, row: CallRecord, incoming: Incoming, b
         reply=root.entry.id,
     )
     change = Change(
-        history.head, written[-1].entry.id, entries=tuple(one.record for one in written),
+        conversation.head, written[-1].entry.id, entries=tuple(one.record for one in written),
         settings=settings.to_json(), updated_at=ended,
     )  # fmt: skip
     call = replace(row, entry=root.entry.id, turn=turn.id)
-    return _Made(change, turn, call, (history.settings_record,), renamed)
+    return _Made(change, turn, call, (conversation.settings_record,), renamed)

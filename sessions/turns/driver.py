@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 import anyio
 
-from sessions.conversation.conversation import History
+from sessions.conversation.conversation import Conversation
 from sessions.errors import SessionsError
 from sessions.lifecycle import ENDED
 from sessions.model.raw_stream import typed_event
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-class BringIn(Protocol):
+class Collect(Protocol):
     """How the reply of a request in a Message Batch is brought in; `None`: the turn is to go on in real time."""
 
-    def __call__(self, history: History, part: Part, *, wait: bool) -> Awaitable[Outcome | None]: ...
+    def __call__(self, conversation: Conversation, part: Part, *, wait: bool) -> Awaitable[Outcome | None]: ...
 
 
 class Driver:
@@ -39,8 +39,8 @@ class Driver:
     draws; the time is watched also while nobody draws.
     """
 
-    def __init__(self, runtime: Runtime, turn: Turn, bring_in: BringIn, timeout: float | None = None) -> None:
-        self.turn, self._bring_in = turn, bring_in
+    def __init__(self, runtime: Runtime, turn: Turn, collect: Collect, timeout: float | None = None) -> None:
+        self.turn, self._collect = turn, collect
         self._clock, self._background, self._timeout = runtime.clock, runtime.background, timeout
         self._lifecycle = runtime.lifecycle
         self._happening: AsyncGenerator[Event | Step | Outcome] = self._driven()
@@ -63,7 +63,7 @@ class Driver:
                 if part is None:
                     return
                 # Outside the turn's lease, which bringing the reply in needs.
-                outcome = await self._bring_in(self.turn.history, part, wait=not self.turn.has_words)
+                outcome = await self._collect(self.turn.conversation, part, wait=not self.turn.has_words)
                 if outcome is not None:
                     yield outcome
                     return

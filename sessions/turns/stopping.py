@@ -27,7 +27,7 @@ class Stop:
         if self.scope is not None:
             self.scope.cancel()
 
-    async def unless(self, work: Callable[[], Awaitable[T]]) -> T | None:
+    async def run_unless_stopped(self, work: Callable[[], Awaitable[T]]) -> T | None:
         """The result, or `None` when the user pressed stop before it or while it was waited for."""
         if not self.is_offered:
             return await work()

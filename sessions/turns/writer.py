@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from sessions.calls.request import Request
-from sessions.conversation.conversation import History
+from sessions.conversation.conversation import Conversation
 from sessions.conversation.entries import Written, make_entry
 from sessions.conversation.leases import Hold
 from sessions.core.prices import cost
@@ -31,15 +31,15 @@ CANCELLED = "cancelled"
 _MISSING = "usage is what was expected: the process ended before the reply was stored"
 
 
-class Books:
+class TurnWriter:
     """What one turn knows and writes: its row, its calls, entries and journal rows that the next commit takes along.
 
     `request` is the model call under way, or the one before it; `settings` (JSON text) are to be written with the next
     commit.
     """
 
-    def __init__(self, runtime: Runtime, history: History) -> None:
-        self._runtime, self.history = runtime, history
+    def __init__(self, runtime: Runtime, conversation: Conversation) -> None:
+        self._runtime, self.conversation = runtime, conversation
         self.hold: Hold
         self.row: TurnRecord
         self._is_row_due = False
@@ -60,7 +60,7 @@ class Books:
         to have it back costs more than a turn's plan.
         """
         self.hold.ids_given += 1
-        lease, record = self.hold.lease, self.history.record
+        lease, record = self.hold.lease, self.conversation.record
         parts = (record.tree, record.id, lease.session, lease.token, self.hold.ids_given)
         return blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
@@ -78,11 +78,11 @@ class Books:
 
     def made(self, role: Role, content: Sequence[Any], **facts: Any) -> Written:
         """What `stage` would add; `add` does."""
-        return make_entry(self.history.last, role, content, self.now(), **facts)
+        return make_entry(self.conversation.last, role, content, self.now(), **facts)
 
     def add(self, written: Written) -> Written:
         """Stages what was made."""
-        self.history.stage([written])
+        self.conversation.stage([written])
         self._pending.append(written)
         return written
 
@@ -109,21 +109,23 @@ class Books:
         """
         pending, unsaved = tuple(self._pending), tuple(self.unsaved)
         turn = self.row if turn is None and self._is_row_due else turn
-        if back and (texts := self.instructions_behind(self.history.position(head))):
-            waiting = replace(self.history.settings, instructions=(*texts, *self.history.settings.instructions))
-            self.history.adopt(waiting)
+        if back and (texts := self.instructions_behind(self.conversation.position(head))):
+            waiting = replace(
+                self.conversation.settings, instructions=(*texts, *self.conversation.settings.instructions)
+            )
+            self.conversation.adopt(waiting)
             settings = waiting.to_json()
         entries = () if back else tuple(one.record for one in pending)
-        new_head = head if back else entries[-1].id if entries else self.history.head
+        new_head = head if back else entries[-1].id if entries else self.conversation.head
         change = Change(
-            expected_head=self.history.head,
+            expected_head=self.conversation.head,
             head=new_head,
             entries=entries,
             calls=tuple(calls),
             tool_calls=unsaved,
             turn=turn,
             settings=self.settings if settings is None else settings,
-            prompts=self.history.unsaved_settings(calls),
+            prompts=self.conversation.unsaved_settings(calls),
             gaps=self.gaps,
             tend_after=tend_after,
             release=release,
@@ -135,7 +137,7 @@ class Books:
         except BaseException as error:
             if not _was_done(error):
                 self.hold.releasing = False
-                self.history.discard()
+                self.conversation.roll_back()
                 raise
             self._written(change, pending, unsaved)
             raise
@@ -143,7 +145,7 @@ class Books:
 
     def instructions_behind(self, count: int) -> tuple[str, ...]:
         """The operator's instructions behind the first `count` entries: they stay when words leave the chain."""
-        leaving = self.history.entries[count:]
+        leaving = self.conversation.entries[count:]
         return tuple(str(block.get("text")) for entry in leaving if entry.role == "system" for block in entry.content)
 
     def _written(self, change: Change, pending: Sequence[Written], unsaved: Sequence[ToolCallRecord]) -> None:
@@ -152,7 +154,7 @@ class Books:
         self.settings = None
         self._is_row_due = self._is_row_due and change.turn is None
         self.hold.released = change.release
-        self.history.committed(change)
+        self.conversation.committed(change)
         self.gaps = None
 
     async def withdraw(self, calls: Sequence[CallRecord]) -> None:
@@ -162,7 +164,7 @@ class Books:
 
     async def stopped(self, calls: Sequence[CallRecord] = (), *, reply: str | None = None) -> None:
         """The user stopped the turn at the last entry; `reply`: what is kept of an answer, where it is new."""
-        last, row = self.history.last, self.row
+        last, row = self.conversation.last, self.row
         self.row = states.stopped(
             row, CANCELLED, self.now(), result=last.id if last else None, reply=reply or row.reply
         )
@@ -181,8 +183,8 @@ class Books:
         return settled
 
     def _price(self, record: CallRecord) -> Any:
-        settings = self.history.settings
-        profile, batch = self.history.prompt.profile, record.kind == "batch"
+        settings = self.conversation.settings
+        profile, batch = self.conversation.prompt.profile, record.kind == "batch"
         return cost(Call.of(record).usage, profile, settings.params, batch=batch)
 
     def send(self, request: Request) -> None:
@@ -196,7 +198,7 @@ class Books:
         """
         assert self.request is not None
         made = self._runtime.requests.end(
-            self.request, self.history, status, turn=self.row.id, reply=reply, error=error
+            self.request, self.conversation, status, turn=self.row.id, reply=reply, error=error
         )
         return self._ended(*made, reply)
 
@@ -204,7 +206,7 @@ class Books:
         """The ledger row of the call under way, if there is one, which ends with this error."""
         if self.request is None or not self.is_asking:
             return ()
-        made = self._runtime.requests.fail(self.request, self.history, error, turn=self.row.id)
+        made = self._runtime.requests.fail(self.request, self.conversation, error, turn=self.row.id)
         return (self._ended(*made),)
 
     def _ended(self, record: CallRecord, call: Call, reply: str | None = None) -> CallRecord:
@@ -212,8 +214,8 @@ class Books:
         self.is_asking = False
         self.calls.append(call)
         self._runtime.schedule.wake(None)
-        self._runtime.forecaster.observe(self.history, call)
-        self.history.learn(call if reply is None else replace(call, entry=self.request.asked_from))
+        self._runtime.forecaster.observe(self.conversation, call)
+        self.conversation.learn(call if reply is None else replace(call, entry=self.request.asked_from))
         return record
 
     def end_spans(self) -> None:
@@ -224,7 +226,7 @@ class Books:
 
     def outcome(self, reason: str | None = None, content: list[dict[str, Any]] | None = None) -> Outcome:
         """What the turn ends with, from what is stored, or with content that is not kept."""
-        last = self.history.last
+        last = self.conversation.last
         if content is None:
             content = list(last.content) if last and last.role == "assistant" and self.row.reply == last.id else []
             reason = reason or (last.stop_reason if last else None)

@@ -13,7 +13,7 @@ import anyio
 from sessions.background import log
 from sessions.branches.batching import POLL, Batching
 from sessions.clock import monotonic
-from sessions.conversation.conversation import History
+from sessions.conversation.conversation import Conversation
 from sessions.core.settings import Settings
 from sessions.core.transcript import encode
 from sessions.errors import ModelError, SessionBusy, SessionNotFound, SessionsError
@@ -36,7 +36,7 @@ _LONGEST = 300.0
 _AT_ONCE = 8
 _LOOK = 1000
 
-Recovered: TypeAlias = dict[str, tuple[History, Outcome] | SessionsError]
+Recovered: TypeAlias = dict[str, tuple[Conversation, Outcome] | SessionsError]
 """By session: the conversation and how its turn ended, or the error that it ended with."""
 
 
@@ -94,12 +94,12 @@ class Recovery:
                 part = Part.of_row(await self._runtime.store.open_turn(id))
                 if part is not None:
                     return await self._look(id, part)
-            history = await self._opened(id)
-            if history is None:
+            conversation = await self._opened(id)
+            if conversation is None:
                 return {}
-            turn = Turn(self._runtime, history, None, Options(in_doubt=in_doubt, recovering=True))
-            outcome = await Driver(self._runtime, turn, self._batching.bring_in).outcome()
-            return {} if outcome is None else {id: (history, outcome)}
+            turn = Turn(self._runtime, conversation, None, Options(in_doubt=in_doubt, recovering=True))
+            outcome = await Driver(self._runtime, turn, self._batching.collect).outcome()
+            return {} if outcome is None else {id: (conversation, outcome)}
         except (SessionBusy, SessionNotFound):
             return {}  # another worker was faster, or its user has come back, or deleted it
         except SessionsError as error:
@@ -141,7 +141,7 @@ class Recovery:
         delay = min(_LONGEST, 2 * self._later.get(id, (0.0, EVERY / 2))[1])
         self._later[id] = (monotonic(self._runtime.clock) + delay, delay)
 
-    async def _opened(self, id: str) -> History | None:
+    async def _opened(self, id: str) -> Conversation | None:
         """The conversation with its tools bound, or `None` where one of them was not given to the manager."""
         conversations = self._runtime.conversations
         if self._runtime.leases.is_held(id):

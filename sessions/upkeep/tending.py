@@ -27,7 +27,7 @@ from sessions.ledger import Call
 from storage import SessionMissing, StorageError, Store
 
 if TYPE_CHECKING:
-    from sessions.conversation.conversation import History
+    from sessions.conversation.conversation import Conversation
 
 LATE = 5.0
 """Seconds after which a due session counts as left by its worker."""
@@ -54,12 +54,12 @@ class Tending:
         forecaster: Forecaster,
         schedule: Schedule,
         *,
-        history_of: Callable[[str], Awaitable[History]],
-        ask: Callable[[History, IdleKind, Plan], Awaitable[Call]],
+        open_conversation: Callable[[str], Awaitable[Conversation]],
+        ask: Callable[[Conversation, IdleKind, Plan], Awaitable[Call]],
     ) -> None:
         self._store, self._clock, self._leases = store, clock, leases
         self._forecaster, self._schedule = forecaster, schedule
-        self._history_of, self._ask = history_of, ask
+        self._open_conversation, self._ask = open_conversation, ask
         self._at_work = 0
 
     # -- wait --
@@ -118,57 +118,58 @@ class Tending:
             self._schedule.notify()
 
     async def _look_after(self, session: str) -> None:
-        history = await self._history_of(session)
-        again = await self._tended(history)
-        await self._store.tend(session, again, now=self._clock.now(), head=history.head)
+        conversation = await self._open_conversation(session)
+        again = await self._tended(conversation)
+        await self._store.tend(session, again, now=self._clock.now(), head=conversation.head)
         if again is not None:
             self._schedule.add(again)
 
     # -- gather, decide, act --
 
-    async def _tended(self, history: History) -> float | None:
+    async def _tended(self, conversation: Conversation) -> float | None:
         """Does what is wished for and allowed; seconds until this conversation is to be looked after again."""
-        facts = await self._gather(history)
+        facts = await self._gather(conversation)
         wished = Rest() if facts is None else wish(facts)
         if isinstance(wished, Rest):
             return wished.again
         # Other sessions are read for a wish to act only: most wishes are to let it lapse, and those cost no read.
-        evidence, budget = await self._evidence(history), self._forecaster.budget
+        evidence, budget = await self._evidence(conversation), self._forecaster.budget
         if not allowed(wished, evidence, budget):
             if not budget.has_room(evidence.now, wished.price):
                 log.info(
-                    "session %s is not kept warm: this hour's limit for idle requests is reached", history.record.id
+                    "session %s is not kept warm: this hour's limit for idle requests is reached",
+                    conversation.record.id,
                 )
             return wished.otherwise.again
         budget.spend(evidence.now, wished.price)
-        return await self._send(history, wished)
+        return await self._send(conversation, wished)
 
-    async def _gather(self, history: History) -> Facts | None:
+    async def _gather(self, conversation: Conversation) -> Facts | None:
         """What is known of this conversation; `None` where it is not looked after, or nothing may follow now."""
-        now, asked = self._clock.now(), history.recent.asked
-        if asked is None or not self._forecaster.tends(history) or waits_for_server_tools(history.last):
+        now, asked = self._clock.now(), conversation.recent.asked
+        if asked is None or not self._forecaster.tends(conversation) or waits_for_server_tools(conversation.last):
             return None
-        turn = await self._store.open_turn(history.record.id)
+        turn = await self._store.open_turn(conversation.record.id)
         if turn is not None and turn.call is not None:
             return None  # a request is under way: what it leaves is looked after when it ends
-        await self._forecaster.learn_owner(history.record.owner)
+        await self._forecaster.learn_owner(conversation.record.owner)
         return Facts(
             now=now,
             waited=now - asked,
-            prompt=history.prompt,
-            warmth=history.recent.warmth,
+            prompt=conversation.prompt,
+            warmth=conversation.recent.warmth,
             policy=self._forecaster.policy,
-            last=history.last,
-            local_tools=history.settings.local_tools,
-            gaps=history.gaps,
-            owner_gaps=self._forecaster.owner_gaps(history),
-            can_park=self._forecaster.can_park(history),
-            spent=[call.usage for call in history.recent.idle if call.started > asked],
+            last=conversation.last,
+            local_tools=conversation.settings.local_tools,
+            gaps=conversation.gaps,
+            owner_gaps=self._forecaster.owner_gaps(conversation),
+            can_park=self._forecaster.can_park(conversation),
+            spent=[call.usage for call in conversation.recent.idle if call.started > asked],
         )
 
-    async def _evidence(self, history: History) -> Evidence:
+    async def _evidence(self, conversation: Conversation) -> Evidence:
         """What the newest sessions of this owner asked for, and what was sent while they were idle."""
-        owner, ids = history.record.owner, [history.record.id]
+        owner, ids = conversation.record.owner, [conversation.record.id]
         if owner is not None:
             rows = await self._store.list(owner=owner, limit=OWNER_SESSIONS)
             ids = list({*ids, *(row.id for row in rows)})
@@ -182,11 +183,11 @@ class Tending:
             ]
         return Evidence(self._clock.now(), requests)
 
-    async def _send(self, history: History, ask: Ask) -> float | None:
+    async def _send(self, conversation: Conversation, ask: Ask) -> float | None:
         """Sends it, at most for as long as what it reads lives: what the SDK sends again later would write it anew."""
-        read = history.recent.warmth.find(ask.plan.hit or "")
+        read = conversation.recent.warmth.find(ask.plan.hit or "")
         left = 0.0 if read is None else max(0.0, read.until - self._clock.now())
-        call = await within(self._clock, left, lambda: self._ask(history, ask.kind, ask.plan))
+        call = await within(self._clock, left, lambda: self._ask(conversation, ask.kind, ask.plan))
         if call.usage.counters and call.usage.cache_read < ENOUGH * ask.plan.expected.cache_read:
-            self._forecaster.doubt(history)  # it wrote what it was to read
+            self._forecaster.doubt(conversation)  # it wrote what it was to read
         return call.started + SECONDS["1h"] - REFRESH_BEFORE - self._clock.now()
