@@ -9,6 +9,7 @@ import re
 import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,7 @@ def test_what_is_typed_and_pasted(terminal: Terminal, warmline: Run, request: py
     terminal.type(pasted.format("    one:\r/quit\rthree \\"), until="you> ")
     terminal.type("a\nb\nc\n", until="you> ")  # pasted where the terminal puts no brackets around it
     terminal.type("dropped\\\r", until="...> ")
+    time.sleep(0.5)  # a Ctrl-C between the prompt and the read behind it waits for the next line: Python's own gap
     terminal.type("\x03", until="you> ")
     terminal.type("first\\\r", until="...> ")
     terminal.type("second\r", until="you> ")
