@@ -8,12 +8,13 @@ from anthropic import AsyncAnthropic
 
 from sessions import Fixed, simulator
 from sessions.core.gaps import human
-from sessions.core.plan import Circumstances, Warmth, make_plan, render
+from sessions.core.plan import Circumstances, make_plan, render
 from sessions.core.profiles import profile_for
 from sessions.core.prompt import Prompt
 from sessions.core.settings import make_settings
 from sessions.core.transcript import Entry, canonical, encode, entry_id
 from sessions.core.usage import Usage
+from sessions.core.warmth import Warmth
 
 
 def entry(prompt: Prompt, role: str, content: object, prompt_tokens: int | None = None) -> Entry:

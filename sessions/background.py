@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
 
 import anyio
 import sniffio
 
 log = logging.getLogger("sessions")
+T = TypeVar("T")
 
 
 class Background:
@@ -54,3 +55,22 @@ class Background:
         with anyio.CancelScope(shield=True):  # also where the caller is cancelled: nothing may go on alone
             for ended, _ in running:
                 await ended.wait()
+
+
+async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]], at_once: int) -> None:
+    """Does it for every item, so many at the same time. What one raises ends them all, and comes out as it is."""
+    limiter, failed = anyio.Semaphore(at_once), list[Exception]()
+
+    async def do(item: T) -> None:
+        async with limiter:
+            try:
+                await work(item)
+            except Exception as error:  # raised below, outside the group, which would wrap it
+                failed.append(error)
+                group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for item in items:
+            group.start_soon(do, item)
+    if failed:
+        raise failed[0]

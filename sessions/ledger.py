@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 
 from sessions.core.cache import Where
 from sessions.core.diagnosis import Miss
-from sessions.core.plan import Mark, Plan
+from sessions.core.plan import Plan
 from sessions.core.usage import Usage
+from sessions.core.warmth import Mark
 from storage.records import CallRecord, Subtotal
 
 Points: TypeAlias = tuple[tuple[str, str, str, int], ...]

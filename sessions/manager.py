@@ -38,12 +38,12 @@ from sessions.conversation.linting import Linter
 from sessions.conversation.memory import TRANSCRIPT_BYTES, Transcripts
 from sessions.conversation.opening import SHARED_POINTS, Conversations, new_record
 from sessions.conversation.settings_changes import check_tools
-from sessions.core.plan import Warmth
 from sessions.core.profiles import Profile
 from sessions.core.settings import Settings, make_settings
 from sessions.core.transcript import encode, shown
 from sessions.core.ttl import ExpectedCost, Policy
 from sessions.core.usage import Usage
+from sessions.core.warmth import Warmth
 from sessions.errors import ConfigurationError, SessionNotFound, SessionsError
 from sessions.ledger import Cost
 from sessions.lifecycle import Lifecycle

@@ -9,15 +9,8 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeAlias
 
-from sessions.arguments import (
-    check_counts,
-    check_key,
-    check_switches,
-    check_texts,
-    metadata_text,
-    seconds,
-    tool_list,
-)
+from sessions import arguments
+from sessions.arguments import seconds, tool_list
 from sessions.branches.batching import Batching
 from sessions.branches.parallel import all_replied, fan_out, words_of
 from sessions.clock import within
@@ -61,10 +54,7 @@ class Reply(Outcome):
         return cls(outcome.content, outcome.stop_reason, outcome.raw, outcome.calls, session)
 
     def to_dict(self) -> dict[str, Any]:
-        """The reply as plain JSON data, for a web framework to give out.
-
-        `cost` is a decimal number in a `str` (USD), or `None`; `usage` in tokens; `calls` the ids of the ledger's rows.
-        """
+        """The reply as plain JSON data, for a web framework to give out: as `Outcome.to_dict`, and the session's id."""
         return {"session": self.session.id, **Outcome.to_dict(self)}
 
 
@@ -81,10 +71,8 @@ class Session:
     """One conversation of a manager. Get one from `SessionManager.create` or `SessionManager.open`.
 
     Attributes never touch the store (`entries` says when it must); every method but `stream` and `run` is a coroutine.
+    `runtime` and `conversation` are for the parts of this package.
     """
-
-    conversation: Conversation
-    """What this process knows of the stored conversation, for the parts of this package."""
 
     def __init__(self, runtime: Runtime, batching: Batching, linter: Linter, conversation: Conversation) -> None:
         self.runtime, self._batching, self._linter = runtime, batching, linter
@@ -113,8 +101,7 @@ class Session:
     @property
     def metadata(self) -> dict[str, Any]:
         """The caller's own data, as given."""
-        found: dict[str, Any] = json.loads(self.conversation.record.metadata)
-        return found
+        return dict(json.loads(self.conversation.record.metadata))
 
     @property
     def head(self) -> str | None:
@@ -214,7 +201,7 @@ class Session:
         self, content: Any, gap: Gap, key: str | None, timeout: float | None, *, streams: bool = False
     ) -> Driver:
         self.conversation.check_tools()
-        check_key(key)
+        arguments.check_key(key)
         with caller_errors():
             words = canonical(content)
         options = Options(seconds("expected_gap", gap), key, streams=streams)
@@ -228,7 +215,7 @@ class Session:
 
         Raises `Conflict` if this session's tree has no such entry.
         """
-        check_texts(at=at)
+        arguments.check_texts(at=at)
         with storage_errors():
             head = self.head if at is None else at
             return self._beside(await self.runtime.conversations.fork(self.conversation, head))
@@ -242,7 +229,7 @@ class Session:
 
         Raises `Conflict` if the entry is not on the chain.
         """
-        check_texts(to=to)
+        arguments.check_texts(to=to)
         async with self._editing() as edit:
             await edit.rewind(to)
 
@@ -254,12 +241,15 @@ class Session:
         """
         self.conversation.check_tools()
         if limit is not None:
-            check_counts(1, limit=limit)
+            arguments.check_counts(1, limit=limit)
         words = words_of(contents)
         with storage_errors():
             branches = [await self.runtime.conversations.fork(self.conversation, self.head) for _ in words]
         outcomes = await fan_out(self.runtime, self._batching.collect, branches, words, limit)
-        return [Reply.of(outcome, self._beside(branch)) for branch, outcome in zip(branches, outcomes, strict=True)]
+        return [self._reply_of(branch, outcome) for branch, outcome in zip(branches, outcomes, strict=True)]
+
+    def _reply_of(self, branch: Conversation, outcome: Outcome) -> Reply:
+        return Reply.of(outcome, self._beside(branch))
 
     async def batch(
         self,
@@ -281,17 +271,15 @@ class Session:
         if not seconds("poll", poll):
             raise ConfigurationError(f"poll must be a positive number of seconds, not {poll!r}")
         timeout = seconds("timeout", timeout)
-        check_key(idempotency_key)
+        arguments.check_key(idempotency_key)
         words = words_of(contents)
         if not words:
             return []
 
         async def send() -> list[Reply]:
             with storage_errors():
-                branched = await self._batching.send(self.conversation, words, idempotency_key, poll)
-            return all_replied(
-                [one if isinstance(one, ModelError) else Reply.of(one[1], self._beside(one[0])) for one in branched]
-            )
+                sent = await self._batching.send(self.conversation, words, idempotency_key, poll)
+            return all_replied([end if isinstance(end, ModelError) else self._reply_of(*end) for end in sent])
 
         try:
             return await self.runtime.lifecycle.unless_ended(lambda: within(self.runtime.clock, timeout, send))
@@ -307,9 +295,8 @@ class Session:
 
         Raises `InvalidHistory` naming the message and the rule.
         """
-        listed_messages = message_list(messages)
         async with self._editing() as edit:
-            await edit.append(listed_messages)
+            await edit.append(message_list(messages))
 
     # -- settings --
 
@@ -320,9 +307,9 @@ class Session:
         again, unless `rebase=True`. Warns (`PromptWarning`) of what in the new prompt silently breaks its cache.
         """
         title, metadata = changes.pop("title", None), changes.pop("metadata", None)
-        check_switches(rebase=rebase)
-        check_texts(title=title)
-        metadata = None if metadata is None else metadata_text(metadata)
+        arguments.check_switches(rebase=rebase)
+        arguments.check_texts(title=title)
+        metadata = None if metadata is None else arguments.metadata_text(metadata)
         toolbox = Toolbox(tool_list(changes["tools"])) if "tools" in changes else self.conversation.toolbox
         async with self._editing() as edit:
             with caller_errors():
@@ -377,8 +364,7 @@ class Session:
     async def entries_before(self) -> list[Entry]:
         """The entries that compactions have replaced, oldest first; empty where there was none."""
         with storage_errors():
-            root = self.conversation.entries[0].id if self.conversation.entries else None
-            return await entries_before(self._store, self.id, root)
+            return await entries_before(self._store, self.id, self.conversation.entries)
 
     async def export(self) -> list[dict[str, Any]]:
         """The history as plain Messages JSON: what `append` of another session takes back with nothing changed."""
@@ -386,10 +372,7 @@ class Session:
             return await exported(self._store, self.id)
 
     async def verify(self) -> Damage | None:
-        """Re-hashes the stored history, earlier chains included.
-
-        `None` if every entry is as it was written, else the first that is not.
-        """
+        """Re-hashes what is stored, earlier chains included: the first entry that is not as written, or `None`."""
         with storage_errors():
             return await damage_of(self._store, self.id)
 

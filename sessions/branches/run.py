@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import anyio
 import anyio.lowlevel
 
-from sessions.background import log
+from sessions.background import each, log
 from sessions.branches.branch import BranchTurn, plan, store_words
 from sessions.calls.request import Request
 from sessions.conversation.conversation import Conversation
@@ -159,31 +159,19 @@ class FanOut:
         return BranchTurn(self._runtime, await self.branch(index), self._rows[index], self._patience)
 
     async def _each(self, indexes: Iterable[int], work: Callable[[int], Awaitable[None]]) -> None:
-        """Does it for all of these, some at a time. What one raises ends them all, and comes out as it is.
+        """Does it for all of these. A branch that is gone is left out, and so is one that somebody else has, where
+        nobody waits."""
 
-        A branch that is gone is left out, and so is one that somebody else has, where nobody waits.
-        """
-        limiter, failed = anyio.Semaphore(_AT_ONCE), list[Exception]()
+        async def unless_taken(index: int) -> None:
+            try:
+                await work(index)
+            except SessionMissing:
+                self.pending.pop(index, None)
+            except (LeaseTaken, SessionBusy):
+                if self._patience is None:
+                    raise
 
-        async def one(index: int) -> None:
-            async with limiter:
-                try:
-                    await work(index)
-                except SessionMissing:
-                    self.pending.pop(index, None)
-                except (LeaseTaken, SessionBusy) as error:
-                    if self._patience is None:
-                        failed.append(error)
-                        group.cancel_scope.cancel()
-                except Exception as error:
-                    failed.append(error)
-                    group.cancel_scope.cancel()
-
-        async with anyio.create_task_group() as group:
-            for index in indexes:
-                group.start_soon(one, index)
-        if failed:
-            raise failed[0]
+        await each(indexes, unless_taken, _AT_ONCE)
 
     # -- going on --
 

@@ -18,7 +18,8 @@ import anyio
 
 from sessions.background import Background, log
 from sessions.clock import Clock, monotonic, within
-from sessions.core.plan import Alive, Plan, Warmth
+from sessions.core.plan import Plan
+from sessions.core.warmth import Alive, Warmth
 from sessions.lifecycle import Lifecycle
 from sessions.waiting import Renewal, until
 from storage import StorageError, Store, Warmup

@@ -14,9 +14,10 @@ from sessions.conversation.conversation import Conversation
 from sessions.conversation.entries import make_entry
 from sessions.conversation.opening import Conversations
 from sessions.core.idle import waits_for_server_tools, why_no_zero_token
-from sessions.core.plan import Mark, Plan, make_plan, render
+from sessions.core.plan import Plan, make_plan, render
 from sessions.core.steps import calls_of, result_block
 from sessions.core.usage import Usage
+from sessions.core.warmth import Mark
 from sessions.ledger import Call
 from storage import Store
 from storage.records import CallKind

@@ -10,10 +10,10 @@ from sessions.conversation.entries import Written, read_entry, read_messages
 from sessions.conversation.memory import Transcripts, size_of
 from sessions.conversation.recent_calls import RECENT_CALLS, RecentCalls
 from sessions.core.gaps import Gaps
-from sessions.core.plan import Warmth
 from sessions.core.prompt import Prompt, kept_text, text_digest
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry, is_summary, tool_calls
+from sessions.core.warmth import Warmth
 from sessions.errors import ToolsChanged
 from sessions.ledger import Call
 from sessions.model.endpoint import Endpoint

@@ -11,7 +11,7 @@ from sessions.clock import Clock
 from sessions.conversation.conversation import Conversation
 from sessions.conversation.memory import Transcripts
 from sessions.conversation.recent_calls import RECENT_CALLS
-from sessions.core.plan import Warmth
+from sessions.core.warmth import Warmth
 from sessions.errors import Conflict, SessionNotFound
 from sessions.lifecycle import Lifecycle
 from sessions.model.endpoint import Endpoint

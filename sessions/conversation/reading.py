@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sessions.conversation.entries import Damage, first_damage, read_entry, read_messages
@@ -23,8 +24,9 @@ async def damage_of(store: Store, session: str) -> Damage | None:
     return next((damage for chain in (*chains, rows) if (damage := first_damage(chain)) is not None), None)
 
 
-async def entries_before(store: Store, session: str, root: str | None) -> list[Entry]:
-    """The entries that compactions have replaced, oldest first. `root`: the first entry of the present chain."""
+async def entries_before(store: Store, session: str, present: Sequence[Entry]) -> list[Entry]:
+    """The entries that compactions have replaced, oldest first. `present`: the present chain."""
+    root = present[0].id if present else None
     return [read_entry(row) for chain in await earlier_chains(store, session, root) for row in chain]
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sessions.core.diagnosis import KEPT, Past, Trail
-from sessions.core.plan import Warmth
 from sessions.core.settings import Settings
+from sessions.core.warmth import Warmth
 from sessions.ledger import Call, marks_of
 
 RECENT_CALLS = KEPT

@@ -195,7 +195,15 @@ def _priced(asked: Asked, tokens: int, why: _Why) -> Miss:
     )
     price = None if as_sent is None or as_read is None else as_sent - as_read
     sentence = f"{tokens:,} cached tokens were billed again: {why.what}. {why.advice}"
-    return Miss(why.cause, sentence, tokens, price, why.place, why.before, why.after)
+    return Miss(
+        cause=why.cause,
+        sentence=sentence,
+        tokens=tokens,
+        cost=price,
+        place=why.place,
+        before=why.before,
+        after=why.after,
+    )
 
 
 def _had_it_read(usage: Usage, tokens: int) -> Usage:

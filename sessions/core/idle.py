@@ -17,7 +17,6 @@ from sessions.core.gaps import TOOLS, Forecast, Gaps, human, known
 from sessions.core.plan import (
     Circumstances,
     Plan,
-    Warmth,
     deepest_live,
     latest_assistant,
     live_entry,
@@ -35,6 +34,7 @@ from sessions.core.steps import calls_of
 from sessions.core.transcript import Entry
 from sessions.core.ttl import REFRESH_BEFORE, Option, Outlook, Policy, chosen
 from sessions.core.usage import Usage
+from sessions.core.warmth import Warmth
 
 IdleKind: TypeAlias = Literal["park", "refresh"]
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeAlias
 
-import anyio
-
-from sessions.background import log
+from sessions.background import each, log
 from sessions.branches.batching import POLL, Batching
 from sessions.clock import monotonic
 from sessions.conversation.conversation import Conversation
@@ -74,15 +72,11 @@ class Recovery:
         self._groups = {id: group for id, group in self._groups.items() if id in ids}
         self._looked = {group for group in self._groups.values() if self._is_later(group)} if patient else set()
         due = [id for id in ids if not (patient and self._is_later(id)) and self._groups.get(id) not in self._looked]
-        limiter = anyio.Semaphore(_AT_ONCE)
 
-        async def one(id: str) -> None:
-            async with limiter:
-                found.update(await self._one(id, in_doubt))
+        async def finish(id: str) -> None:
+            found.update(await self._one(id, in_doubt))
 
-        async with anyio.create_task_group() as group:
-            for id in due:
-                group.start_soon(one, id)
+        await each(due, finish, _AT_ONCE)
         return found
 
     def _is_later(self, name: str) -> bool:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from sessions.core.cache import marked
-from sessions.core.plan import Plan, Warmth, make_plan, plan_request, render
+from sessions.core.plan import Plan, make_plan, plan_request, render
 from sessions.core.profiles import Profile, profile_for
 from sessions.core.prompt import Prompt
 from sessions.core.ttl import Fixed
+from sessions.core.warmth import Warmth
 from sessions.simulator import count
 from tests.core.strategies import Api, assistant, call, document, image, result, text, thinking, tool, user
 from tests.core.world import MODEL, circumstances, entries_of, planned, settings_of

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from sessions.core.cache import SECONDS, Where, chain, find
-from sessions.core.plan import Alive, Mark, Plan, Warmth, make_plan, plan_request, render
+from sessions.core.plan import Plan, make_plan, plan_request, render
 from sessions.core.profiles import profile_for
 from sessions.core.prompt import Prompt
 from sessions.core.transcript import Malformed
 from sessions.core.ttl import Fixed
 from sessions.core.usage import Usage
+from sessions.core.warmth import Alive, Mark, Warmth
 from tests.core.strategies import assistant, call, result, text, thinking, tool, user
 from tests.core.world import MODEL, circumstances, entries_of, planned, settings_of
 

@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, assume, given, settings
 
 from sessions.core.cache import SECONDS, Where
 from sessions.core.idle import plan_idle
-from sessions.core.plan import Alive, Plan, Warmth, make_plan, render
+from sessions.core.plan import Plan, make_plan, render
 from sessions.core.profiles import Profile, profile_for
 from sessions.core.prompt import Prompt
 from sessions.core.ttl import PARK_AFTER, Outlook
 from sessions.core.usage import Usage
+from sessions.core.warmth import Alive, Warmth
 from tests.core.strategies import assistant, profiles, requests, text, thinking, user
 from tests.core.world import MODEL, circumstances, entries_of, planned, prompt_of
 

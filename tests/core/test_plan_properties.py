@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sessions.core.cache import THINKING, Where, marked
-from sessions.core.plan import Warmth, plan_request, render
+from sessions.core.plan import plan_request, render
 from sessions.core.profiles import Profile
 from sessions.core.ttl import ExpectedCost, Fixed
+from sessions.core.warmth import Warmth
 from tests.core.strategies import UNKNOWN, Api, profiles, requests, with_blanks
 from tests.core.world import bare, planned
 

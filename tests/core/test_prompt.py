@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sessions.core.cache import Chain, Where, chain, without_marks
-from sessions.core.plan import Warmth, make_plan
+from sessions.core.plan import make_plan
 from sessions.core.profiles import Profile, profile_for
 from sessions.core.prompt import Prompt, estimate, kept_text, text_digest
 from sessions.core.settings import Settings
+from sessions.core.warmth import Warmth
 from tests.core.strategies import (
     assistant,
     call,

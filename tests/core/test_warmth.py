@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sessions.core.cache import SECONDS
-from sessions.core.plan import RECENT, Alive, Mark, Plan, Warmth
+from sessions.core.plan import Plan
 from sessions.core.prompt import Where
 from sessions.core.usage import Usage
+from sessions.core.warmth import RECENT, Alive, Mark, Warmth
 
 
 def mark(point: str, tokens: int) -> Mark:

@@ -7,13 +7,14 @@ from typing import Any
 
 from sessions.core.cache import Where, without_marks
 from sessions.core.gaps import NONE, forecast
-from sessions.core.plan import Circumstances, Plan, Warmth, make_plan
+from sessions.core.plan import Circumstances, Plan, make_plan
 from sessions.core.prices import prices_for
 from sessions.core.profiles import Profile, profile_for
 from sessions.core.prompt import Prompt
 from sessions.core.settings import Settings, make_settings
 from sessions.core.transcript import Entry, lift_marks
 from sessions.core.ttl import ExpectedCost, Policy
+from sessions.core.warmth import Warmth
 
 MODEL = "claude-sonnet-5-5"
 
