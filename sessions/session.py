@@ -81,8 +81,6 @@ class Session:
     def __repr__(self) -> str:
         return f"<Session {self.id} of {self.owner or 'nobody'}, {self.conversation.length} entries>"
 
-    # -- what is known without asking the store --
-
     @property
     def id(self) -> str:
         """The session's id."""
@@ -295,10 +293,9 @@ class Session:
 
         Raises `InvalidHistory` naming the message and the rule.
         """
+        messages = message_list(messages)
         async with self._editing() as edit:
-            await edit.append(message_list(messages))
-
-    # -- settings --
+            await edit.append(messages)
 
     async def update(self, *, rebase: bool = False, **changes: Any) -> None:
         """Changes settings (those of `create`, and `title`, `metadata`).
