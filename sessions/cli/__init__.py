@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "demo": (
-        "demo:demo",
+        "demo.demo:demo",
         "Show it all in under a minute: tools, a crash and a resume, eight branches, the bill. No key is needed.",
     ),
     "chat": ("chat:chat", "Talk with Claude; the conversation is kept and can be resumed by its id."),
@@ -56,7 +56,7 @@ COMMANDS = {
         "Ask an endpoint the rules of the API, and write what it does as a profile for SessionManager(profile=…).",
     ),
     "load": (
-        "load:load",
+        "load.load:load",
         "Measure turns per second, the time that sessions add to the model's own, and errors. No key is needed.",
     ),
     "simulate": (

@@ -11,18 +11,10 @@ import typer
 from rich.markup import escape
 
 from sessions import Conflict, Session, SessionManager
-from sessions.cli.terminal import (
-    STORE,
-    Code,
-    EntryNotFound,
-    JsonOption,
-    OwnerOption,
-    SessionArgument,
-    StoreOption,
-    console,
-    print_json,
-    session_named,
-)
+from sessions.cli.exit_codes import Code, EntryNotFound
+from sessions.cli.lookup import session_named
+from sessions.cli.options import STORE, JsonOption, OwnerOption, SessionArgument, StoreOption
+from sessions.cli.terminal import console, print_json
 from sessions.errors import ConfigurationError
 
 T = TypeVar("T")

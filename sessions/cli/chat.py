@@ -16,20 +16,11 @@ from rich.status import Status
 from sessions import Conflict, Entry, Reply, ReplyStream, Session, SessionManager
 from sessions.cli.branches import entry_named
 from sessions.cli.costs import print_cost
+from sessions.cli.exit_codes import code_of
 from sessions.cli.interrupts import quiet
-from sessions.cli.terminal import (
-    MODEL,
-    STORE,
-    ModelOption,
-    OwnerOption,
-    StoreOption,
-    claude,
-    code_of,
-    console,
-    dollars,
-    report,
-    session_named,
-)
+from sessions.cli.lookup import claude, session_named
+from sessions.cli.options import MODEL, STORE, ModelOption, OwnerOption, StoreOption
+from sessions.cli.terminal import console, dollars, report
 from sessions.cli.transcript import below, has_words
 from sessions.cli.typed import Typed
 from sessions.core.settings import make_settings

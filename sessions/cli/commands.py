@@ -16,8 +16,9 @@ from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 from sessions.cli import COMMANDS
+from sessions.cli.exit_codes import CODES_IN_WORDS, Code
 from sessions.cli.interrupts import quiet, quiet_at_exit
-from sessions.cli.terminal import CODES_IN_WORDS, WHOLE, Code, console, errors, report
+from sessions.cli.terminal import WHOLE, console, errors, report
 from sessions.cli.visible import Lines, express_everything
 from sessions.errors import SessionsError
 

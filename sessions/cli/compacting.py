@@ -6,16 +6,9 @@ import anyio
 from rich.markup import escape
 
 from sessions import Call, Session, SessionManager
-from sessions.cli.terminal import (
-    STORE,
-    OwnerOption,
-    SessionArgument,
-    StoreOption,
-    claude,
-    console,
-    dollars,
-    session_named,
-)
+from sessions.cli.lookup import claude, session_named
+from sessions.cli.options import STORE, OwnerOption, SessionArgument, StoreOption
+from sessions.cli.terminal import console, dollars
 from sessions.cli.transcript import below, said
 
 

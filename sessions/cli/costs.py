@@ -12,20 +12,9 @@ from rich.markup import escape
 
 from sessions import Cost, SessionInfo, SessionManager
 from sessions.cli.history import print_sessions
-from sessions.cli.terminal import (
-    STORE,
-    JsonOption,
-    OwnerOption,
-    StoreOption,
-    console,
-    dollars,
-    figures,
-    plain_table,
-    print_json,
-    print_table,
-    reading,
-    session_named,
-)
+from sessions.cli.lookup import reading, session_named
+from sessions.cli.options import STORE, JsonOption, OwnerOption, StoreOption
+from sessions.cli.terminal import console, dollars, figures, plain_table, print_json, print_table
 
 
 class By(StrEnum):

@@ -8,8 +8,10 @@ from typing import Annotated
 import anyio
 import typer
 
+from sessions.cli.lookup import existing
+from sessions.cli.options import STORE, StoreOption
 from sessions.cli.output import ForceOption, files_of, writing
-from sessions.cli.terminal import STORE, StoreOption, console, existing
+from sessions.cli.terminal import console
 from sessions.errors import ConfigurationError
 from sessions.translate import storage_errors
 from storage import open_store

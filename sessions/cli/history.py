@@ -11,19 +11,9 @@ import typer
 from rich.markup import escape
 
 from sessions import Call, Cost, Session, SessionInfo, SessionManager
-from sessions.cli.terminal import (
-    STORE,
-    JsonOption,
-    OwnerOption,
-    SessionArgument,
-    StoreOption,
-    bar,
-    console,
-    dollars,
-    print_json,
-    reading,
-    session_named,
-)
+from sessions.cli.lookup import reading, session_named
+from sessions.cli.options import STORE, JsonOption, OwnerOption, SessionArgument, StoreOption
+from sessions.cli.terminal import bar, console, dollars, print_json
 from sessions.cli.transcript import aside, below, lines, turns
 
 

@@ -15,8 +15,10 @@ import typer
 from rich.markup import escape
 
 from sessions import Session, SessionManager
+from sessions.cli.exit_codes import Code
+from sessions.cli.options import MODEL, STORE, JsonOption, StoreOption
 from sessions.cli.recorded import MAX_MIB, FilesArgument, MaxMibOption, StrictOption, read_file
-from sessions.cli.terminal import MODEL, STORE, Code, JsonOption, StoreOption, console, errors, print_json, report
+from sessions.cli.terminal import console, errors, print_json, report
 from sessions.core.profiles import MODELS
 from sessions.errors import ConfigurationError, InvalidHistory, InvalidImport, SessionNotFound, SessionsError
 from sessions.importers import RecordedConversation

@@ -16,8 +16,11 @@ from anthropic import AsyncAnthropic
 from rich.markup import escape
 from rich.status import Status
 
+from sessions.cli.exit_codes import Code
+from sessions.cli.lookup import has_key
+from sessions.cli.options import MODEL, STORE, JsonOption, ModelOption
 from sessions.cli.output import ForceOption, check, files_of, writing
-from sessions.cli.terminal import MODEL, STORE, Code, JsonOption, ModelOption, console, echo_json, errors, has_key
+from sessions.cli.terminal import console, echo_json, errors
 from sessions.core.prices import prices_for
 from sessions.core.profiles import MODELS, profile_for
 from sessions.errors import ConfigurationError

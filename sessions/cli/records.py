@@ -11,21 +11,11 @@ import typer
 from rich.markup import escape
 
 from sessions import SessionManager, SessionNotFound
+from sessions.cli.exit_codes import Code
+from sessions.cli.lookup import reading, session_named
+from sessions.cli.options import STORE, JsonOption, OwnerOption, SessionArgument, StoreOption
 from sessions.cli.output import ForceOption, files_of, writing
-from sessions.cli.terminal import (
-    STORE,
-    Code,
-    JsonOption,
-    OwnerOption,
-    SessionArgument,
-    StoreOption,
-    console,
-    echo_json,
-    errors,
-    print_json,
-    reading,
-    session_named,
-)
+from sessions.cli.terminal import console, echo_json, errors, print_json
 from sessions.conversation.entries import Damage, first_damage
 from sessions.translate import storage_errors
 from storage import EntryMissing, Store, StoreDamaged

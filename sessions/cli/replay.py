@@ -14,8 +14,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from sessions import ExpectedCost, Fixed, Policy, Usage
+from sessions.cli.exit_codes import Code
+from sessions.cli.options import JsonOption
 from sessions.cli.recorded import MAX_MIB, FilesArgument, MaxMibOption, StrictOption, read_file
-from sessions.cli.terminal import Code, JsonOption, bar, console, dollars, errors, plain_table, print_json
+from sessions.cli.terminal import bar, console, dollars, errors, plain_table, print_json
 from sessions.importers import RecordedConversation
 from sessions.replay import Replay, ReplayTurn, Totals, recordings
 from sessions.replay import replay as play

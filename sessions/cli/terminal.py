@@ -1,45 +1,18 @@
-"""What every command shares: the console, the options, the way to a model, and errors as exit codes."""
+"""What every command shares: the console, errors in one line, JSON, tables, bars and figures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from decimal import Decimal
-from enum import IntEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
-import anyio
 import typer
 from pydantic_core import to_json
 from rich.markup import escape
 from rich.table import Table
 
-from sessions.cli.interrupts import quiet
+from sessions.cli.exit_codes import Code, code_of
 from sessions.cli.visible import Door, json_text
 from sessions.core.usage import Usage
-from sessions.errors import (
-    ConfigurationError,
-    Conflict,
-    InDoubtToolCalls,
-    InvalidHistory,
-    InvalidImport,
-    LeaseLost,
-    PrefixChange,
-    SchemaOutOfDate,
-    SessionBusy,
-    SessionNotFound,
-    SessionsError,
-    ToolsChanged,
-)
-from sessions.translate import storage_errors
-from storage import SessionMissing, Store, StoreUnavailable, open_store
-from storage.urls import VARIABLE, parse
-
-if TYPE_CHECKING:
-    from anthropic import AsyncAnthropic
-
-MODEL = "claude-sonnet-5-5"
-STORE = "sqlite:///sessions.db"
+from sessions.errors import SessionsError
 
 console = Door(highlight=False, emoji=False)
 errors = Door(stderr=True, highlight=False, emoji=False)
@@ -48,54 +21,6 @@ WHOLE = 1_000_000
 """Columns of a console that is no terminal: what goes into a file or a pipe is neither wrapped nor cut."""
 NAMES = 9
 """Columns that the names in a table have at least: enough of an id to find the session by."""
-CANDIDATES = 5
-
-
-class EntryNotFound(Conflict):
-    """The session has no such entry. `warmline show ID --ids` lists them."""
-
-
-class Code(IntEnum):
-    """The exit code of every command."""
-
-    OK = 0
-    FAILED = 1
-    USAGE = 2
-    NOT_FOUND = 3
-    REFUSED = 4
-
-
-CODES: Mapping[type[SessionsError], Code] = {
-    ConfigurationError: Code.USAGE,
-    InvalidHistory: Code.USAGE,
-    InvalidImport: Code.USAGE,
-    SchemaOutOfDate: Code.USAGE,
-    ToolsChanged: Code.USAGE,
-    SessionNotFound: Code.NOT_FOUND,
-    EntryNotFound: Code.NOT_FOUND,
-    Conflict: Code.REFUSED,
-    InDoubtToolCalls: Code.REFUSED,
-    LeaseLost: Code.REFUSED,
-    PrefixChange: Code.REFUSED,
-    SessionBusy: Code.REFUSED,
-}
-CODES_IN_WORDS = (
-    "Exit codes: 0 done, 1 the run failed, 2 wrong usage, settings or input, 3 not found, "
-    "4 refused (busy, taken over, or in doubt), 130 interrupted."
-)
-
-StoreOption = Annotated[
-    str, typer.Option("--store", envvar=VARIABLE, help="sqlite:///path or postgresql://user@host/name.")
-]
-ModelOption = Annotated[str, typer.Option("--model", envvar="WARMLINE_MODEL", help="The model to talk to.")]
-OwnerOption = Annotated[str | None, typer.Option("--owner", help="Only sessions of this owner.")]
-SessionArgument = Annotated[str, typer.Argument(help="The session's id, or the beginning of it.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of text for a person.")]
-
-
-def code_of(error: SessionsError) -> Code:
-    """The exit code for `error`; `Code.FAILED` for every kind that has none of its own."""
-    return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), Code.FAILED)
 
 
 def report(error: SessionsError, place: str = "") -> Code:
@@ -113,76 +38,6 @@ def print_json(value: object) -> None:
 def echo_json(document: str) -> None:
     """Prints a JSON document as it is, but for characters that a terminal would obey: these are escaped."""
     typer.echo(json_text(document).encode(), nl=False)
-
-
-def has_key(client: AsyncAnthropic) -> bool:
-    """Whether the SDK found credentials, in the environment or in its configuration."""
-    return bool(client.api_key or client.auth_token or client.credentials)
-
-
-def claude() -> AsyncAnthropic:
-    """The real API where there are credentials, else the simulator, which is said on the console."""
-    with quiet():
-        from anthropic import AsyncAnthropic
-
-        from sessions import simulator
-
-    client = AsyncAnthropic()
-    if has_key(client):
-        return client
-    console.print("[yellow]No ANTHROPIC_API_KEY is set: a simulated Claude answers. Nothing leaves this machine.[/]")
-    return simulator.client()
-
-
-def existing(store: str) -> str:
-    """`store`, unless it names a SQLite file that is not there: reading commands make no new database.
-
-    Raises `ConfigurationError` that tells which file was looked for.
-    """
-    try:
-        url = parse(store)
-        absent = url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists()
-    except (StoreUnavailable, OSError):
-        return store  # the store's own error says which forms there are, or what is wrong with the path
-    if absent:
-        raise ConfigurationError(
-            f"there is no database at {url.database}: name another with --store or {VARIABLE}, "
-            "or start one with `warmline chat`"
-        )
-    return store
-
-
-def reading(store: str) -> Store:
-    """The store of a command that only reads, not opened yet: a file that may not be written will do.
-
-    Raises `ConfigurationError`.
-    """
-    with storage_errors():
-        return open_store(existing(store), reading=True)
-
-
-def session_named(store: str, name: str, owner: str | None = None) -> str:
-    """The whole id of a session: the name itself, or the one that begins with it; else the name as it is.
-
-    Raises `ConfigurationError` if several begin with it.
-    """
-
-    async def ids() -> list[str]:
-        opened = reading(store)
-        with storage_errors():
-            await opened.open()
-            try:
-                return [(await opened.load(name)).id]
-            except SessionMissing:
-                return [one.id for one in await opened.list(prefix=name, owner=owner, limit=CANDIDATES + 1)]
-            finally:
-                await opened.close()
-
-    found = anyio.run(ids) if name else []
-    if len(found) > 1:
-        shown = ", ".join(found[:CANDIDATES]) + (", …" if len(found) > CANDIDATES else "")
-        raise ConfigurationError(f"several sessions begin with {name!r}: {shown}; give more of the id")
-    return found[0] if found else name
 
 
 def dollars(price: Decimal | None) -> str:

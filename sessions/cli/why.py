@@ -12,18 +12,9 @@ from rich.markup import escape
 
 from sessions import Call, Cost, Miss, SessionNotFound
 from sessions.cli.history import moment
-from sessions.cli.terminal import (
-    STORE,
-    JsonOption,
-    OwnerOption,
-    SessionArgument,
-    StoreOption,
-    console,
-    dollars,
-    print_json,
-    reading,
-    session_named,
-)
+from sessions.cli.lookup import reading, session_named
+from sessions.cli.options import STORE, JsonOption, OwnerOption, SessionArgument, StoreOption
+from sessions.cli.terminal import console, dollars, print_json
 from sessions.cli.transcript import aside, below
 from sessions.errors import ConfigurationError
 from sessions.translate import storage_errors

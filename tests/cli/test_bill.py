@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sessions.cli.bill import Sent, priced, top_level, uncached
+from sessions.cli.demo.bill import Sent, priced, top_level, uncached
 from sessions.cli.terminal import shares
 from sessions.core.cache import blocks, without_marks
 from sessions.core.profiles import profile_for

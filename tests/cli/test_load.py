@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sessions import SessionManager
-from sessions.cli.load import percentile, summary
-from sessions.cli.load_worker import Took
+from sessions.cli.load.load import percentile, summary
+from sessions.cli.load.worker import Took
 from sessions.testing import simulated_manager
 from tests.cli.test_simulate import BARE, WARMLINE
 

@@ -6,8 +6,8 @@ import sys
 
 import anyio
 
-from sessions.cli import desk
-from sessions.cli.job import DONE, JOB, Done, Job
+from sessions.cli.demo import desk
+from sessions.cli.demo.job import DONE, JOB, Done, Job
 from sessions.core.usage import Usage
 
 

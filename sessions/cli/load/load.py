@@ -17,9 +17,11 @@ import anyio
 import typer
 from rich.markup import escape
 
-from sessions.cli.load_worker import LOAD, TOOK, Load, Took
+from sessions.cli.exit_codes import Code
+from sessions.cli.load.worker import LOAD, TOOK, Load, Took
+from sessions.cli.options import MODEL, JsonOption, ModelOption
 from sessions.cli.simulated import simulated
-from sessions.cli.terminal import MODEL, Code, JsonOption, ModelOption, console, errors, plain_table, print_json
+from sessions.cli.terminal import console, errors, plain_table, print_json
 from sessions.errors import ConfigurationError
 
 SATURATED = 1.5
@@ -82,7 +84,7 @@ async def _workers(job: Load, count: int) -> list[Took]:
     took: list[Took] = []
 
     async def one() -> None:
-        command = [sys.executable, "-m", "sessions.cli.load_worker", LOAD.dump_json(job).decode()]
+        command = [sys.executable, "-m", "sessions.cli.load.worker", LOAD.dump_json(job).decode()]
         done = await anyio.run_process(command, check=False, stderr=subprocess.PIPE)
         if done.returncode:
             lines = done.stderr.decode(errors="replace").strip().splitlines()

@@ -16,9 +16,9 @@ from rich.console import RenderableType
 from rich.padding import Padding
 
 from sessions import Call
-from sessions.cli import desk
-from sessions.cli.bill import priced, top_level, uncached
-from sessions.cli.job import DONE, JOB, Done, Job
+from sessions.cli.demo import desk
+from sessions.cli.demo.bill import priced, top_level, uncached
+from sessions.cli.demo.job import DONE, JOB, Done, Job
 from sessions.cli.terminal import console, dollars, plain_table
 from sessions.cli.transcript import aside, below, lines, said, short
 from sessions.core.profiles import profile_for
@@ -139,7 +139,7 @@ async def _compare(base_url: str, ledger: Usage) -> None:
 
 
 async def _worker(job: Job) -> Process:
-    command = [sys.executable, "-m", "sessions.cli.worker", JOB.dump_json(job).decode()]
+    command = [sys.executable, "-m", "sessions.cli.demo.worker", JOB.dump_json(job).decode()]
     return await anyio.open_process(command, stdout=subprocess.PIPE, stderr=None)
 
 

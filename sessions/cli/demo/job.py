@@ -11,7 +11,7 @@ from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
 from pydantic import TypeAdapter
 
 from sessions import Fixed, SessionManager
-from sessions.cli.bill import Recorder
+from sessions.cli.demo.bill import Recorder
 from sessions.core.profiles import profile_for
 from sessions.core.usage import Usage
 

@@ -15,10 +15,13 @@ import typer
 from anthropic import AsyncAnthropic
 from rich.markup import escape
 
-from sessions.cli import acts
-from sessions.cli.job import Job
+from sessions.cli.demo import acts
+from sessions.cli.demo.job import Job
+from sessions.cli.exit_codes import Code
+from sessions.cli.lookup import has_key
+from sessions.cli.options import MODEL, ModelOption
 from sessions.cli.simulated import simulated
-from sessions.cli.terminal import MODEL, Code, ModelOption, console, dollars, has_key
+from sessions.cli.terminal import console, dollars
 from sessions.core.prices import prices_for
 from sessions.core.profiles import profile_for
 from sessions.core.usage import Usage

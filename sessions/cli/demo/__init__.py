@@ -1,0 +1,1 @@
+"""`warmline demo`: four acts, and the bill."""

@@ -1,0 +1,1 @@
+"""`warmline load`: many workers and conversations against the simulated Claude."""
