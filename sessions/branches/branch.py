@@ -146,10 +146,10 @@ class BranchTurn:
     async def _failed(self, request: Request, result: dict[str, Any]) -> ModelError:
         """The request was not answered, and not billed: errored, expired or canceled."""
         envelope = result.get("error") or {}
-        found = envelope.get("error") or {}
-        kind, batch = str(found.get("type")), request.incoming.request_id
+        failure = envelope.get("error") or {}
+        kind, batch = str(failure.get("type")), request.incoming.request_id
         if result["type"] == "errored":
-            text = f"{kind}: {found.get('message')}"
+            text = f"{kind}: {failure.get('message')}"
         else:
             text = {"expired": "not processed within 24 hours", "canceled": "the batch was canceled"}[result["type"]]
         refused = kind in _REFUSED

@@ -97,20 +97,20 @@ class FanOut:
     async def _made(self, index: int, source: Conversation, base: str | None) -> Conversation:
         """The branch, made unless it is there: by an earlier call with the same key, or by one at the same time."""
         id = branch_id(self.group, index)
-        if (found := await self._opened(id, source.toolbox)) is not None:
-            return found
+        if (branch := await self._opened(id, source.toolbox)) is not None:
+            return branch
         try:
             return await self._runtime.conversations.fork(source, base, id=id)
         except SessionExists:
-            if (found := await self._opened(id, source.toolbox)) is None:
+            if (branch := await self._opened(id, source.toolbox)) is None:
                 raise
-            return found
+            return branch
 
     async def _base(self, source: Conversation) -> str | None:
         """Where the branches start: at the head, or where those do that an earlier call with the same key has made."""
         for index in range(self.of - 1, -1, -1):
-            if (found := await self._record(index)) is not None:
-                return found.base
+            if (record := await self._record(index)) is not None:
+                return record.base
         return source.head
 
     async def _record(self, index: int) -> SessionRecord | None:
@@ -312,8 +312,8 @@ class FanOut:
 
                 async def settle_one(index: int, batch: str = batch) -> None:
                     part = self.pending[index]
-                    found = replace(part, batch=batch) if batch else part.held_back()
-                    await self._change(index, found, hold=lead)
+                    moved = replace(part, batch=batch) if batch else part.held_back()
+                    await self._change(index, moved, hold=lead)
 
                 await self._each(ours, settle_one)
 
@@ -327,7 +327,7 @@ class FanOut:
         """
         part, now = self.pending[lost[0]], self._runtime.clock.now()
         names = {self.pending[index].custom_id for index in lost}
-        known = {one.batch for one in self.pending.values()}
+        known = {part.batch for part in self.pending.values()}
         undecided = False
         for batch in await self._client.since(part.asked - _SKEW):
             counts = batch.request_counts
@@ -347,13 +347,13 @@ class FanOut:
 
     async def _collect(self, batch: str) -> None:
         """Takes in the results of a batch that has ended."""
-        found = await self._client.look(batch)
-        if found is not None and found.processing_status != "ended":
+        ended_batch = await self._client.look(batch)
+        if ended_batch is not None and ended_batch.processing_status != "ended":
             return
-        ended = found.ended_at.timestamp() if found is not None and found.ended_at else None
+        ended = ended_batch.ended_at.timestamp() if ended_batch is not None and ended_batch.ended_at else None
         mine = {part.custom_id: index for index, part in self.pending.items() if part.batch == batch}
         results: dict[int, dict[str, Any]] = {}
-        if found is not None:
+        if ended_batch is not None:
             async with aclosing(self._client.results(batch)) as given:
                 async for name, result in given:
                     if name in mine:

@@ -317,7 +317,7 @@ def _miss(conversation: Conversation, request: Request, turn: str | None) -> Mis
 def _is_on_chain(conversation: Conversation, entry: str | None) -> bool:
     """Whether a call with this entry belongs to the present chain; `None`: one made before the first message."""
     if entry is None:
-        return all(one.role != "assistant" for one in conversation.entries)
+        return all(entry.role != "assistant" for entry in conversation.entries)
     return conversation.position(entry) > 0
 
 

@@ -289,11 +289,11 @@ class Conversation:
 
     def stage(self, written: Sequence[Written]) -> None:
         """Adds entries that the next commit will write."""
-        new = [one.entry for one in written]
+        new = [entry.entry for entry in written]
         if not self.entries and new and _is_summary(new[0]):
             self._forget_derived()  # the prompt was made without the beta that a summary needs
         self._extend(new)
-        self.size += size_of([one.record.content for one in written])
+        self.size += size_of([entry.record.content for entry in written])
 
     def committed(self, change: Change) -> None:
         """The commit went through: the chain now ends at its head, and the session's row is as it says."""
@@ -323,17 +323,17 @@ class Conversation:
     def _note_turn(self, turn: TurnRecord) -> None:
         if self._open is None:
             return
-        others = [one for one in self._open if one.id != turn.id]
+        others = [row for row in self._open if row.id != turn.id]
         if turn.is_open:
-            self._open = sorted([*others, turn], key=lambda one: one.sequence)
+            self._open = sorted([*others, turn], key=lambda row: row.sequence)
         elif len(others) < len(self._open):
             self._open = others or None if self._older_open else others
 
     async def open_turn(self) -> TurnRecord | None:
         """The newest turn that never came to its end; read from the store once, then kept up."""
         if self._open is None:
-            found = await self._store.open_turn(self.record.id)
-            self._open, self._older_open = [found] if found else [], found is not None
+            row = await self._store.open_turn(self.record.id)
+            self._open, self._older_open = [row] if row else [], row is not None
         return self._open[-1] if self._open else None
 
     @property

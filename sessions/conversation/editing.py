@@ -80,9 +80,9 @@ class Edit:
         with caller_errors(InvalidHistory):
             last, ids = conversation.last, conversation.tool_ids
             previous = [] if last is None else [{"role": last.role, "content": last.content}]
-            found = check_history(messages, previous, count=len(conversation.entries), ids=ids)
-        written = self._chained(found)
-        if any(has_thinking(message["content"]) for message in found) and not conversation.settings.foreign:
+            checked = check_history(messages, previous, count=len(conversation.entries), ids=ids)
+        written = self._chained(checked)
+        if any(has_thinking(message["content"]) for message in checked) and not conversation.settings.foreign:
             settings = replace(conversation.settings, foreign=True)
             await self.commit(written=written, settings=settings)
             conversation.use(settings)

@@ -66,27 +66,27 @@ class Transcripts:
         if self.total > self.bound:
             self._make_room()
 
-    def _note(self, one: ref[Droppable], size: int) -> None:
-        self.total += size - self._sizes.pop(one, 0)
+    def _note(self, kept: ref[Droppable], size: int) -> None:
+        self.total += size - self._sizes.pop(kept, 0)
         if size:
-            self._sizes[one] = size
+            self._sizes[kept] = size
 
-    def _forget(self, one: ref[Droppable]) -> None:
-        self.total -= self._sizes.pop(one, 0)
+    def _forget(self, kept: ref[Droppable]) -> None:
+        self.total -= self._sizes.pop(kept, 0)
 
     def _make_room(self) -> None:
         excess, newest = self.total - self.bound, next(reversed(self._sizes))
         dropped = []
-        for one, size in self._sizes.items():
-            transcript = one()
-            if one is not newest and transcript is not None and transcript.is_idle:
-                dropped.append((one, transcript))
+        for kept, size in self._sizes.items():
+            transcript = kept()
+            if kept is not newest and transcript is not None and transcript.is_idle:
+                dropped.append((kept, transcript))
                 excess -= size
             if excess <= 0:
                 break
-        for one, transcript in dropped:
+        for kept, transcript in dropped:
             transcript.drop()
-            self._note(one, 0)
+            self._note(kept, 0)
 
     @property
     def settings_kept(self) -> int:

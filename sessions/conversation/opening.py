@@ -79,9 +79,9 @@ class Conversations:
             base=at,
         )
         await self._store.create(branch)
-        made = await self.open(branch.id, source.toolbox)
-        made.recent.warmth.points |= source.recent.warmth.points
-        return made
+        opened = await self.open(branch.id, source.toolbox)
+        opened.recent.warmth.points |= source.recent.warmth.points
+        return opened
 
     async def delete(self, id: str, owner: str | None) -> None:
         """Really deletes a session; entries that a fork still reaches stay. Raises `SessionNotFound`."""

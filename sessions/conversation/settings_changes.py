@@ -34,10 +34,10 @@ def new_settings(old: Settings, changes: Mapping[str, Any], toolbox: Toolbox) ->
     values |= {**changes, "local_tools": old.local_tools}
     if "tools" in changes:
         values |= {"tools": toolbox.definitions, "local_tools": tuple(toolbox.functions)}
-    made = make_settings(**values)
+    settings = make_settings(**values)
     kept = tuple(mark for mark in old.marks if mark[0] not in changes)
     facts = {"instructions": old.instructions, "unbound": old.unbound, "foreign": old.foreign}
-    return replace(made, marks=(*kept, *made.marks), **facts)  # type: ignore[arg-type]
+    return replace(settings, marks=(*kept, *settings.marks), **facts)  # type: ignore[arg-type]
 
 
 def prefix_changes(old: Settings, new: Settings) -> list[str]:
@@ -67,7 +67,7 @@ def _text(value: Any) -> str:
 
 def check_tools(settings: Settings, toolbox: Toolbox) -> None:
     """Raises `ToolsChanged` naming the first tool that differs from its stored definition."""
-    stored = {str(one.get("name")): encode([one]) for one in settings.tools}
+    stored = {str(definition.get("name")): encode([definition]) for definition in settings.tools}
     for definition in toolbox.definitions:
         name = str(definition.get("name"))
         if name not in stored:

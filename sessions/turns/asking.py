@@ -277,7 +277,7 @@ def _unique_ids(content: list[dict[str, Any]], earlier: Collection[str]) -> list
     if not tool_calls(content):
         return content
     seen: set[Any] = set()
-    found = []
+    blocks = []
     for block in content:
         if block.get("type") == "tool_use":
             number = 1
@@ -286,5 +286,5 @@ def _unique_ids(content: list[dict[str, Any]], earlier: Collection[str]) -> list
                 number += 1
                 block = {**block, "id": f"{given}_{number}"}
             seen.add(block.get("id"))
-        found.append(block)
-    return found
+        blocks.append(block)
+    return blocks

@@ -76,18 +76,18 @@ class Beginning:
 
         Raises `SessionsError` where it was given up, `ConfigurationError` for words that cannot follow.
         """
-        found, open_turn = await self.found(), await self.conversation.open_turn()
-        point = states.resume_point(found, open_turn, recovering=self._options.recovering)
+        keyed, open_turn = await self.found(), await self.conversation.open_turn()
+        point = states.resume_point(keyed, open_turn, recovering=self._options.recovering)
         if point == "stored":
-            assert found is not None
-            self.stored = await stored_outcome(self._store, found)
+            assert keyed is not None
+            self.stored = await stored_outcome(self._store, keyed)
         if point in ("stored", "nothing"):
             return False
         if point == "settle":
             assert open_turn is not None
-            is_found = found is not None and found.id == open_turn.id
+            is_found = keyed is not None and keyed.id == open_turn.id
             open_turn = await self._settled(open_turn, goes_on=self._content is None or is_found)
-            found = open_turn if is_found else found
+            keyed = open_turn if is_found else keyed
         journal = await self._tools.read()
         ended = await self._ended_here()
         if self._content is None and self._is_finished(journal, ended):
@@ -96,7 +96,7 @@ class Beginning:
             return False
         await self._runtime.forecaster.learn_owner(self.conversation.record.owner)
         self._accepted = max(self.conversation.answered, self.conversation.position(ended))
-        await self._go_on(open_turn if self._content is None else found)
+        await self._go_on(open_turn if self._content is None else keyed)
         return True
 
     async def _settled(self, open_turn: TurnRecord, *, goes_on: bool) -> TurnRecord:
@@ -139,12 +139,12 @@ class Beginning:
         """The turn that was sent with this idempotency key. Raises `ConfigurationError` where it had other words."""
         if not self._options.key:
             return None
-        found = await self._store.turn(self.conversation.record.id, key=self._options.key)
-        if found is not None and found.digest != self._digest:
+        keyed = await self._store.turn(self.conversation.record.id, key=self._options.key)
+        if keyed is not None and keyed.digest != self._digest:
             raise ConfigurationError(
                 f"idempotency_key {self._options.key!r} was used with other content: choose a new key"
             )
-        return found
+        return keyed
 
     def _is_finished(self, journal: dict[int, ToolRecord], ended: str | None) -> bool:
         """Whether nothing is left to do: the chain says so, or the newest turn ended where it ends (`ended`)."""
@@ -199,7 +199,7 @@ class Beginning:
         self.own_marks = tuple(
             Where("messages", len(conversation.entries), index)
             for index, block in enumerate(content)
-            if any(block is one for one in marked)
+            if any(block is marked_block for marked_block in marked)
         )
         written = self._writer.stage("user", content)
         self._writer.stage_instructions(waiting)
@@ -207,7 +207,7 @@ class Beginning:
 
     def _check_results(self, words: list[dict[str, Any]]) -> None:
         """Refuses results that answer no open call, and some without the others, before anything changes."""
-        given = [str(one["tool_use_id"]) for one in words if one["type"] == "tool_result"]
+        given = [str(block["tool_use_id"]) for block in words if block["type"] == "tool_result"]
         if not given:
             return
         spoken = (
@@ -227,9 +227,9 @@ class Beginning:
 
     def _closed(self, last: Entry, words: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The words behind results for every open call."""
-        results = {str(one["tool_use_id"]): one for one in words if one["type"] == "tool_result"}
+        results = {str(block["tool_use_id"]): block for block in words if block["type"] == "tool_result"}
         closed = close_open_calls(last, self._tools.journal, results, in_branch=self._tools.inherited)
-        return [*closed, *(one for one in words if one["type"] != "tool_result")]
+        return [*closed, *(block for block in words if block["type"] != "tool_result")]
 
 
 async def stored_outcome(store: Store, row: TurnRecord) -> Outcome:

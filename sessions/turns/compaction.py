@@ -75,15 +75,15 @@ async def compact(runtime: Runtime, conversation: Conversation, lease: Lease) ->
     if reason is not None:
         raise ConfigurationError(f"this conversation cannot be compacted: {reason}")
     row, incoming = await _summarize(runtime, conversation, len(conversation.entries))
-    made = _made(conversation, lease, row, incoming)
+    summary = _made(conversation, lease, row, incoming)
     try:
         await runtime.store.commit(
-            lease, replace(made.change, turn=made.turn, calls=(made.call,), prompts=made.prompts)
+            lease, replace(summary.change, turn=summary.turn, calls=(summary.call,), prompts=summary.prompts)
         )
     finally:
         conversation.roll_back()
     await conversation.catch_up()
-    return Call.of(made.call)
+    return Call.of(summary.call)
 
 
 async def make_room(runtime: Runtime, writer: TurnWriter, count: int) -> bool:
@@ -100,14 +100,20 @@ async def make_room(runtime: Runtime, writer: TurnWriter, count: int) -> bool:
         log.warning("session %s could not be compacted: %s", conversation.record.id, error)
         return False
     with anyio.CancelScope(shield=True):
-        made = _made(conversation, writer.hold.lease, row, incoming, conversation.entries[count:])
+        summary = _made(conversation, writer.hold.lease, row, incoming, conversation.entries[count:])
         lease = writer.hold.lease
-        paid = Change(conversation.head, conversation.head, turn=made.turn, calls=(made.call,), prompts=made.prompts,
-                      updated_at=made.change.updated_at)  # fmt: skip
-        moved = states.renamed(writer.row, made.renamed)
+        paid = Change(
+            conversation.head,
+            conversation.head,
+            turn=summary.turn,
+            calls=(summary.call,),
+            prompts=summary.prompts,
+            updated_at=summary.change.updated_at,
+        )
+        moved = states.renamed(writer.row, summary.renamed)
         try:
             await runtime.store.commit(lease, paid)
-            await runtime.store.commit(lease, replace(made.change, turn=moved))
+            await runtime.store.commit(lease, replace(summary.change, turn=moved))
         finally:
             conversation.roll_back()
         await conversation.catch_up()
@@ -200,7 +206,7 @@ def _made(
         reply=root.entry.id,
     )
     change = Change(
-        conversation.head, written[-1].entry.id, entries=tuple(one.record for one in written),
+        conversation.head, written[-1].entry.id, entries=tuple(entry.record for entry in written),
         settings=settings.to_json(), updated_at=ended,
     )  # fmt: skip
     call = replace(row, entry=root.entry.id, turn=turn.id)

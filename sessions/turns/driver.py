@@ -55,11 +55,11 @@ class Driver:
             while True:
                 part: Part | None = None
                 async with aclosing(self.turn.drive()) as happening:
-                    async for one in happening:
-                        if isinstance(one, Part):
-                            part = one
+                    async for happened in happening:
+                        if isinstance(happened, Part):
+                            part = happened
                         else:
-                            yield one
+                            yield happened
                 if part is None:
                     return
                 # Outside the turn's lease, which bringing the reply in needs.
@@ -83,29 +83,29 @@ class Driver:
 
     async def next(self) -> Event | Step | Outcome | None:
         """The next thing that happens, or `None` at the end, or once closed. Raises `TimeoutError` when time is up."""
-        one: Event | Step | Outcome | None = None
+        happened: Event | Step | Outcome | None = None
         if not self._over:
             self._begin_watching()
             with anyio.CancelScope() as self._drawing:
-                one = await self._draw()
-        if self._ended and not self._replied and one is None:
+                happened = await self._draw()
+        if self._ended and not self._replied and happened is None:
             raise SessionsError(ENDED)
-        if self._late and not self._replied and one is None:
+        if self._late and not self._replied and happened is None:
             raise TimeoutError(f"the turn was not done after {self._timeout:g} seconds: resume() goes on")
-        return one
+        return happened
 
     async def _draw(self) -> Event | Step | Outcome | None:
-        one: Event | Step | Outcome | None = None
+        happened: Event | Step | Outcome | None = None
         self._inside = True
         try:
             with storage_errors():
-                one = await anext(self._happening, None)
+                happened = await anext(self._happening, None)
         finally:
-            self._replied = self._replied or isinstance(one, Outcome)
+            self._replied = self._replied or isinstance(happened, Outcome)
             self._leave()
-            if one is None:
+            if happened is None:
                 self._end_watching()
-        return one
+        return happened
 
     async def close(self) -> None:
         """Ends the turn; one that has not finished is left for `resume()`. Who draws in another task gets the end."""
@@ -156,8 +156,8 @@ class Driver:
         """Runs to the end; the turn's outcome, or `None` if there was nothing to do."""
         outcome: Outcome | None = None
         try:
-            while (one := await self.next()) is not None:
-                outcome = one if isinstance(one, Outcome) else outcome
+            while (happened := await self.next()) is not None:
+                outcome = happened if isinstance(happened, Outcome) else outcome
         finally:
             await self.close()
         return outcome
@@ -194,18 +194,18 @@ class TurnStream(Generic[R]):
     async def _next(self) -> RawMessageStreamEvent:
         while not self._replayed and not self._ended:
             try:
-                one = await self._driver.next()
+                happened = await self._driver.next()
             except BaseException:
                 self._ended = True
                 raise
-            if isinstance(one, Event):
+            if isinstance(happened, Event):
                 self._seen = True
-                event: RawMessageStreamEvent = one.event
+                event: RawMessageStreamEvent = happened.event
                 return event
-            if isinstance(one, Outcome):
-                self._reply = self._reply_of(one)
-                self._replayed = [] if self._seen else _events_of(one)
-            elif one is None:
+            if isinstance(happened, Outcome):
+                self._reply = self._reply_of(happened)
+                self._replayed = [] if self._seen else _events_of(happened)
+            elif happened is None:
                 self._ended = True
         if self._replayed:
             replayed: RawMessageStreamEvent = self._replayed.pop(0)
@@ -264,7 +264,7 @@ def _events_of(reply: Outcome) -> list[Any]:
     usage = {"output_tokens": reply.usage.output}
     delta = {"stop_reason": reply.stop_reason, "stop_sequence": None}
     raw += [{"type": "message_delta", "delta": delta, "usage": usage}, {"type": "message_stop"}]
-    return [typed_event(one) for one in raw]
+    return [typed_event(event) for event in raw]
 
 
 def _block_events(index: int, block: dict[str, Any]) -> list[dict[str, Any]]:

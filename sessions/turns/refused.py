@@ -80,10 +80,10 @@ def _refused(writer: TurnWriter, results: list[dict[str, Any]], error: ModelErro
         return []
     too_large = isinstance(error, ContextFull) or status_of(error) == 413
     messages = writer.request.body["messages"]
-    found = refused_results(messages, results, reason_of(error), too_large=too_large, with_words=is_first)
+    suspects = refused_results(messages, results, reason_of(error), too_large=too_large, with_words=is_first)
     if not is_first:
-        return found
+        return suspects
     by_caller = writer.conversation.by_caller
     asked = tool_calls(writer.conversation.entries[writer.conversation.answered - 1].content)  # what the results answer
     theirs = {block["id"] for block in asked if block["name"] in by_caller}
-    return [id for id in found if id not in theirs]
+    return [id for id in suspects if id not in theirs]

@@ -82,13 +82,13 @@ def is_under_way(row: TurnRecord) -> bool:
 Point: TypeAlias = Literal["stored", "nothing", "settle", "begin"]
 
 
-def resume_point(found: TurnRecord | None, open_turn: TurnRecord | None, *, recovering: bool) -> Point:
+def resume_point(keyed: TurnRecord | None, open_turn: TurnRecord | None, *, recovering: bool) -> Point:
     """Where a turn that is asked for stands. `found`: the one of its idempotency key; `open_turn`: the newest open one.
 
     "stored": its outcome is there; "nothing": it is nobody's to recover; "settle": a worker left it, what it had under
     way is to be accounted for first; "begin": it may begin, or go on.
     """
-    if found is not None and has_outcome(found):
+    if keyed is not None and has_outcome(keyed):
         return "stored"
     if recovering and (open_turn is None or open_turn.state != "running"):
         return "nothing"

@@ -64,8 +64,8 @@ class Turn:
                 yield part
                 return
             async with aclosing(self._under_lease()) as happening:
-                async for one in happening:
-                    yield one
+                async for happened in happening:
+                    yield happened
 
     @property
     def has_words(self) -> bool:
@@ -81,8 +81,8 @@ class Turn:
         writer.span = start_turn(self.conversation.record.id, self.conversation.settings.model, writer.now())
         try:
             async with aclosing(self._loop()) as happening:
-                async for one in happening:
-                    yield one
+                async for happened in happening:
+                    yield happened
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 await self._broke(error)
@@ -97,14 +97,14 @@ class Turn:
         """
         async with self._runtime.leases.hold(self.conversation.record.id) as self._writer.hold:
             await self.conversation.catch_up(self._writer.hold.lease)
-            found = await self._beginning.found()
-            if found is not None and (found.call is not None or found.reply is not None or found.state == "finished"):
-                return found
+            keyed = await self._beginning.found()
+            if keyed is not None and (keyed.call is not None or keyed.reply is not None or keyed.state == "finished"):
+                return keyed
             if Part.of_row(await self.conversation.open_turn()) is not None:
                 raise ConfigurationError("idempotency_key was used with other contents: choose a new key")
             await self._begin()
             if (last := self.conversation.last) is None or last.role == "assistant":
-                return found or self._writer.row  # the session has gone on in another way
+                return keyed or self._writer.row  # the session has gone on in another way
             await self._asking.prepare()
             self._writer.row = states.after(self._writer.row, "asks", call=call)
             await self._writer.commit(turn=self._writer.row)
@@ -137,9 +137,9 @@ class Turn:
                 yield Step("tool_results", list(step.content), self.conversation.last)
             else:
                 async with aclosing(self._asking.once()) as events:
-                    async for one in events:
-                        yield one
-                        if isinstance(one, Outcome):
+                    async for happened in events:
+                        yield happened
+                        if isinstance(happened, Outcome):
                             return
 
     # -- the end --

@@ -115,7 +115,7 @@ class TurnWriter:
             )
             self.conversation.adopt(waiting)
             settings = waiting.to_json()
-        entries = () if back else tuple(one.record for one in pending)
+        entries = () if back else tuple(entry.record for entry in pending)
         new_head = head if back else entries[-1].id if entries else self.conversation.head
         change = Change(
             expected_head=self.conversation.head,
@@ -149,8 +149,8 @@ class TurnWriter:
         return tuple(str(block.get("text")) for entry in leaving if entry.role == "system" for block in entry.content)
 
     def _written(self, change: Change, pending: Sequence[Written], unsaved: Sequence[ToolCallRecord]) -> None:
-        self._pending = [one for one in self._pending if not any(one is other for other in pending)]
-        self.unsaved = [one for one in self.unsaved if not any(one is other for other in unsaved)]
+        self._pending = [entry for entry in self._pending if not any(entry is other for other in pending)]
+        self.unsaved = [row for row in self.unsaved if not any(row is other for other in unsaved)]
         self.settings = None
         self._is_row_due = self._is_row_due and change.turn is None
         self.hold.released = change.release
@@ -197,17 +197,17 @@ class TurnWriter:
         `reply`: the entry that it made, which is no part of the history yet.
         """
         assert self.request is not None
-        made = self._runtime.requests.end(
+        ended = self._runtime.requests.end(
             self.request, self.conversation, status, turn=self.row.id, reply=reply, error=error
         )
-        return self._ended(*made, reply)
+        return self._ended(*ended, reply)
 
     def failed_call(self, error: BaseException) -> tuple[CallRecord, ...]:
         """The ledger row of the call under way, if there is one, which ends with this error."""
         if self.request is None or not self.is_asking:
             return ()
-        made = self._runtime.requests.fail(self.request, self.conversation, error, turn=self.row.id)
-        return (self._ended(*made),)
+        ended = self._runtime.requests.fail(self.request, self.conversation, error, turn=self.row.id)
+        return (self._ended(*ended),)
 
     def _ended(self, record: CallRecord, call: Call, reply: str | None = None) -> CallRecord:
         assert self.request is not None
@@ -230,7 +230,7 @@ class TurnWriter:
         if content is None:
             content = list(last.content) if last and last.role == "assistant" and self.row.reply == last.id else []
             reason = reason or (last.stop_reason if last else None)
-        if reason != CANCELLED and last is not None and any(one.get("type") == "tool_use" for one in content):
+        if reason != CANCELLED and last is not None and any(block.get("type") == "tool_use" for block in content):
             reason = "tool_use"
         raw: dict[str, Any] = {}
         if self.request is not None:

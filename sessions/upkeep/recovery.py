@@ -43,7 +43,7 @@ class Recovery:
 
     def __init__(self, runtime: Runtime, batching: Batching, tools: Iterable[object]) -> None:
         self._runtime, self._batching = runtime, batching
-        self._tools: dict[str, Tool] = {encode([one.definition]): one for one in map(tool_of, tools)}
+        self._tools: dict[str, Tool] = {encode([tool.definition]): tool for tool in map(tool_of, tools)}
         self._later: dict[str, tuple[float, float]] = {}
         self._skipped: set[str] = set()
         self._groups: dict[str, str] = {}
@@ -63,7 +63,7 @@ class Recovery:
 
         `patient`: what failed a short while ago is left for later, and so are batches that were looked at.
         """
-        found: Recovered = {}
+        recovered: Recovered = {}
         self._runtime.lifecycle.check()
         now = monotonic(self._runtime.clock)
         with storage_errors():
@@ -74,10 +74,10 @@ class Recovery:
         due = [id for id in ids if not (patient and self._is_later(id)) and self._groups.get(id) not in self._looked]
 
         async def finish(id: str) -> None:
-            found.update(await self._one(id, in_doubt))
+            recovered.update(await self._one(id, in_doubt))
 
         await each(due, finish, _AT_ONCE)
-        return found
+        return recovered
 
     def _is_later(self, name: str) -> bool:
         return self._later.get(name, (0.0, 0.0))[0] > monotonic(self._runtime.clock)
@@ -152,6 +152,6 @@ class Recovery:
 
     def _toolbox(self, settings: Settings) -> Toolbox | None:
         """The functions with exactly the definitions that the session was made with."""
-        definitions = {str(one.get("name")): encode([one]) for one in settings.tools}
-        found = [self._tools.get(definitions.get(name, "")) for name in settings.local_tools]
-        return None if None in found else Toolbox(found)
+        definitions = {str(definition.get("name")): encode([definition]) for definition in settings.tools}
+        tools = [self._tools.get(definitions.get(name, "")) for name in settings.local_tools]
+        return None if None in tools else Toolbox(tools)
