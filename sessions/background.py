@@ -47,6 +47,11 @@ class Background:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    @property
+    def running(self) -> int:
+        """How many tasks have not ended."""
+        return len(self._running)
+
     async def close(self) -> None:
         """Cancels what runs and waits for its end."""
         running = list(self._running.items())

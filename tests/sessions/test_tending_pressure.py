@@ -94,7 +94,7 @@ async def test_a_manager_that_is_left_by_cancellation_goes_on_with_nothing() -> 
             await (await chat(manager)).send("hello")
             scope.cancel()
             await anyio.lowlevel.checkpoint()
-    assert not manager.runtime.background._running
+    assert not manager.runtime.background.running
     await at.clock.advance(900.0)
     assert len(at.requests) == 1
 
