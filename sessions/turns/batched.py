@@ -58,9 +58,11 @@ class Part:
     @classmethod
     def of_row(cls, row: TurnRecord | None) -> Part | None:
         """The part that a turn waits for; `None` where it waits for none."""
-        if row is None or row.call is None or not row.call.startswith('{"batch":'):
+        if row is None or row.call is None:
             return None
         stored = json.loads(row.call)
+        if "batch" not in stored:
+            return None  # a request of the turn's own, under way
         known = {field.name for field in fields(cls)}
         part = {name: value for name, value in stored.pop("batch").items() if name in known}
         return cls(**part, flight=stored or None)
