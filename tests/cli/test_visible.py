@@ -9,6 +9,7 @@ import re
 import select
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
@@ -69,28 +70,31 @@ def attacked(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def on_a_terminal(folder: Path, *arguments: str, typed: str = "") -> str:
-    """All that a terminal of 4,000 columns is sent, errors included; what is typed comes once it is asked for."""
+def on_a_terminal(folder: Path, *arguments: str, typed: Sequence[str] = ()) -> str:
+    """All that a terminal of 4,000 columns is sent, errors included; each line is typed once it is asked for."""
     ours, theirs = pty.openpty()
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("ANTHROPIC_", "WARMLINE_", "NO_COLOR"))}
     environment |= {"COLUMNS": "4000", "TERM": "xterm"}
     command = [sys.executable, "-W", "error", "-m", "sessions", *arguments]
-    shown = b""
+    shown, answered, lines = b"", 0, list(typed)
     with subprocess.Popen(command, cwd=folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
-        while True:
-            if typed and b"you> " in shown:
-                os.write(ours, typed.encode())
-                typed = ""
-            assert select.select([ours], [], [], 60)[0], shown
-            try:
-                part = os.read(ours, 65536)
-            except OSError:  # Linux says so where all ends of the terminal are closed
-                break
-            if not part:
-                break
-            shown += part
-        process.wait()
+        try:
+            while True:
+                if lines and b"you> " in shown[answered:]:
+                    answered = len(shown)
+                    os.write(ours, lines.pop(0).encode())
+                assert select.select([ours], [], [], 60)[0], shown
+                try:
+                    part = os.read(ours, 65536)
+                except OSError:  # Linux says so where all ends of the terminal are closed
+                    break
+                if not part:
+                    break
+                shown += part
+            process.wait()
+        finally:
+            process.kill()  # one that waits for more would be waited for
     os.close(ours)
     return shown.decode().replace("\r\n", "\n")
 
@@ -114,7 +118,7 @@ def test_a_terminal_is_sent_no_command_of_others(attacked: Path, command: tuple[
 
 
 def test_an_answer_is_shown_as_it_is_written(attacked: Path) -> None:
-    shown = on_a_terminal(attacked, "chat", "two", typed="What did I say?\r/quit\r")
+    shown = on_a_terminal(attacked, "chat", "two", typed=("What did I say?\r", "/quit\r"))
     assert "you> " in shown
     for attack in ("\x1b]", "\x1b[2J", "\x9b", "\x9d", "\u202e", "\u2066", "\x07\x07", "\x7f", "good\r"):
         assert attack not in shown
