@@ -178,8 +178,7 @@ class Beginning:
 
     def _before_turn(self) -> str | None:
         """Where the head goes back to if the turn fails for its content: before all words that were never accepted."""
-        accepted = self.conversation.entries[: self._accepted]
-        return accepted[-1].id if accepted else None
+        return self.conversation.entries[self._accepted - 1].id if self._accepted else None
 
     def _stage_words(self, words: list[dict[str, Any]]) -> dict[str, str | None]:
         """The user's words behind the chain, with what they leave open closed before them; what their row says."""
