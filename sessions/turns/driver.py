@@ -84,6 +84,8 @@ class Driver:
     async def next(self) -> Event | Step | Outcome | None:
         """The next thing that happens, or `None` at the end, or once closed. Raises `TimeoutError` when time is up."""
         happened: Event | Step | Outcome | None = None
+        if self._ended and not self._over:  # the end came just after the last thing had: nothing more may begin
+            await self.close()
         if not self._over:
             self._begin_watching()
             with anyio.CancelScope() as self._drawing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from sessions import Reply, Session, SessionManager, SessionsError, tool
 from sessions.core.steps import INTERRUPTED
 from sessions.lifecycle import TOGETHER
 from sessions.simulator import Latency
+from sessions.turns.driver import Driver
+from sessions.turns.outcome import Event
 from tests.servers import without_gate
 from tests.sessions.world import World, answers, call, create, everywhere, results, words
 
@@ -312,3 +314,43 @@ async def test_a_reply_that_has_come_whole_is_kept(tmp_path: Path) -> None:
         assert [one.state for one in await manager.runtime.store.turns(session.id)] == ["finished"]
         assert len(session.messages) == 2
     world.check()
+
+
+class Source:
+    """What a driver draws from: one thing that has come already when the manager ends, and one that never comes."""
+
+    def __init__(self) -> None:
+        self.come, self.never, self.left = anyio.Event(), anyio.Event(), False
+
+    async def drive(self) -> AsyncGenerator[Event]:
+        try:
+            await self.come.wait()
+            yield Event("just come")
+            await self.never.wait()
+        finally:
+            self.left = True
+
+
+@everywhere
+async def test_what_comes_at_the_moment_of_the_end_does_not_let_the_turn_go_on() -> None:
+    """The end interrupts a wait that is over already: the next one must not begin."""
+    world = World()
+    async with world.manager() as manager, anyio.create_task_group() as group:
+        source, seen = Source(), []
+        driver = Driver(manager.runtime, source, manager.runtime)  # type: ignore[arg-type]
+
+        async def read() -> None:
+            with pytest.raises(SessionsError, match="was closed before this was done"):
+                while (happened := await driver.next()) is not None:
+                    seen.append(happened)
+            seen.append("told")
+
+        group.start_soon(read)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(world.clock.advance, 60.0)  # what does not end is given up, and the test goes on
+        source.come.set()
+        await manager.drain()
+        source.never.set()
+        assert seen == [Event("just come"), "told"]
+        assert source.left
+        assert driver.is_drawn is False
