@@ -112,8 +112,7 @@ class SessionManager:
         self.ttl, self.clock = ttl, clock
         self.tend, self.warmup, self.warmup_timeout, self.recovers = tend, warmup, warmup_timeout, recover
         self.diagnostics, self.max_steps, self.busy_timeout = diagnostics, max_steps, busy_timeout
-        self._transcript_bytes = transcript_bytes
-        self.runtime = self._assembled(ModelClient(client), profile)
+        self.runtime = self._assembled(ModelClient(client), profile, transcript_bytes)
         if tend:
             self.runtime.schedule.serve(self._tending().run)
         self._batching = Batching(self.runtime)
@@ -121,12 +120,14 @@ class SessionManager:
         endpoint, model = self.runtime.endpoint, self.runtime.client
         self._linter = Linter(clock, endpoint.profile_of, model.characters_per_token)
 
-    def _assembled(self, client: ModelClient, profile: Profile | str | os.PathLike[str] | None) -> Runtime:
+    def _assembled(
+        self, client: ModelClient, profile: Profile | str | os.PathLike[str] | None, transcript_bytes: int
+    ) -> Runtime:
         """The parts that turns run on, each handed what it needs."""
         store, clock, background, lifecycle = self._database, self.clock, Background(), Lifecycle(self.clock)
         endpoint = Endpoint(client, profile)
         leases = Leases(store, clock, background, lifecycle, self.busy_timeout)
-        memory, warmth = Transcripts(self._transcript_bytes, leases.is_held), Warmth(limit=SHARED_POINTS)
+        memory, warmth = Transcripts(transcript_bytes, leases.is_held), Warmth(limit=SHARED_POINTS)
         conversations = Conversations(store, clock, lifecycle, endpoint, memory, warmth)
         timeout = self.warmup_timeout if self.warmup else 0.0
         gate = WarmupGate(store, clock, background, lifecycle, warmth, timeout)
@@ -187,7 +188,7 @@ class SessionManager:
 
     @property
     def _store(self) -> Store:
-        """Every public call passes here: raises `ConfigurationError` in another process or event loop than entered."""
+        """Raises `ConfigurationError` in another process or event loop than the manager was entered in."""
         self.runtime.lifecycle.check()
         return self._database
 

@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Any, TypeAlias
 
 from sessions import arguments
-from sessions.arguments import seconds, tool_list
 from sessions.branches.batching import Batching
 from sessions.branches.parallel import all_replied, fan_out, words_of
 from sessions.clock import within
@@ -202,9 +201,9 @@ class Session:
         arguments.check_key(key)
         with caller_errors():
             words = canonical(content)
-        options = Options(seconds("expected_gap", gap), key, streams=streams)
+        options = Options(arguments.seconds("expected_gap", gap), key, streams=streams)
         turn = Turn(self.runtime, self.conversation, words, options)
-        return Driver(self.runtime, turn, self._batching.collect, seconds("timeout", timeout))
+        return Driver(self.runtime, turn, self._batching.collect, arguments.seconds("timeout", timeout))
 
     # -- branches --
 
@@ -266,9 +265,9 @@ class Session:
         `reply.session.resume()`. Raises `BatchIncomplete`, which holds all outcomes, if any request has no reply.
         """
         self.conversation.check_tools()
-        if not seconds("poll", poll):
+        if not arguments.seconds("poll", poll):
             raise ConfigurationError(f"poll must be a positive number of seconds, not {poll!r}")
-        timeout = seconds("timeout", timeout)
+        timeout = arguments.seconds("timeout", timeout)
         arguments.check_key(idempotency_key)
         words = words_of(contents)
         if not words:
@@ -307,7 +306,7 @@ class Session:
         arguments.check_switches(rebase=rebase)
         arguments.check_texts(title=title)
         metadata = None if metadata is None else arguments.metadata_text(metadata)
-        toolbox = Toolbox(tool_list(changes["tools"])) if "tools" in changes else self.conversation.toolbox
+        toolbox = Toolbox(arguments.tool_list(changes["tools"])) if "tools" in changes else self.conversation.toolbox
         async with self._editing() as edit:
             with caller_errors():
                 settings = new_settings(self.settings, changes, toolbox)

@@ -52,7 +52,6 @@ def plan(runtime: Runtime, conversation: Conversation, *, alone: bool) -> Reques
         plan=planned,
         planned=now,
         asked_from=conversation.last.id if conversation.last else None,
-        prompt_tokens=prompt.total,
     )
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
-import anyio
-
 from sessions.arguments import listed
+from sessions.background import each
 from sessions.conversation.conversation import Conversation
 from sessions.core.transcript import canonical
 from sessions.errors import BatchIncomplete, ModelError
@@ -30,21 +29,17 @@ async def fan_out(
     """
     outcomes: dict[int, Outcome] = {}
     errors: dict[int, Exception] = {}
-    slots = anyio.Semaphore(limit or max(1, len(branches)))
 
     async def run(number: int) -> None:
-        async with slots:
-            try:
-                turn = Turn(runtime, branches[number], words[number], Options(branches=True))
-                outcome = await Driver(runtime, turn, collect).outcome()
-                assert outcome is not None
-                outcomes[number] = outcome
-            except Exception as error:
-                errors[number] = error
+        try:
+            turn = Turn(runtime, branches[number], words[number], Options(branches=True))
+            outcome = await Driver(runtime, turn, collect).outcome()
+            assert outcome is not None
+            outcomes[number] = outcome
+        except Exception as error:
+            errors[number] = error
 
-    async with anyio.create_task_group() as group:
-        for number in range(len(branches)):
-            group.start_soon(run, number)
+    await each(range(len(branches)), run, limit or max(1, len(branches)))
     if errors:
         raise errors[min(errors)]
     return [outcomes[number] for number in sorted(outcomes)]

@@ -58,7 +58,6 @@ class Request:
     plan: Plan
     planned: float
     asked_from: str | None
-    prompt_tokens: int = 0
     waited: float = 0.0
     started: float = 0.0
     first_event: float | None = None

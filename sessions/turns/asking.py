@@ -60,7 +60,6 @@ class Asking:
             plan=plan,
             planned=self._writer.now(),
             asked_from=conversation.last.id if conversation.last else None,
-            prompt_tokens=prompt.total,
             waited=passage.waited,
         )
 

@@ -83,7 +83,7 @@ Point: TypeAlias = Literal["stored", "nothing", "settle", "begin"]
 
 
 def resume_point(keyed: TurnRecord | None, open_turn: TurnRecord | None, *, recovering: bool) -> Point:
-    """Where a turn that is asked for stands. `found`: the one of its idempotency key; `open_turn`: the newest open one.
+    """Where a turn that is asked for stands. `keyed`: the one of its idempotency key; `open_turn`: the newest open one.
 
     "stored": its outcome is there; "nothing": it is nobody's to recover; "settle": a worker left it, what it had under
     way is to be accounted for first; "begin": it may begin, or go on.

@@ -1,4 +1,4 @@
-"""The books of a turn: what is to be written, and the one place where a turn commits it."""
+"""What a turn writes, and the one place where it commits."""
 
 from __future__ import annotations
 
