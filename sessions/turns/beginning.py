@@ -178,7 +178,9 @@ class Beginning:
 
     def _before_turn(self) -> str | None:
         """Where the head goes back to if the turn fails for its content: before all words that were never accepted."""
-        return self.conversation.entries[self._accepted - 1].id if self._accepted else None
+        entries = self.conversation.entries
+        count = min(self._accepted, len(entries))  # a paused reply, which was accepted, may have left the chain since
+        return entries[count - 1].id if count else None
 
     def _stage_words(self, words: list[dict[str, Any]]) -> dict[str, str | None]:
         """The user's words behind the chain, with what they leave open closed before them; what their row says."""
