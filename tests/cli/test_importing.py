@@ -70,6 +70,7 @@ def test_a_conversation_goes_on_where_it_was_left(warmline: Run) -> None:
     assert [tool["name"] for tool in shown["settings"]["tools"]] == ["look_up"]
 
 
+@pytest.mark.filterwarnings("ignore:.* is deprecated")  # newer SDKs say so of older models
 def test_thinking_is_kept_as_it_was_signed_or_left_out(warmline: Run) -> None:
     for option, kept in (("--thinking", True), ("--no-thinking", False)):
         [made] = json.loads(warmline("import", str(CODE), option, "--json").out)

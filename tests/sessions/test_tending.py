@@ -245,6 +245,7 @@ async def test_spending_in_one_hour_has_a_limit(monkeypatch: pytest.MonkeyPatch)
         assert sum([(await kinds(one)).count("park") for one in sessions]) == 1
 
 
+@pytest.mark.filterwarnings("ignore:.* is deprecated")  # newer SDKs say so of older models
 async def test_what_cannot_be_parked_is_not(tmp_path: Path) -> None:
     enabled = {"type": "enabled", "budget_tokens": 1024}
     for given, options in (
