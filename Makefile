@@ -69,6 +69,10 @@ endef
 bench: $(VENV)/.installed-dev ## what session.send costs beside the bare SDK call
 	$(BIN)/python -m tests.benchmarks
 
+.PHONY: bench-follow
+bench-follow: $(VENV)/.installed-dev ## what it costs to follow turns, and that somebody could
+	$(BIN)/python -m tests.benchmarks.follow
+
 # Peers have pins of their own, so they live in an environment of their own.
 TRACES ?= 48
 PEERS := .venv-peers

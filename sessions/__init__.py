@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sessions.core.usage import Usage
     from sessions.errors import (
         BatchIncomplete,
+        BudgetExceeded,
         ConfigurationError,
         Conflict,
         ContextFull,
@@ -31,14 +32,18 @@ if TYPE_CHECKING:
         StepLimitReached,
         ToolsChanged,
     )
+    from sessions.following.events import PendingCall, TurnEvent
     from sessions.ledger import Call, Cost
-    from sessions.manager import SessionInfo, SessionManager
-    from sessions.session import Reply, ReplyStream, Session
-    from sessions.tools import Tool, tool
+    from sessions.listing import SessionInfo
+    from sessions.manager import OwnedManager, SessionManager
+    from sessions.session import Reply, ReplyStream, Session, Turn
+    from sessions.tools import Tool, ToolContext, tool
+    from sessions.turns.handle import TurnInfo
     from sessions.turns.outcome import Step
 
 __all__ = [
     "BatchIncomplete",
+    "BudgetExceeded",
     "Call",
     "Clock",
     "ConfigurationError",
@@ -57,6 +62,8 @@ __all__ = [
     "ModelError",
     "Option",
     "Outlook",
+    "OwnedManager",
+    "PendingCall",
     "Policy",
     "PrefixChange",
     "Profile",
@@ -75,7 +82,11 @@ __all__ = [
     "StepLimitReached",
     "SystemClock",
     "Tool",
+    "ToolContext",
     "ToolsChanged",
+    "Turn",
+    "TurnEvent",
+    "TurnInfo",
     "Usage",
     "profile_for",
     "tool",
@@ -90,16 +101,19 @@ _HOMES = {
     "core.ttl": "ExpectedCost Fixed Option Outlook Policy",
     "core.usage": "Usage",
     "errors": (
-        "BatchIncomplete ConfigurationError Conflict ContextFull InDoubtToolCalls InvalidHistory InvalidImport "
-        "LeaseLost ModelError PrefixChange PromptWarning SchemaOutOfDate SessionBusy SessionNotFound SessionsError "
-        "StepLimitReached ToolsChanged"
+        "BatchIncomplete BudgetExceeded ConfigurationError Conflict ContextFull InDoubtToolCalls InvalidHistory "
+        "InvalidImport LeaseLost ModelError PrefixChange PromptWarning SchemaOutOfDate SessionBusy SessionNotFound "
+        "SessionsError StepLimitReached ToolsChanged"
     ),
     "conversation.entries": "Damage",
     "ledger": "Call Cost",
-    "manager": "SessionInfo SessionManager",
+    "following.events": "PendingCall TurnEvent",
+    "listing": "SessionInfo",
+    "manager": "OwnedManager SessionManager",
+    "turns.handle": "TurnInfo",
     "turns.outcome": "Step",
-    "session": "Reply ReplyStream Session",
-    "tools": "Tool tool",
+    "session": "Reply ReplyStream Session Turn",
+    "tools": "Tool ToolContext tool",
 }
 """Where each public name is: its module is imported when the name is first asked for, so that nobody waits for what is
 not used."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 from sessions.core.transcript import Malformed, encode, fault_of, shown
@@ -74,6 +75,19 @@ def seconds(name: str, given: Any) -> float | None:
     return found
 
 
+def dollars(name: str, given: Any) -> Decimal | None:
+    """A price limit in USD; `None` stays none. A float is taken as it is written."""
+    if given is None:
+        return None
+    try:
+        found = Decimal(str(given))
+    except (ArithmeticError, ValueError):
+        found = Decimal("NaN")
+    if isinstance(given, bool | str | bytes) or not found.is_finite() or found <= 0:
+        raise ConfigurationError(f"{name} must be a number of USD above zero, not {shown(given)}")
+    return found
+
+
 def duration(name: str, given: Any) -> float:
     """As `seconds`, where there must be one."""
     found = seconds(name, given)
@@ -102,3 +116,10 @@ def metadata_text(metadata: Any) -> str:
         return encode([dict(metadata or {})], where="metadata")[1:-1]
     except Malformed as error:
         raise ConfigurationError(f"metadata must be a dict that JSON can hold: {error}") from error
+
+
+def tool_input(given: Any) -> dict[str, Any]:
+    """A tool's input: an object. Raises `ConfigurationError`."""
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(f"a tool's input must be a dict, not {shown(given)}")
+    return dict(given)

@@ -12,6 +12,7 @@ SessionsError
 ├── ToolsChanged           the tools given differ from those the session was made with
 ├── InDoubtToolCalls       resume(in_doubt="raise") found calls that may or may not have taken effect
 ├── StepLimitReached       the turn used all its model calls: resume() or send() goes on
+├── BudgetExceeded         the turn's next request would cost more than max_cost leaves: resume() or send() goes on
 ├── ModelError             the API or the connection failed; what was raised is in __cause__
 │   ├── ContextFull        the prompt does not fit the model's window: compact(), or go back with rewind() or fork()
 │   └── BatchIncomplete    some requests of a batch have no reply; `results` holds the others
@@ -57,7 +58,10 @@ class LeaseLost(SessionsError):
 
 
 class Conflict(SessionsError):
-    """The entry named is not on this session's chain (any more). Open the session again and look at its entries."""
+    """The entry named is not on this session's chain (any more), or the tool call or turn has gone on without you.
+
+    Open the session again and look at what there is.
+    """
 
 
 class InvalidHistory(SessionsError):
@@ -96,6 +100,10 @@ class InDoubtToolCalls(SessionsError):
 
 class StepLimitReached(SessionsError):
     """The turn has used all its model calls. All results are stored: resume() or send() goes on."""
+
+
+class BudgetExceeded(SessionsError):
+    """The turn's next request would cost more than max_cost leaves, and was not sent: resume() or send() goes on."""
 
 
 class ModelError(SessionsError):

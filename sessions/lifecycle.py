@@ -109,10 +109,14 @@ class Lifecycle:
 
     def begin(self, turn: UnderWay) -> None:
         """A turn begins. Raises `SessionsError` where no new ones are taken."""
+        self.check_takes_turns()
+        self._turns.add(turn)
+
+    def check_takes_turns(self) -> None:
+        """Raises `SessionsError` where no new turns are taken, and `ConfigurationError` as `check` does."""
         self.check()
         if not self.takes_turns:
             raise SessionsError(_TAKES_NONE)
-        self._turns.add(turn)
 
     def over(self, turn: UnderWay) -> None:
         """It has ended, or stopped."""

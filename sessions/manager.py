@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from decimal import Decimal
+from dataclasses import replace
 from hashlib import blake2b
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, get_args
@@ -24,39 +22,33 @@ from sessions.arguments import (
     metadata_text,
     tool_list,
 )
-from sessions.background import Background
 from sessions.branches.batching import Batching
-from sessions.calls.forecaster import Forecaster
-from sessions.calls.gate import WarmupGate
-from sessions.calls.request import Requests
-from sessions.calls.schedule import Schedule
-from sessions.calls.zero_token import ZeroToken
 from sessions.clock import Clock, SystemClock
 from sessions.conversation.conversation import Conversation
-from sessions.conversation.leases import Leases
 from sessions.conversation.linting import Linter
-from sessions.conversation.memory import TRANSCRIPT_BYTES, Transcripts
-from sessions.conversation.opening import SHARED_POINTS, Conversations, new_record
+from sessions.conversation.memory import TRANSCRIPT_BYTES
+from sessions.conversation.opening import new_record
+from sessions.conversation.pending import newest_turn
 from sessions.conversation.settings_changes import check_tools
 from sessions.core.profiles import Profile
 from sessions.core.settings import Settings, make_settings
 from sessions.core.transcript import encode, shown
 from sessions.core.ttl import ExpectedCost, Policy
 from sessions.core.usage import Usage
-from sessions.core.warmth import Warmth
 from sessions.errors import ConfigurationError, SessionNotFound, SessionsError
 from sessions.ledger import Cost
-from sessions.lifecycle import Lifecycle
+from sessions.listing import SessionInfo, session_info
 from sessions.model.client import ModelClient
-from sessions.model.endpoint import Endpoint
-from sessions.runtime import Limits, Runtime
-from sessions.session import Reply, Session
+from sessions.runtime import Limits, assembled
+from sessions.session import Reply, Session, Turn
 from sessions.tools import Toolbox
 from sessions.translate import caller_errors, decoding, storage_errors
+from sessions.turns.outcome import Outcome
 from sessions.turns.tool_round import InDoubt, check_in_doubt
-from sessions.upkeep.recovery import Recovery
-from sessions.upkeep.tending import Tending
-from storage import SessionExists, SessionRecord, Store, Stored, open_store
+from sessions.upkeep.recovery import Recovery, ToolsOf
+from sessions.upkeep.tending import tending_of
+from storage import SessionExists, Store, Stored, open_store
+from storage.records import SessionState
 
 CostsBy: TypeAlias = Literal["session", "owner", "day", "kind"]
 
@@ -72,8 +64,9 @@ class SessionManager:
     somebody else uses. `diagnostics`: ask the API why a cache was missed, on every call. `tend`: keep idle
     conversations warm where that is expected to pay, in the background while this manager is in use. `warmup`: requests
     that would write the same prefix at the same time wait until one has, each at most `warmup_timeout` seconds.
-    `tools`: functions that `recover` may run. `recover`: do that in the background, every few seconds, so that turns of
-    workers that died are finished by those that live. Raises `ConfigurationError` for a wrong setting.
+    `tools`: functions that `recover` may run, or a function, also async, that gives those of a session from its owner
+    and metadata. `recover`: do that in the background, every few seconds, so that turns of workers that died are
+    finished by those that live. Raises `ConfigurationError` for a wrong setting.
     """
 
     def __init__(
@@ -92,7 +85,7 @@ class SessionManager:
         max_steps: int = 100,
         busy_timeout: float = 60.0,
         transcript_bytes: int = TRANSCRIPT_BYTES,
-        tools: Iterable[Any] = (),
+        tools: Iterable[Any] | ToolsOf = (),
     ) -> None:
         if isinstance(ttl, type) or not isinstance(ttl, Policy):
             raise ConfigurationError(f"ttl must be a policy such as Fixed('1h') or ExpectedCost(), not {shown(ttl)}")
@@ -112,56 +105,24 @@ class SessionManager:
         self.ttl, self.clock = ttl, clock
         self.tend, self.warmup, self.warmup_timeout, self.recovers = tend, warmup, warmup_timeout, recover
         self.diagnostics, self.max_steps, self.busy_timeout = diagnostics, max_steps, busy_timeout
-        self.runtime = self._assembled(ModelClient(client), profile, transcript_bytes)
+        self.runtime = assembled(
+            self._database,
+            clock,
+            ModelClient(client),
+            profile,
+            ttl,
+            limits=Limits(max_steps, diagnostics),
+            tend=tend,
+            warmup_timeout=warmup_timeout if warmup else 0.0,
+            busy_timeout=busy_timeout,
+            transcript_bytes=transcript_bytes,
+        )
         if tend:
-            self.runtime.schedule.serve(self._tending().run)
+            self.runtime.schedule.serve(tending_of(self.runtime).run)
         self._batching = Batching(self.runtime)
-        self._recovery = Recovery(self.runtime, self._batching, tool_list(tools))
+        self._recovery = Recovery(self.runtime, self._batching, tools)
         endpoint, model = self.runtime.endpoint, self.runtime.client
         self._linter = Linter(clock, endpoint.profile_of, model.characters_per_token)
-
-    def _assembled(
-        self, client: ModelClient, profile: Profile | str | os.PathLike[str] | None, transcript_bytes: int
-    ) -> Runtime:
-        """The parts that turns run on, each handed what it needs."""
-        store, clock, background, lifecycle = self._database, self.clock, Background(), Lifecycle(self.clock)
-        endpoint = Endpoint(client, profile)
-        leases = Leases(store, clock, background, lifecycle, self.busy_timeout)
-        memory, warmth = Transcripts(transcript_bytes, leases.is_held), Warmth(limit=SHARED_POINTS)
-        conversations = Conversations(store, clock, lifecycle, endpoint, memory, warmth)
-        timeout = self.warmup_timeout if self.warmup else 0.0
-        gate = WarmupGate(store, clock, background, lifecycle, warmth, timeout)
-        requests = Requests(client, store, clock)
-        forecaster = Forecaster(store, clock, self.ttl, endpoint, tend=self.tend)
-        return Runtime(
-            store=store,
-            clock=clock,
-            background=background,
-            lifecycle=lifecycle,
-            client=client,
-            endpoint=endpoint,
-            conversations=conversations,
-            leases=leases,
-            gate=gate,
-            requests=requests,
-            zero_token=ZeroToken(requests, store, clock, conversations, gate, forecaster),
-            forecaster=forecaster,
-            schedule=Schedule(clock, background, looks=store.is_shared),
-            limits=Limits(self.max_steps, self.diagnostics),
-        )
-
-    def _tending(self) -> Tending:
-        """What the schedule runs: idle conversations are opened without their tools, since none is called."""
-        runtime = self.runtime
-        return Tending(
-            runtime.store,
-            runtime.clock,
-            runtime.leases,
-            runtime.forecaster,
-            runtime.schedule,
-            open_conversation=lambda session: runtime.conversations.open(session, Toolbox()),
-            ask=runtime.zero_token.ask,
-        )
 
     async def __aenter__(self) -> Self:
         with storage_errors():
@@ -181,6 +142,7 @@ class SessionManager:
             try:
                 await self.drain()
                 await self._recovery.take_back(self.runtime.lifecycle.taken_along(error))
+                await self.runtime.following.close()
                 await self.runtime.background.close()
             finally:
                 self.runtime.lifecycle.leave()
@@ -220,16 +182,21 @@ class SessionManager:
         compact: str | None = None,
         id: str | None = None,
         params: Mapping[str, Any] | None = None,
+        parent: str | None = None,
     ) -> Session:
         """A new, empty session. Nothing is sent.
 
         `context`: content blocks that open the first user message and have a breakpoint of their own. `params`: any
-        other request field of the SDK, sent as given on every call. Raises `ConfigurationError` saying which setting
-        is wrong; then nothing is stored. Warns (`PromptWarning`) of what in the prompt silently breaks its cache.
+        other request field of the SDK, sent as given on every call. `parent`: the session that this one is a subagent
+        of; its owner has this one too, where no other is given. Raises `ConfigurationError` saying which setting is
+        wrong, and `SessionNotFound` for the parent; then nothing is stored. Warns (`PromptWarning`) of what in the
+        prompt silently breaks its cache.
         """
         check_texts(title=title)
-        check_names(owner=owner, id=id)
+        check_names(owner=owner, id=id, parent=parent)
         toolbox = Toolbox(tool_list(tools))
+        if parent is not None:
+            owner = (await self.runtime.conversations.find(parent, owner)).owner
         with caller_errors():
             settings = make_settings(
                 model=model, max_tokens=max_tokens, system=system, tools=toolbox.definitions, context=context,
@@ -240,7 +207,7 @@ class SessionManager:
         now, text = self.clock.now(), metadata_text(metadata)
         self._linter.check(settings, owner, text)
         name = id or uuid.uuid4().hex
-        record = new_record(name, owner, title, text, settings.to_json(), now)
+        record = replace(new_record(name, owner, title, text, settings.to_json(), now), forked_from=parent)
         with storage_errors():
             await self._store.create(record)
             return self._session(await self.runtime.conversations.loaded(Stored(record, [], []), toolbox))
@@ -257,8 +224,8 @@ class SessionManager:
         tools = tool_list(settings.pop("tools", None) or ())
         settings |= {"tools": Toolbox(tools).definitions}
         with caller_errors():
-            for one, value in settings.items():
-                encode([{one: value}], where=one)
+            for name, value in settings.items():
+                encode([{name: value}], where=name)
             content = encode([settings])
         name = f"prewarm-{blake2b(content.encode(), digest_size=8).hexdigest()}"
         try:
@@ -282,9 +249,8 @@ class SessionManager:
         """
         check_names(id=id, owner=owner)
         check_switches(rebase=rebase)
-        tools = tool_list(tools)
+        tools, conversations = tool_list(tools), self.runtime.conversations
         toolbox = Toolbox(tools)
-        conversations = self.runtime.conversations
         stored = await conversations.read(id, owner)
         with decoding(f"session {id!r}"):
             settings = Settings.from_json(stored.record.settings)
@@ -297,13 +263,50 @@ class SessionManager:
         return session
 
     async def list(
-        self, *, owner: str | None = None, limit: int = 50, before: str | None = None, search: str | None = None
+        self,
+        *,
+        owner: str | None = None,
+        limit: int = 50,
+        before: str | None = None,
+        search: str | None = None,
+        state: SessionState | None = None,
+        parent: str | None = None,
+        branches: bool = False,
     ) -> list[SessionInfo]:
-        """Sessions, newest first, with totals. `before`: the id of the last one of the page before."""
-        check_names(owner=owner)
+        """Sessions, newest first, with totals. `before`: the id of the last one of the page before.
+
+        `state`: only those that are `idle`, `running`, `waiting` or `interrupted`. Forks, branches of `map` and
+        `batch`, and subagents have a parent: they are listed with `branches=True`, or those of one `parent`.
+        """
+        check_names(owner=owner, parent=parent)
+        check_switches(branches=branches)
+        if state is not None:
+            check_choice("state", state, get_args(SessionState))
         with storage_errors():
-            rows = await self._store.list(owner=owner, limit=limit, before=before, search=search)
-        return [_info(row) for row in rows]
+            rows = await self._store.list(
+                owner=owner, limit=limit, before=before, search=search, state=state, parent=parent,
+                branches=branches or parent is not None,
+            )  # fmt: skip
+        return [session_info(row) for row in rows]
+
+    async def turn(self, session_id: str, *, owner: str | None = None) -> Turn | None:
+        """The newest turn of a session, in whatever worker and state; `None` before its first. Raises as `open`."""
+        check_names(session_id=session_id, owner=owner)
+        await self.runtime.conversations.find(session_id, owner)
+        with storage_errors():
+            row = await newest_turn(self._store, session_id)
+
+        async def reply_of(outcome: Outcome) -> Reply:
+            return Reply.of(outcome, await self.open(session_id, owner=owner))
+
+        return None if row is None else Turn(self.runtime, row, reply_of)
+
+    def for_owner(self, owner: str) -> OwnedManager:
+        """The same manager with every call limited to that owner: nothing of another's can be named through it.
+
+        Raises `ConfigurationError` for no owner, `None` or "": what a request that nobody signed would give.
+        """
+        return OwnedManager(self, owner)
 
     async def costs(
         self, by: CostsBy, *, session: str | None = None, owner: str | None = None
@@ -348,42 +351,50 @@ class SessionManager:
         return Session(self.runtime, self._batching, self._linter, conversation)
 
 
-@dataclass(frozen=True, slots=True)
-class SessionInfo:
-    """A row of `SessionManager.list`. Times are seconds since the epoch; `cost` is USD."""
+class OwnedManager:
+    """A manager for one owner, see `SessionManager.for_owner`: its methods are the manager's, without `owner`."""
 
-    id: str
-    owner: str | None
-    title: str | None
-    metadata: dict[str, Any]
-    model: str
-    head: str | None
-    created_at: float
-    updated_at: float
-    turns: int
-    calls: int
-    usage: Usage
-    cost: Decimal
-    unpriced: int = 0
+    def __init__(self, manager: SessionManager, owner: str) -> None:
+        check_names(owner=owner)
+        if not owner:
+            raise ConfigurationError(f"for_owner() needs an owner, not {shown(owner)}: without one nothing is limited")
+        self._manager, self.owner = manager, owner
 
+    async def create(self, **settings: Any) -> Session:
+        """As `SessionManager.create`. A `parent` must be this owner's."""
+        if settings.setdefault("owner", self.owner) != self.owner:
+            raise ConfigurationError(f"this manager makes sessions of {self.owner!r} only: leave out owner")
+        return await self._manager.create(**settings)
 
-def _info(row: SessionRecord) -> SessionInfo:
-    total = row.totals
-    with decoding(f"session {row.id!r}"):
-        metadata, model = json.loads(row.metadata), Settings.from_json(row.settings).model
-    usage = Usage(total.input, total.cache_read, total.cache_write_5m, total.cache_write_1h, total.output)
-    return SessionInfo(
-        id=row.id,
-        owner=row.owner,
-        title=row.title,
-        metadata=metadata,
-        model=model,
-        head=row.head,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        turns=total.turns,
-        calls=total.calls,
-        usage=usage,
-        cost=total.cost,
-        unpriced=total.unpriced,
-    )
+    async def open(self, id: str, *, tools: Iterable[Any] = (), rebase: bool = False) -> Session:
+        """As `SessionManager.open`. Raises `SessionNotFound` for a session of somebody else."""
+        return await self._manager.open(id, owner=self.owner, tools=tools, rebase=rebase)
+
+    async def turn(self, session_id: str) -> Turn | None:
+        """As `SessionManager.turn`. Raises `SessionNotFound` for a session of somebody else."""
+        return await self._manager.turn(session_id, owner=self.owner)
+
+    async def list(
+        self,
+        *,
+        limit: int = 50,
+        before: str | None = None,
+        search: str | None = None,
+        state: SessionState | None = None,
+        parent: str | None = None,
+        branches: bool = False,
+    ) -> list[SessionInfo]:
+        """As `SessionManager.list`. Raises `SessionNotFound` where `before` names a session of somebody else."""
+        if before is not None:
+            await self._manager.runtime.conversations.find(before, self.owner)
+        return await self._manager.list(
+            owner=self.owner, limit=limit, before=before, search=search, state=state, parent=parent, branches=branches
+        )
+
+    async def costs(self, by: CostsBy, *, session: str | None = None) -> dict[str | None, Cost]:
+        """As `SessionManager.costs`. Raises `SessionNotFound` for a session of somebody else."""
+        return await self._manager.costs(by, session=session, owner=self.owner)
+
+    async def delete(self, id: str) -> None:
+        """As `SessionManager.delete`. Raises `SessionNotFound` for a session of somebody else."""
+        await self._manager.delete(id, owner=self.owner)

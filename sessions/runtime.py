@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from sessions.background import Background
@@ -12,7 +13,12 @@ from sessions.calls.schedule import Schedule
 from sessions.calls.zero_token import ZeroToken
 from sessions.clock import Clock
 from sessions.conversation.leases import Leases
-from sessions.conversation.opening import Conversations
+from sessions.conversation.memory import Transcripts
+from sessions.conversation.opening import SHARED_POINTS, Conversations
+from sessions.core.profiles import Profile
+from sessions.core.ttl import Policy
+from sessions.core.warmth import Warmth
+from sessions.following.following import Following
 from sessions.lifecycle import Lifecycle
 from sessions.model.client import ModelClient
 from sessions.model.endpoint import Endpoint
@@ -44,4 +50,45 @@ class Runtime:
     zero_token: ZeroToken
     forecaster: Forecaster
     schedule: Schedule
+    following: Following
     limits: Limits
+
+
+def assembled(
+    store: Store,
+    clock: Clock,
+    client: ModelClient,
+    profile: Profile | str | os.PathLike[str] | None,
+    policy: Policy,
+    *,
+    limits: Limits,
+    tend: bool,
+    warmup_timeout: float,
+    busy_timeout: float,
+    transcript_bytes: int,
+) -> Runtime:
+    """The parts of a manager, each handed what it needs; the settings are those of `SessionManager`."""
+    background, lifecycle, endpoint = Background(), Lifecycle(clock), Endpoint(client, profile)
+    leases = Leases(store, clock, background, lifecycle, busy_timeout)
+    memory, warmth = Transcripts(transcript_bytes, leases.is_held), Warmth(limit=SHARED_POINTS)
+    conversations = Conversations(store, clock, lifecycle, endpoint, memory, warmth)
+    gate = WarmupGate(store, clock, background, lifecycle, warmth, warmup_timeout)
+    requests = Requests(client, store, clock)
+    forecaster = Forecaster(store, clock, policy, endpoint, tend=tend)
+    return Runtime(
+        store=store,
+        clock=clock,
+        background=background,
+        lifecycle=lifecycle,
+        client=client,
+        endpoint=endpoint,
+        conversations=conversations,
+        leases=leases,
+        gate=gate,
+        requests=requests,
+        zero_token=ZeroToken(requests, store, clock, conversations, gate, forecaster),
+        forecaster=forecaster,
+        schedule=Schedule(clock, background, looks=store.is_shared),
+        following=Following(store, clock, background, leases.look),
+        limits=limits,
+    )

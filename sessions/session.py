@@ -1,13 +1,13 @@
-"""A conversation: send, stream, run, resume; branch it, read it, and see what it cost."""
+"""A conversation: send, stream, run, begin, resume; branch it, read it, and see what it cost."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, TypeAlias
+from decimal import Decimal
+from typing import Any, TypeAlias, get_args
 
 from sessions import arguments
 from sessions.branches.batching import Batching
@@ -15,25 +15,27 @@ from sessions.branches.parallel import all_replied, fan_out, words_of
 from sessions.clock import within
 from sessions.conversation.conversation import Conversation
 from sessions.conversation.editing import Edit, check_instruction, editing, message_list
-from sessions.conversation.entries import Damage
 from sessions.conversation.linting import Linter
-from sessions.conversation.reading import damage_of, entries_before, exported
+from sessions.conversation.pending import running_turn
 from sessions.conversation.settings_changes import new_settings, prefix_change, prefix_changes, unbinds_thinking
-from sessions.core.settings import Settings
-from sessions.core.transcript import Entry, canonical, copied
+from sessions.core.transcript import canonical, encode
 from sessions.core.usage import Usage
 from sessions.errors import ConfigurationError, ModelError, SessionsError
-from sessions.ledger import Call, Cost
+from sessions.ledger import Call
+from sessions.readable import ReadableSession
 from sessions.runtime import Runtime
 from sessions.tools import Toolbox
-from sessions.translate import caller_errors, decoding, storage_errors
+from sessions.translate import caller_errors, storage_errors
 from sessions.turns.beginning import Options
+from sessions.turns.begun import Begun, WhileRunning
 from sessions.turns.compaction import compact
+from sessions.turns.deciding import decide
 from sessions.turns.driver import Driver, TurnStream
+from sessions.turns.handle import TurnHandle
+from sessions.turns.loop import Loop
 from sessions.turns.outcome import Outcome, Step
 from sessions.turns.tool_round import InDoubt, check_in_doubt
-from sessions.turns.turn import Turn
-from storage import Store
+from storage import TurnRecord
 
 Gap: TypeAlias = float | int | timedelta | None
 
@@ -50,7 +52,7 @@ class Reply(Outcome):
     @classmethod
     def of(cls, outcome: Outcome, session: Session) -> Reply:
         """What a turn of this session gave."""
-        return cls(outcome.content, outcome.stop_reason, outcome.raw, outcome.calls, session)
+        return cls(outcome.content, outcome.stop_reason, outcome.raw, outcome.calls, session, pending=outcome.pending)
 
     def to_dict(self) -> dict[str, Any]:
         """The reply as plain JSON data, for a web framework to give out: as `Outcome.to_dict`, and the session's id."""
@@ -58,7 +60,10 @@ class Reply(Outcome):
 
 
 class ReplyStream(TurnStream[Reply]):
-    """A turn under way. Iterate it for the SDK's events, or `text_stream` for the text; tools run in between.
+    """A turn under way. Iterate it for the SDK's events and, between replies, tools' results (their `type` is
+    "tool_result"); or `text_stream` for the text.
+
+    The result of each tool is an event too, with the type "tool_result" (`call_id`, `name`, `content`, `is_error`).
 
     Use it as an async context manager. Leaving it early leaves the turn for `resume()`, as a cancelled task does;
     `cancel()` instead keeps what has come so far as the reply. Another task than the one that reads may leave it, and
@@ -66,70 +71,22 @@ class ReplyStream(TurnStream[Reply]):
     """
 
 
-class Session:
+class Turn(TurnHandle[Reply]):
+    """A turn that belongs to its conversation: it goes on without whoever began it, and any process can read along
+    (`follow`), wait for its reply (`reply`) or `stop` it. Get one from `Session.begin` or `SessionManager.turn`.
+    """
+
+
+class Session(ReadableSession):
     """One conversation of a manager. Get one from `SessionManager.create` or `SessionManager.open`.
 
-    Attributes never touch the store (`entries` says when it must); every method but `stream` and `run` is a coroutine.
-    `runtime` and `conversation` are for the parts of this package.
+    Attributes never touch the store (`entries` says when it must); every method but `stream`, `resume_stream` and
+    `run` is a coroutine. `runtime` and `conversation` are for the parts of this package.
     """
 
     def __init__(self, runtime: Runtime, batching: Batching, linter: Linter, conversation: Conversation) -> None:
-        self.runtime, self._batching, self._linter = runtime, batching, linter
-        self.conversation = conversation
-
-    def __repr__(self) -> str:
-        return f"<Session {self.id} of {self.owner or 'nobody'}, {self.conversation.length} entries>"
-
-    @property
-    def id(self) -> str:
-        """The session's id."""
-        return self.conversation.record.id
-
-    @property
-    def owner(self) -> str | None:
-        """Whom it belongs to, as given on create."""
-        return self.conversation.record.owner
-
-    @property
-    def title(self) -> str | None:
-        """The title, as given."""
-        return self.conversation.record.title
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """The caller's own data, as given."""
-        return dict(json.loads(self.conversation.record.metadata))
-
-    @property
-    def head(self) -> str | None:
-        """The id of the last entry; `None` for an empty conversation."""
-        return self.conversation.head
-
-    @property
-    def settings(self) -> Settings:
-        """Model, system prompt, tools and the rest."""
-        return self.conversation.settings
-
-    @property
-    def created_at(self) -> float:
-        """Seconds since the epoch."""
-        return self.conversation.record.created_at
-
-    @property
-    def messages(self) -> list[dict[str, Any]]:
-        """The history as the API takes it, without markers; a fresh copy. See `entries`."""
-        with storage_errors():
-            return self.conversation.messages()
-
-    @property
-    def entries(self) -> list[Entry]:
-        """The history as entries; a fresh copy.
-
-        The one attribute beside `messages` that may read the store, in this thread: if the session was idle so long
-        that its transcript had to make room for others (`transcript_bytes`). `export()` never blocks.
-        """
-        with storage_errors():
-            return [replace(entry, content=copied(entry.content)) for entry in self.conversation.entries]
+        super().__init__(runtime, conversation)
+        self._batching, self._linter = batching, linter
 
     # -- turns --
 
@@ -188,22 +145,102 @@ class Session:
         `in_doubt`: what to do with calls of tools that are not idempotent and may have taken effect: "report" tells
         the model so, "rerun" runs them again, "raise" raises `InDoubtToolCalls`.
         """
+        outcome = await self._resuming(in_doubt).outcome()
+        return None if outcome is None else Reply.of(outcome, self)
+
+    def resume_stream(self, *, in_doubt: InDoubt = "report") -> ReplyStream:
+        """As `resume`, as a stream; without events, and with no final reply, where there is nothing to finish."""
+        return ReplyStream(self._resuming(in_doubt, streams=True), lambda outcome: Reply.of(outcome, self))
+
+    def _resuming(self, in_doubt: InDoubt, *, streams: bool = False) -> Driver:
         check_in_doubt(in_doubt)
         self.conversation.check_tools()
-        turn = Turn(self.runtime, self.conversation, None, Options(in_doubt=in_doubt))
-        outcome = await Driver(self.runtime, turn, self._batching.collect).outcome()
-        return None if outcome is None else Reply.of(outcome, self)
+        loop = Loop(self.runtime, self.conversation, None, Options(in_doubt=in_doubt, streams=streams))
+        return Driver(self.runtime, loop, self._batching.collect)
+
+    async def begin(
+        self,
+        content: Any,
+        *,
+        expected_gap: Gap = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+        max_cost: Decimal | float | None = None,
+        while_running: WhileRunning = "queue",
+    ) -> Turn:
+        """Begins a turn that belongs to the conversation; returns when its words are durable.
+
+        It runs in the manager's background: it outlives the request that began it, and, where a worker recovers
+        (`recover=True`), its process. `while_running`: what becomes of it while another turn runs: "queue" (first come,
+        first served), "interrupt" (stops that one, keeps what there is of it, then goes), "refuse" (`SessionBusy`).
+        `max_cost`: USD. A request that would take the turn above it is not sent: the turn is interrupted, its error is
+        `BudgetExceeded`, `resume()` or other words go on. The rest as in `send`; the same `idempotency_key` again gives
+        the same turn.
+        """
+        arguments.check_choice("while_running", while_running, get_args(WhileRunning))
+        words, options, seconds = self._asked(content, expected_gap, idempotency_key, timeout)
+        options = replace(options, max_cost=arguments.dollars("max_cost", max_cost))
+        with storage_errors():
+            row = await self._begun(seconds).begin(words, options, while_running, self._stop_running)
+        return self._turn(row)
+
+    def _begun(self, timeout: float | None = None) -> Begun:
+        return Begun(self.runtime, self.conversation, self._batching.collect, timeout=timeout)
+
+    def _turn(self, row: TurnRecord) -> Turn:
+        async def reply_of(outcome: Outcome) -> Reply:
+            return Reply.of(outcome, self)
+
+        return Turn(self.runtime, row, reply_of)
+
+    async def _stop_running(self) -> None:
+        row = await running_turn(self._store, self.id)
+        if row is not None:
+            await self._turn(row).stop()
+
+    async def approve(self, call_id: str, input: dict[str, Any] | None = None) -> None:
+        """Lets a tool call run that waits for approval, in whatever process it was asked for.
+
+        `input`: another input in place of the model's, which is told of it. When the last call is decided, the turn
+        goes on in this manager's background. Raises `Conflict` where it is decided already, or other words have come,
+        `ConfigurationError` (naming what is open) for a call that does not wait here, `ToolsChanged`.
+        """
+        with caller_errors():
+            changed = None if input is None else encode([arguments.tool_input(input)])[1:-1]
+        await self._decide(call_id, approved=True, input=changed)
+
+    async def deny(self, call_id: str, reason: str | None = None) -> None:
+        """Refuses a tool call that waits for approval; the model is told so, with the `reason`. Raises as `approve`."""
+        arguments.check_texts(reason=reason)
+        await self._decide(call_id, approved=False, reason=reason)
+
+    async def _decide(self, call_id: str, **decision: Any) -> None:
+        arguments.check_texts(call_id=call_id)
+        self.conversation.check_tools()
+        self.runtime.lifecycle.check_takes_turns()  # before anything is written: the last decision lets a turn go on
+        await self.refresh()
+        with storage_errors():
+            decided = await decide(self._store, self.conversation, call_id, self.runtime.clock.now(), **decision)
+            if decided is not None:
+                await self._begun().go_on(decided)
 
     def _driver(
         self, content: Any, gap: Gap, key: str | None, timeout: float | None, *, streams: bool = False
     ) -> Driver:
+        words, options, seconds = self._asked(content, gap, key, timeout, streams=streams)
+        loop = Loop(self.runtime, self.conversation, words, options)
+        return Driver(self.runtime, loop, self._batching.collect, seconds)
+
+    def _asked(
+        self, content: Any, gap: Gap, key: str | None, timeout: float | None, *, streams: bool = False
+    ) -> tuple[list[dict[str, Any]], Options, float | None]:
+        """What the caller gave, checked: the words, how the turn is asked for, its time limit in seconds."""
         self.conversation.check_tools()
         arguments.check_key(key)
         with caller_errors():
             words = canonical(content)
         options = Options(arguments.seconds("expected_gap", gap), key, streams=streams)
-        turn = Turn(self.runtime, self.conversation, words, options)
-        return Driver(self.runtime, turn, self._batching.collect, arguments.seconds("timeout", timeout))
+        return words, options, arguments.seconds("timeout", timeout)
 
     # -- branches --
 
@@ -355,43 +392,9 @@ class Session:
             summarize = lambda: compact(self.runtime, self.conversation, edit.lease)  # noqa: E731
             return await self.runtime.lifecycle.unless_ended(lambda: edit.healing(summarize))
 
-    # -- records --
-
-    async def entries_before(self) -> list[Entry]:
-        """The entries that compactions have replaced, oldest first; empty where there was none."""
-        with storage_errors():
-            return await entries_before(self._store, self.id, self.conversation.entries)
-
-    async def export(self) -> list[dict[str, Any]]:
-        """The history as plain Messages JSON: what `append` of another session takes back with nothing changed."""
-        with storage_errors():
-            return await exported(self._store, self.id)
-
-    async def verify(self) -> Damage | None:
-        """Re-hashes what is stored, earlier chains included: the first entry that is not as written, or `None`."""
-        with storage_errors():
-            return await damage_of(self._store, self.id)
-
-    async def calls(self) -> list[Call]:
-        """The ledger: every request of this session, failed and cancelled ones too, in the order they were recorded."""
-        with storage_errors():
-            rows = await self._store.calls(self.id)
-        with decoding(f"the calls of session {self.id!r}"):
-            return [Call.of(row) for row in rows]
-
-    async def cost(self) -> Cost:
-        """What the session has cost, in USD, by kind of call."""
-        return Cost.of(await self.calls())
-
     async def delete(self) -> None:
         """Really deletes the session; entries that a fork still reaches stay."""
         await self.runtime.conversations.delete(self.id, None)
-
-    @property
-    def _store(self) -> Store:
-        """Raises `ConfigurationError` in another process or event loop than the manager was entered in."""
-        self.runtime.lifecycle.check()
-        return self.runtime.store
 
     def _editing(self) -> AbstractAsyncContextManager[Edit]:
         return editing(self.runtime.store, self.runtime.clock, self.runtime.leases, self.conversation)

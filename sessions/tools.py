@@ -10,11 +10,12 @@ import asyncio
 import copy
 import functools
 import inspect
+import logging
 import math
-from collections.abc import AsyncIterable, Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MethodType
-from typing import Any, TypeVar, overload
+from typing import Any, TypeAlias, TypeVar, overload
 from weakref import WeakValueDictionary
 
 from sessions.clock import Clock
@@ -25,8 +26,12 @@ from sessions.core.transcript import plain
 from sessions.errors import ConfigurationError
 from sessions.jobs import in_thread, outcome
 from sessions.results import MAX_RESULT, Content, content_of, gathered, taken, told
+from sessions.tool_context import Filled, filled, listening
+from sessions.tool_context import ToolContext as ToolContext
 
 F = TypeVar("F", bound=Callable[..., Any])
+NeedsApproval: TypeAlias = bool | Callable[[dict[str, Any], ToolContext], bool | Awaitable[bool]]
+log = logging.getLogger("sessions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class _Options:
     idempotent: bool | None = None
     timeout: float | None = None
     max_result: int | None = None
+    needs_approval: NeedsApproval | None = None
 
     def __post_init__(self) -> None:
         if self.name is not None and not (isinstance(self.name, str) and TOOL_NAME.fullmatch(self.name)):
@@ -48,6 +54,9 @@ class _Options:
         if self.max_result is not None and not (_is_positive(self.max_result) and isinstance(self.max_result, int)):
             text = "a tool's max_result must be a whole number of characters, 1 or more"
             raise ConfigurationError(f"{text}, not {self.max_result!r:.80}")
+        if not _is_switch(self.needs_approval):
+            text = "a tool's needs_approval must be True, False or a function of the input and the context"
+            raise ConfigurationError(f"{text}, not {self.needs_approval!r:.80}")
 
     def over(self, other: _Options) -> _Options:
         """These, and the other's where nothing was given."""
@@ -64,12 +73,17 @@ def _is_positive(value: Any) -> bool:
         return False
 
 
+def _is_switch(value: Any) -> bool:
+    return value is None or isinstance(value, bool) or callable(value)
+
+
 class Tool:
     """A function that the model may call. Made by `tool`; calling it calls the function.
 
     `idempotent`: running it twice is harmless, so a call that a crash interrupted is simply run again. `timeout`:
     seconds after which a call is given up and reported to the model as an error. `max_result`: characters of text that
-    a result may have; a longer one is cut, with a note.
+    a result may have; a longer one is cut, with a note. `approval`: whether a human must agree to a call before it
+    runs, or the function that is asked.
     """
 
     def __init__(
@@ -80,15 +94,17 @@ class Tool:
         idempotent: bool | None = None,
         timeout: float | None = None,
         max_result: int | None = None,
+        needs_approval: NeedsApproval | None = None,
     ) -> None:
-        options = _Options(name, idempotent, timeout, max_result)
-        self._runner, own = _runner_of(function, name)
+        options = _Options(name, idempotent, timeout, max_result, needs_approval)
+        self._runner, own, self._filled = _runner_of(function, name)
         functools.update_wrapper(self, own)
         self.function = own
         self.definition = dict(without_marks(plain(self._runner.to_dict())))
         self.name = str(self.definition.get("name") or self._runner.name)
         self.idempotent, self.max_result = False, MAX_RESULT
         self.timeout: float | None = None
+        self.approval: NeedsApproval = False
         _adjust(self, options)
 
     @classmethod
@@ -99,9 +115,30 @@ class Tool:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
 
-    async def run(self, call: ToolCall, clock: Clock) -> dict[str, Any]:
+    async def needs_approval(self, given: Any, context: ToolContext) -> bool:
+        """Whether a human must agree to a call with this input, as the model sent it. In doubt, yes."""
+        if isinstance(self.approval, bool):
+            return self.approval
+        try:
+            answer: Any = self.approval(copy.deepcopy(given), context)
+            answer = await answer if inspect.isawaitable(answer) else answer
+        except (Exception, SystemExit):
+            log.exception("needs_approval of tool %r failed: the call waits for approval", self.name)
+            return True
+        if not isinstance(answer, bool):
+            log.warning("needs_approval of tool %r gave no bool: the call waits for approval", self.name)
+            return True
+        return answer
+
+    async def run(self, call: ToolCall, clock: Clock, context: ToolContext) -> dict[str, Any]:
         """Runs the call and gives its `tool_result` block. Raises nothing but cancellation and the process's Ctrl-C."""
-        ended = await outcome(lambda: self._content(call.input), clock, self.timeout, f"tool {self.name!r}")
+        if self._filled is None:
+            return await self._run(call, clock, context)
+        with listening(context) as own:
+            return await self._run(call, clock, own)
+
+    async def _run(self, call: ToolCall, clock: Clock, context: ToolContext) -> dict[str, Any]:
+        ended = await outcome(lambda: self._content(call.input, context), clock, self.timeout, f"tool {self.name!r}")
         if ended.is_late:
             return result_block(call, f"timed out after {self.timeout:g} seconds", is_error=True)
         if ended.error is None:
@@ -112,36 +149,50 @@ class Tool:
 
     @property
     def _is_async(self) -> bool:
-        return inspect.iscoroutinefunction(self._runner.call)
+        return inspect.iscoroutinefunction(self.function if self._filled else self._runner.call)
 
-    async def _content(self, given: Any) -> Content:
-        value = await self._value(given)
+    async def _content(self, given: Any, context: ToolContext) -> Content:
+        value = await self._value(given, context)
         if inspect.isawaitable(value):
             value = await value
         if isinstance(value, AsyncIterable):
             value = await gathered(value, self.max_result)
         return content_of(value, self.max_result)
 
-    async def _value(self, given: Any) -> Any:
+    async def _value(self, given: Any, context: ToolContext) -> Any:
         if not self._is_async:
-            return await in_thread(lambda: taken(self._runner.call(given), self.max_result))
-        value = await self._runner.call(given)
+            return await in_thread(lambda: taken(self._called(given, context), self.max_result))
+        value = await self._called(given, context)
         return await in_thread(lambda: taken(value, self.max_result)) if isinstance(value, Iterator) else value
+
+    def _called(self, given: Any, context: ToolContext) -> Any:
+        if self._filled is None:
+            return self._runner.call(given)
+        return self._filled.call(self._runner.call(given), context)
 
 
 def _is_of_sdk(given: Any) -> bool:
     return hasattr(given, "to_dict") and hasattr(given, "call")
 
 
-def _runner_of(given: Any, name: str | None) -> tuple[Any, Callable[..., Any]]:
-    """The SDK's tool object, which reads the schema from the function, and the function itself."""
+def is_tool(given: Any) -> bool:
+    """Whether it is one tool already: made by `tool`, or by the SDK."""
+    return isinstance(given, Tool | ToolMethod) or _is_of_sdk(given)
+
+
+def _runner_of(given: Any, name: str | None) -> tuple[Any, Callable[..., Any], Filled | None]:
+    """The SDK's tool object, which reads the schema from the function, the function itself, and what is filled in."""
     if _is_of_sdk(given):
-        return given, getattr(given, "func", given.call)
+        return given, getattr(given, "func", given.call), None
     from anthropic import beta_async_tool, beta_tool  # the SDK is imported where it is needed (`client`)
 
-    wrap = beta_async_tool if inspect.iscoroutinefunction(given) else beta_tool
     try:
-        return wrap(given, name=name) if name else wrap(given), given
+        own = filled(given)
+        wrap = beta_async_tool if own is None and inspect.iscoroutinefunction(given) else beta_tool
+        shown = own.shown() if own else given
+        return wrap(shown, name=name) if name else wrap(shown), given, own
+    except ConfigurationError:
+        raise
     except Exception as error:
         raise ConfigurationError(f"cannot make a tool of {given!r}: {error}") from error
 
@@ -155,6 +206,7 @@ def _adjust(tool: Tool, options: _Options) -> None:
     tool.idempotent = tool.idempotent if options.idempotent is None else options.idempotent
     tool.timeout = tool.timeout if options.timeout is None else options.timeout
     tool.max_result = tool.max_result if options.max_result is None else options.max_result
+    tool.approval = tool.approval if options.needs_approval is None else options.needs_approval
 
 
 def _adjusted(tool: Tool, options: _Options) -> Tool:
@@ -196,6 +248,7 @@ def tool(
     idempotent: bool | None = None,
     timeout: float | None = None,
     max_result: int | None = None,
+    needs_approval: NeedsApproval | None = None,
 ) -> Callable[[F], Tool]: ...
 @overload
 def tool(
@@ -206,6 +259,7 @@ def tool(
     idempotent: bool | None = None,
     timeout: float | None = None,
     max_result: int | None = None,
+    needs_approval: NeedsApproval | None = None,
 ) -> Tool: ...
 def tool(
     fn: Any = None,
@@ -215,15 +269,19 @@ def tool(
     idempotent: bool | None = None,
     timeout: float | None = None,
     max_result: int | None = None,
+    needs_approval: NeedsApproval | None = None,
 ) -> Any:
     """Makes a tool of a sync or async function; its schema comes from the signature and the docstring.
 
     `idempotent`: a call interrupted by a crash may simply run again. `timeout`: seconds. `max_result`: characters of
-    text in a result (a million where not given); a longer one is cut, with a note. An SDK tool object or a `Tool`
-    becomes a new `Tool` with the options given. In a class body it leaves `self` out: give `agent.search`. Raises
-    `ConfigurationError` where no schema can be made of the function, and for options that make no sense.
+    text in a result (a million where not given); a longer one is cut, with a note. `needs_approval`: a human must agree
+    to a call before it runs; or a function that says so from the call's input, as the model sent it, and its
+    `ToolContext` (asked on the event loop: one that waits should be async). An SDK tool object or a `Tool` becomes a
+    new `Tool` with the options given. In a class body it leaves `self` out: give `agent.search`. A parameter annotated
+    `ToolContext` is filled in. Raises `ConfigurationError` where no schema can be made of the function, and for options
+    that make no sense.
     """
-    options = _Options(name, idempotent, timeout, max_result)
+    options = _Options(name, idempotent, timeout, max_result, needs_approval)
     return functools.partial(_tool_or_method, options=options) if fn is None else _tool_or_method(fn, options)
 
 
@@ -234,6 +292,7 @@ def _tool(given: Any, options: _Options) -> Tool:
         idempotent=options.idempotent,
         timeout=options.timeout,
         max_result=options.max_result,
+        needs_approval=options.needs_approval,
     )
 
 
@@ -299,15 +358,22 @@ class Toolbox:
         names = [str(definition["name"]) for definition in self.definitions if "name" in definition]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise ConfigurationError(f"two tools are named {repeated[0]!r}: rename one")
+        self.may_need_approval = any(tool.approval is not False for tool in self.functions.values())
+        """Whether `needs_approval` can say yes at all."""
 
     def is_idempotent(self, name: str) -> bool:
         """Whether a call of this tool may run again after a crash. A name nobody knows has no effect at all."""
         return self.functions[name].idempotent if name in self.functions else True
 
-    async def run(self, call: ToolCall, clock: Clock) -> dict[str, Any]:
+    async def needs_approval(self, call: ToolCall, context: ToolContext) -> bool:
+        """Whether a human must agree before this call runs. A name nobody knows has no effect at all."""
+        tool = self.functions.get(call.name)
+        return tool is not None and await tool.needs_approval(call.input, context)
+
+    async def run(self, call: ToolCall, clock: Clock, context: ToolContext) -> dict[str, Any]:
         """The result of one call; an unknown name or an input that is no object is an error result."""
         tool = self.functions.get(call.name)
         if tool is None:
             offered = ", ".join(sorted(self.functions)) or "none"
             return result_block(call, f"there is no tool named {call.name!r}; offered: {offered}", is_error=True)
-        return await tool.run(call, clock)
+        return await tool.run(call, clock, context)

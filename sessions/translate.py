@@ -40,7 +40,7 @@ def _ours(error: storage.StorageError) -> errors.SessionsError:
             return errors.SessionBusy(f"the session is held by {holder}: try again later", holder=holder)
         case storage.LeaseGone() | storage.HeadMoved():
             return errors.LeaseLost(f"{error} Open the session again and call resume().")
-        case storage.EntryMissing():
+        case storage.EntryMissing() | storage.DecisionTaken() | storage.TurnMissing():
             return errors.Conflict(str(error))
         case storage.SchemaTooOld() | storage.SchemaTooNew():
             return errors.SchemaOutOfDate(str(error))

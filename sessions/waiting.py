@@ -33,6 +33,8 @@ async def until(
                 return answer
             if ear is None:  # only who has to wait listens: most are let in at the first look
                 ear = stack.enter_context(watch())
+                if ear.is_live:
+                    continue  # what was told since the first look was not heard
             pause = next(pauses) if pauses is not None else ear.pause
             if is_live:
                 with suppress(TimeoutError):

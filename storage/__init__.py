@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .errors import (
+    DecisionTaken,
     EntryMissing,
     HeadMoved,
     InvalidValue,
@@ -18,14 +19,18 @@ from .errors import (
     StoreNotOpen,
     StoreUnavailable,
     TurnKeyTaken,
+    TurnMissing,
 )
 from .holders import Holder
 from .records import (
     CallRecord,
     Change,
+    DecisionRecord,
     EntryRecord,
+    FollowerRecord,
     Lease,
     PromptRecord,
+    RelayRecord,
     SessionRecord,
     Statistics,
     Stored,
@@ -40,8 +45,11 @@ from .store import Store
 __all__ = [
     "CallRecord",
     "Change",
+    "DecisionRecord",
+    "DecisionTaken",
     "EntryMissing",
     "EntryRecord",
+    "FollowerRecord",
     "HeadMoved",
     "Holder",
     "InvalidValue",
@@ -49,6 +57,7 @@ __all__ = [
     "LeaseGone",
     "LeaseTaken",
     "PromptRecord",
+    "RelayRecord",
     "SchemaTooNew",
     "SchemaTooOld",
     "ServerAway",
@@ -66,6 +75,7 @@ __all__ = [
     "ToolCallRecord",
     "Totals",
     "TurnKeyTaken",
+    "TurnMissing",
     "TurnRecord",
     "Warmup",
     "open_store",

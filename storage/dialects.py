@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 from sqlalchemy import URL
 
 from .errors import StoreUnavailable
-from .records import Statistics
+from .records import SchemaState, Statistics
 from .sqlite import SQLite
 from .transactions import Database, Work
 from .urls import parse, unknown
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Dialect(Protocol):
-    """A database that runs plain functions in transactions; `open`, `close`, `upgrade` and `backup` block.
+    """A database that runs plain functions in transactions. What gives no future, `open` and so on, blocks.
 
     What it raises is one of `storage.errors`: a driver's own errors stay below. Work may run on any thread, and runs to
     its end even if nobody waits for the future any more.
@@ -38,6 +38,10 @@ class Dialect(Protocol):
 
     def backup(self, place: Path) -> None:
         """Copies the database into an empty file, while others use it. Raises `StoreUnavailable` where it cannot."""
+
+    def schema_state(self) -> SchemaState:
+        """What the database says of its schema, open or not; nothing is changed."""
+        ...
 
     @property
     def is_shared(self) -> bool:

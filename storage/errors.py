@@ -2,7 +2,8 @@
 
 StorageError
 ├── SessionMissing    ├── SessionExists   ├── EntryMissing
-├── LeaseTaken        ├── LeaseGone       ├── HeadMoved      ├── TurnKeyTaken
+├── LeaseTaken        ├── LeaseGone       ├── HeadMoved
+├── TurnMissing       ├── TurnKeyTaken    ├── DecisionTaken
 ├── SchemaTooOld      ├── SchemaTooNew
 ├── StoreDamaged      ├── InvalidValue
 └── StoreUnavailable
@@ -87,12 +88,43 @@ class TurnKeyTaken(StorageError):
         self.key = key
 
 
+class TurnMissing(StorageError):
+    """The session has no such turn, or it is in no state for this: nothing was written; look at the session's turns."""
+
+    def __init__(self, session: str, turn: str, state: str | None = None) -> None:
+        if state is None:
+            problem = f"session {session!r} has no turn {turn!r}: take an id from the session's own turns"
+        else:
+            problem = (
+                f"turn {turn!r} of session {session!r} is {state} and waits for no decision: load the session again"
+            )
+        super().__init__(problem)
+        self.session = session
+        self.turn = turn
+
+
+class DecisionTaken(StorageError):
+    """Somebody has decided on this tool call already: nothing was written; look the decision up."""
+
+    def __init__(self, session: str, entry: str, index: int) -> None:
+        super().__init__(
+            f"tool call {index} of entry {entry!r} in session {session!r} has been decided on already:"
+            " nothing was written; load the session again"
+        )
+        self.session = session
+        self.entry = entry
+        self.index = index
+
+
 class SchemaTooOld(StorageError):
     """The database has an older schema: run `warmline db upgrade`, then start again."""
 
-    def __init__(self, store: str, revision: str | None, command: str = "`warmline db upgrade`") -> None:
+    def __init__(
+        self, store: str, revision: str | None, command: str = "`warmline db upgrade`", *, others_go_on: bool = False
+    ) -> None:
         state = f"has schema {revision}, older than this version needs" if revision else "has no schema yet"
-        super().__init__(f"{store} {state}: run {command}")
+        meanwhile = "; workers of the version before go on meanwhile, so stop them when new ones run"
+        super().__init__(f"{store} {state}: run {command}{meanwhile if others_go_on else ''}")
         self.revision = revision
 
 

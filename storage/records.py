@@ -13,7 +13,8 @@ from .holders import Holder
 
 CallKind = Literal["turn", "prewarm", "park", "refresh", "compact", "batch"]
 CallStatus = Literal["ok", "error", "cancelled"]
-TurnState = Literal["running", "finished", "interrupted", "failed", "cancelled"]
+TurnState = Literal["queued", "running", "waiting", "finished", "interrupted", "failed", "cancelled"]
+SessionState = Literal["idle", "running", "waiting", "interrupted"]
 GroupBy = Literal["session", "owner", "day"]
 WarmupState = Literal["warm", "taken", "leading"]
 
@@ -23,12 +24,14 @@ class Lease:
     """The right to write to one session until `expires`, by the store's clock.
 
     `token` is the fencing token: it grows with every acquisition, and a commit under an older one is refused.
+    `stop`: the id of a running turn that somebody has asked to stop, as of when the lease was taken or last renewed.
     """
 
     session: str
     token: int
     holder: Holder
     expires: float
+    stop: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,13 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
-    """One session. `head` is its conversation's last entry; `tree` is shared by a created session and its forks."""
+    """One session. `head` is its conversation's last entry; `tree` is shared by a created session and its forks.
+
+    `state` is what the store finds when it gives the record, and is never written: `running` where a turn runs; else by
+    the newest turn that is no summary and has begun: `waiting` where it waits for decisions or ended so that its caller
+    runs the tools (its stop reason is "tool_use"), `interrupted` where it was. Where none of these, `running` if a turn
+    is queued, else `idle`.
+    """
 
     id: str
     tree: str
@@ -66,6 +75,7 @@ class SessionRecord:
     base: str | None = None
     totals: Totals = Totals()
     gaps: str = "{}"
+    state: SessionState = "idle"
 
 
 class EntryRecord(NamedTuple):
@@ -191,6 +201,7 @@ class TurnRecord:
     `base` is the head before the turn, `entry` the user's entry, `reply` the last assistant entry.
     `call` is the model call in flight as JSON, None when there is none; `token` the lease that runs the turn.
     `attempts`: how many workers have taken it up after the one that began it had died.
+    `queued`: what a queued turn is to begin with; `pending`: which calls a waiting one waits for. Text of the writer's.
     """
 
     id: str
@@ -210,11 +221,55 @@ class TurnRecord:
     token: int = 0
     error: str | None = None
     attempts: int = 0
+    queued: str | None = None
+    pending: str | None = None
 
     @property
     def is_open(self) -> bool:
-        """Whether it has not come to its end: it runs, or was interrupted."""
+        """Whether it has begun and not come to its end: it runs, or was interrupted (one that waits is not open)."""
         return self.state in ("running", "interrupted")
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """What somebody has decided on one tool call that waited for it, never changed once written.
+
+    `entry` is the assistant entry that asked for the call, `index` its place among that entry's calls. `input`: what
+    the call is to run with instead, as JSON; `reason`: why it was denied. `decided`: when, in seconds since the epoch.
+    """
+
+    session: str
+    entry: str
+    index: int
+    approved: bool
+    input: str | None
+    reason: str | None
+    decided: float
+
+
+@dataclass(frozen=True, slots=True)
+class FollowerRecord:
+    """Somebody (`reader`, a name of its own choice) who follows a session until `expires`, by the store's clock."""
+
+    session: str
+    reader: str
+    expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class RelayRecord:
+    """What the worker that runs a turn passes on to those who follow it elsewhere.
+
+    `number` orders them and is the store's to give (None before it has); `id` and `content` are the writer's own text,
+    `written` is its time in seconds since the epoch.
+    """
+
+    number: int | None
+    session: str
+    turn: str
+    id: str
+    content: str
+    written: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +321,13 @@ class Stored:
     record: SessionRecord
     entries: list[EntryRecord]
     calls: list[CallRecord]
+
+
+class SchemaState(NamedTuple):
+    """The revision of a database's schema, and the oldest revision of the code that may use it; None: it says none."""
+
+    revision: str | None
+    oldest: str | None
 
 
 @dataclass(frozen=True, slots=True)

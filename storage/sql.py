@@ -13,19 +13,23 @@ from .holders import Holder
 from .records import (
     CallRecord,
     Change,
+    DecisionRecord,
     EntryRecord,
     GroupBy,
     Lease,
     PromptRecord,
+    RelayRecord,
     SessionRecord,
+    SessionState,
     Statistics,
     Stored,
     TurnRecord,
+    TurnState,
     Warmup,
 )
-from .store import Calls, DueSessions, Entries, Sessions, Subtotals, ToolCalls, Turns
+from .store import Calls, Decisions, DueSessions, Entries, Followers, Relays, Sessions, Subtotals, ToolCalls, Turns
 from .threads import outcome, run
-from .transactions import leasing, reading, tending, totals, warmups, writing
+from .transactions import following, leasing, listing, reading, tending, totals, unleased, warmups, writing
 from .watching import Watch
 
 T = TypeVar("T")
@@ -75,8 +79,11 @@ class SQLStore:
         before: str | None = None,
         search: str | None = None,
         prefix: str | None = None,
+        state: SessionState | None = None,
+        parent: str | None = None,
+        branches: bool = True,
     ) -> Sessions:
-        return await self._read(reading.listing, owner, limit, before, search, prefix)
+        return await self._read(listing.listing, owner, limit, before, search, prefix, state, parent, branches)
 
     async def chain(self, session: str, head: str | None, *, after: str | None = None) -> Entries:
         return await self._read(reading.chain, session, head, after)
@@ -139,6 +146,23 @@ class SQLStore:
     async def open_turn(self, session: str) -> TurnRecord | None:
         return await self._read(reading.open_turn, session)
 
+    async def queue(self, turn: TurnRecord) -> TurnRecord:
+        return await outcome(self.dialect.change(turn.session, partial(unleased.queue, turn=turn)))
+
+    async def queued(self, session: str) -> TurnRecord | None:
+        return await self._read(reading.queued, session)
+
+    async def ask_stop(self, session: str, turn: str, *, now: float) -> TurnState:
+        work = partial(unleased.ask_stop, session=session, turn=turn, now=now)
+        return await outcome(self.dialect.change(session, work))
+
+    async def decide(self, decision: DecisionRecord, *, turn: str, of: int) -> int:
+        work = partial(unleased.decide, decision=decision, turn=turn, of=of)
+        return await outcome(self.dialect.change(decision.session, work))
+
+    async def decisions(self, session: str, entry: str) -> Decisions:
+        return await self._read(unleased.decisions, session, entry)
+
     async def turns(self, session: str, limit: int | None = None) -> Turns:
         return await self._read(reading.turns_of, session, limit)
 
@@ -179,6 +203,29 @@ class SQLStore:
 
     async def led(self, point: str, token: int, *, ttl: str | None, alive: float, now: float) -> None:
         await outcome(self.dialect.write(lambda db: warmups.led(db, point, token, ttl, alive, now), durable=False))
+
+    async def follow(self, session: str, reader: str, *, seconds: float, now: float) -> None:
+        work = partial(following.follow, session=session, reader=reader, seconds=seconds, now=now)
+        await outcome(self.dialect.write(work, durable=False))
+
+    async def unfollow(self, session: str, reader: str) -> None:
+        work = partial(following.unfollow, session=session, reader=reader)
+        await outcome(self.dialect.write(work, durable=False))
+
+    async def followed(self, *, now: float) -> Followers:
+        return await self._read(following.followed, now)
+
+    async def relay(self, rows: Sequence[RelayRecord]) -> None:
+        await outcome(self.dialect.write(partial(following.relay, rows=rows), durable=False))
+
+    async def relayed(self, session: str, turn: str, *, after: int = 0, limit: int = 1000) -> Relays:
+        return await self._read(following.relayed, session, turn, after, limit)
+
+    async def relayed_in(self, places: Sequence[tuple[str, str, int]], *, limit: int = 1000) -> Relays:
+        return await self._read(following.relayed_in, places, limit)
+
+    async def end_relays(self, *, before: float) -> None:
+        await outcome(self.dialect.write(partial(following.end_relays, before=before), durable=False))
 
     def watch(self, name: str) -> Watch:
         return self.dialect.watch(name)

@@ -12,16 +12,21 @@ from .holders import Holder
 from .records import (
     CallRecord,
     Change,
+    DecisionRecord,
     EntryRecord,
+    FollowerRecord,
     GroupBy,
     Lease,
     PromptRecord,
+    RelayRecord,
     SessionRecord,
+    SessionState,
     Statistics,
     Stored,
     Subtotal,
     ToolCallRecord,
     TurnRecord,
+    TurnState,
     Warmup,
 )
 from .watching import Watch
@@ -34,10 +39,13 @@ ToolCalls: TypeAlias = list[ToolCallRecord]
 Turns: TypeAlias = list[TurnRecord]
 Subtotals: TypeAlias = list[Subtotal]
 DueSessions: TypeAlias = list[str]
+Decisions: TypeAlias = list[DecisionRecord]
+Followers: TypeAlias = list[FollowerRecord]
+Relays: TypeAlias = list[RelayRecord]
 
 
 class Store(Protocol):
-    """Sessions, their entries, calls, tool calls and turns; which session is due for tending, and who warms what.
+    """Sessions, their entries, calls, tool calls and turns; who tends, warms and follows what.
 
     `open` first, `close` last; many tasks may share one.
     """
@@ -46,14 +54,19 @@ class Store(Protocol):
         """Connects and checks the schema; a second call does nothing.
 
         SQLite brings an older schema up to date by itself; PostgreSQL raises `SchemaTooOld`. A newer schema than this
-        version knows raises `SchemaTooNew`. Nothing is created or changed when an error is raised.
+        version knows raises `SchemaTooNew`, unless it says that code as old as this may use it. Nothing is created or
+        changed when an error is raised.
         """
 
     async def close(self) -> None:
         """Waits for writes under way and disconnects; a second call does nothing."""
 
     async def upgrade(self) -> str:
-        """Brings the schema up to date, on an open or an unopened store; gives the revision it then has."""
+        """Brings the schema up to date, on an open or an unopened store; gives the revision it then has.
+
+        A newer schema that this version may use is left as it is.
+        """
+        ...
 
     @property
     def is_shared(self) -> bool:
@@ -86,12 +99,17 @@ class Store(Protocol):
         before: str | None = None,
         search: str | None = None,
         prefix: str | None = None,
+        state: SessionState | None = None,
+        parent: str | None = None,
+        branches: bool = True,
     ) -> Sessions:
         """At most `limit` sessions, newest updated first.
 
         `owner` keeps those of one owner. `before` is the id of the last session of the page before (`SessionMissing`
         if it is gone). `search` keeps those with these words, in any letter case, in title, id, metadata, or the
-        content of any entry of their tree. `prefix` keeps those whose id begins with it.
+        content of any entry of their tree. `prefix` keeps those whose id begins with it, `state` those that the store
+        finds in that state. `parent` keeps those that were made from that session (their `forked_from`); without
+        `branches`, those that were made from a session that is there are left out.
         """
 
     async def chain(self, session: str, head: str | None, *, after: str | None = None) -> Entries:
@@ -122,7 +140,10 @@ class Store(Protocol):
         """
 
     async def renew(self, lease: Lease, *, seconds: float, now: float) -> Lease:
-        """The same lease, lasting `seconds` from now; also if it expired and nobody took it. Raises `LeaseGone`."""
+        """The same lease, lasting `seconds` from now; also if it expired and nobody took it. Raises `LeaseGone`.
+
+        Its `stop` is what stands there now: of a turn of an earlier holder too.
+        """
 
     async def release(self, lease: Lease) -> None:
         """Gives the lease back. One that is gone already is no error."""
@@ -164,16 +185,51 @@ class Store(Protocol):
         """The turn with this idempotency key, or with this id; exactly one of them is given (`ValueError`)."""
 
     async def open_turn(self, session: str) -> TurnRecord | None:
-        """The newest turn (by sequence) that is `running` or `interrupted`."""
+        """The newest turn (by sequence, of one sequence the last written) that is `running` or `interrupted`."""
+
+    async def queue(self, turn: TurnRecord) -> TurnRecord:
+        """Adds a turn that is to run later, without a lease, durable on return; gives the row as it is stored.
+
+        Its state is `queued` and its `sequence` one more than the session had turns, whatever was given; the session's
+        totals grow by it. The same id again does nothing. Who watches the session hears of it. Raises
+        `SessionMissing`, `TurnKeyTaken`.
+        """
+        ...
+
+    async def queued(self, session: str) -> TurnRecord | None:
+        """The oldest turn (by sequence, of one sequence the first written) that is `queued`."""
+
+    async def ask_stop(self, session: str, turn: str, *, now: float) -> TurnState:
+        """Asks that the turn stops, without a lease, durable on return; gives the state it had before.
+
+        One that is `queued` or `waiting` is `cancelled`, and `ended` is `now` (seconds since the epoch). Of one that
+        is `running`, who holds the session reads it in the lease (`Lease.stop`). Any other stays as it is. Who watches
+        the session hears of it, unless nothing was done. Raises `SessionMissing`, `TurnMissing`.
+        """
+        ...
+
+    async def decide(self, decision: DecisionRecord, *, turn: str, of: int) -> int:
+        """Keeps what was decided on a tool call, without a lease, durable on return; gives how many are undecided.
+
+        `of`: how many calls of that entry wait. When all of them are decided, the turn's state is `running`: nobody
+        holds a lease for it then, so `orphans` finds it too. Who watches the session hears of it. Raises
+        `SessionMissing`, `DecisionTaken` if there is a decision on that call, `HeadMoved` if the entry is not the
+        session's head, `TurnMissing` if the turn is not `waiting`; then nothing is written.
+        """
+        ...
+
+    async def decisions(self, session: str, entry: str) -> Decisions:
+        """What was decided on the tool calls of that entry, by their index."""
+        ...
 
     async def turns(self, session: str, limit: int | None = None) -> Turns:
         """The session's turns by sequence, oldest first; with `limit` only the newest ones."""
 
     async def delete(self, session: str) -> None:
-        """Deletes the session, its calls, prompts, journal and turns, and the entries that nobody else needs.
+        """Deletes the session with all that is its own, and the entries that nobody else needs.
 
-        An entry stays while a remaining session of the tree wrote it, points at it (head, base, call, turn, journal),
-        or has such an entry behind it. Raises `SessionMissing`.
+        An entry stays while a remaining session of the tree wrote it, points at it (head, base, call, turn, journal,
+        decision), or has such an entry behind it. Raises `SessionMissing`.
         """
 
     async def tend(self, session: str, after: float | None, *, now: float, head: str | None = None) -> None:
@@ -201,7 +257,8 @@ class Store(Protocol):
         """
 
     async def orphans(self, *, now: float, limit: int) -> DueSessions:
-        """The ids of at most `limit` sessions with a `running` turn that nobody runs: no lease, or one that is over.
+        """The ids of at most `limit` sessions with a `running` or `queued` turn and nobody who runs it: there is no
+        lease, or one that is over.
 
         A lease is over when it has expired, or at once when its process, on this host, has ended.
         """
@@ -221,8 +278,43 @@ class Store(Protocol):
         A token that leads no more changes nothing. With 0 and the token of a `warm` answer, that is taken back.
         """
 
+    async def follow(self, session: str, reader: str, *, seconds: float, now: float) -> None:
+        """Says that `reader`, any name of its own, follows the session for `seconds` from now (two minutes at most).
+
+        Said again, it lasts as long from then. Not durable, and no look whether there is such a session. Who watches
+        "followers" hears of it. `now` as for leases.
+        """
+
+    async def unfollow(self, session: str, reader: str) -> None:
+        """Says that it follows no more; nobody who follows is no error. Who watches "followers" hears of it."""
+
+    async def followed(self, *, now: float) -> Followers:
+        """Who follows now, by session and reader."""
+        ...
+
+    async def relay(self, rows: Sequence[RelayRecord]) -> None:
+        """Adds these rows, in their order and behind all others, whatever their `number`; nothing else is written.
+
+        Not durable. Who watches "relays" hears of it once, and not of no rows.
+        """
+
+    async def relayed(self, session: str, turn: str, *, after: int = 0, limit: int = 1000) -> Relays:
+        """What was relayed of that turn behind the number `after`, at most `limit` rows, in the order of their numbers.
+
+        A number is never given twice, also when the rows before it have been removed.
+        """
+        ...
+
+    async def relayed_in(self, places: Sequence[tuple[str, str, int]], *, limit: int = 1000) -> Relays:
+        """The same of many turns for the price of one look: of each (session, turn) what is behind that number."""
+        ...
+
+    async def end_relays(self, *, before: float) -> None:
+        """Removes the rows that were `written` before that moment. Not durable."""
+
     def watch(self, name: str) -> Watch:
-        """An ear for news of a session (somebody who was waited for has released it) or of a point (`led`).
+        """An ear for news of a session (somebody who was waited for has released it, or the verbs say so), of a point
+        (`led`), of "followers" or of "relays".
 
         It hears what other processes do too, where the store can tell it; elsewhere its `pause` is short.
         """

@@ -1,4 +1,4 @@
-"""The tables. Only rows of `sessions`, `turns` and `warmups` are ever updated; the others are written once.
+"""The tables. Only rows of `sessions`, `turns`, `warmups` and `followers` are ever updated; others are written once.
 
 Column names are those of the records. Each table's `number` keeps its rows in the order written and its pages full;
 large texts stand last in their row, so that reading the small columns touches no other page. Columns of later
@@ -13,10 +13,14 @@ from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest schema revision; revisions are numbered upwards."""
 
+OLDEST = "0004"
+"""The oldest revision of the code that may use this schema: workers of that version go on while it is brought in."""
+
 VERSION_TABLE = "warmline_version"
+"""Alembic's own, with two more columns: `oldest`, what `OLDEST` is, of the schema of revision `oldest_of`."""
 
 _RowNumber = BigInteger().with_variant(Integer, "sqlite")  # SQLite's row id is exactly an INTEGER PRIMARY KEY
 
@@ -38,16 +42,18 @@ def _count() -> Any:
 
 
 DUE = text("tend_at IS NOT NULL")  # said the same way in a query, or its index is not used
+_FORKED = text("forked_from IS NOT NULL")
 
 
 class SessionRow(Base, table=True):
-    """`tend_at` is when the idle session is to be tended next, by the store's clock."""
+    """`tend_at` is when the idle session is to be tended next, by the store's clock; `stop` the turn to be stopped."""
 
     __tablename__ = "sessions"
     __table_args__ = (
         Index("sessions_tree", "tree"),
         Index("sessions_owner", "owner"),
         Index("sessions_due", "tend_at", sqlite_where=DUE, postgresql_where=DUE),
+        Index("sessions_forked_from", "forked_from", sqlite_where=_FORKED, postgresql_where=_FORKED),
     )
 
     id: str = _text(primary_key=True)
@@ -76,6 +82,7 @@ class SessionRow(Base, table=True):
     metadata_: str = Field(sa_column=Column("metadata", Text, nullable=False))
     settings: str = _text()
     tend_at: float | None
+    stop: str | None = _text(nullable=True)
 
 
 class EntryRow(Base, table=True):
@@ -173,17 +180,21 @@ class ToolCallRow(Base, table=True):
 
 
 OPEN_TURN = text("state IN ('running', 'interrupted')")  # said the same way in a query, or its index is not used
+QUEUED_TURN = text("state = 'queued'")
+ANY_TURN = text("state <> ''")  # true of all: SQLite takes this index only where it is said, and never for the others
 _KEYED = text("key IS NOT NULL")
 
 
 class TurnRow(Base, table=True):
-    """One row for a turn, replaced by its id with each state; indexes hold only the keys and the open turns."""
+    """One row for a turn, replaced by its id with each state; it is found by its id, its key, its place or as open."""
 
     __tablename__ = "turns"
     __table_args__ = (
         Index("turns_id", "session", "id", unique=True),
         Index("turns_key", "session", "key", unique=True, sqlite_where=_KEYED, postgresql_where=_KEYED),
         Index("turns_open", "session", "sequence", sqlite_where=OPEN_TURN, postgresql_where=OPEN_TURN),
+        Index("turns_queued", "session", "sequence", sqlite_where=QUEUED_TURN, postgresql_where=QUEUED_TURN),
+        Index("turns_sequence", "session", "sequence", sqlite_where=ANY_TURN, postgresql_where=ANY_TURN),
     )
 
     number: int | None = _number()
@@ -204,6 +215,51 @@ class TurnRow(Base, table=True):
     call: str | None = _text(nullable=True)
     result: str | None = _text(nullable=True)
     attempts: int = Field(sa_type=BigInteger, nullable=False, sa_column_kwargs={"server_default": text("0")})
+    queued: str | None = _text(nullable=True)
+    pending: str | None = _text(nullable=True)
+
+
+class DecisionRow(Base, table=True):
+    """What was decided on a tool call that waited for it: once for each call."""
+
+    __tablename__ = "decisions"
+    __table_args__ = (Index("decisions_place", "session", "entry", "index", unique=True),)
+
+    number: int | None = _number()
+    session: str = _text()
+    entry: str = _text()
+    index: int = _count()
+    approved: bool
+    decided: float
+    input: str | None = _text(nullable=True)
+    reason: str | None = _text(nullable=True)
+
+
+class FollowerRow(Base, table=True):
+    """Who follows a session until `expires`. Unlogged on PostgreSQL: after a crash they all say so again."""
+
+    __tablename__ = "followers"
+
+    session: str = _text(primary_key=True)
+    reader: str = _text(primary_key=True)
+    expires: float
+
+
+class RelayRow(Base, table=True):
+    """What a turn's worker passes on to its followers; removed when it is old. Unlogged on PostgreSQL.
+
+    A number is never given twice, whatever has been removed: readers go by it.
+    """
+
+    __tablename__ = "relays"
+    __table_args__ = (Index("relays_place", "session", "turn", "number"), {"sqlite_autoincrement": True})
+
+    number: int | None = _number()
+    session: str = _text()
+    turn: str = _text()
+    id: str = _text()
+    written: float
+    content: str = _text()
 
 
 class WarmupRow(Base, table=True):
@@ -231,3 +287,6 @@ tool_calls: Table = metadata.tables["tool_calls"]
 turns: Table = metadata.tables["turns"]
 prompts: Table = metadata.tables["prompts"]
 warmups: Table = metadata.tables["warmups"]
+decisions: Table = metadata.tables["decisions"]
+followers: Table = metadata.tables["followers"]
+relays: Table = metadata.tables["relays"]

@@ -18,11 +18,12 @@ import storage
 
 NAMES = {
     sessions: (
-        "BatchIncomplete Call Clock ConfigurationError Conflict ContextFull Cost Damage Entry ExpectedCost Fixed "
-        "InDoubtToolCalls InvalidHistory InvalidImport LeaseLost Miss ModelError Option Outlook Policy PrefixChange "
-        "Profile PromptWarning Reply ReplyStream "
+        "BatchIncomplete BudgetExceeded Call Clock ConfigurationError Conflict ContextFull Cost Damage Entry "
+        "ExpectedCost Fixed InDoubtToolCalls InvalidHistory InvalidImport LeaseLost Miss ModelError Option Outlook "
+        "OwnedManager "
+        "PendingCall Policy PrefixChange Profile PromptWarning Reply ReplyStream "
         "SchemaOutOfDate Session SessionBusy SessionInfo SessionManager SessionNotFound SessionsError Settings Step "
-        "StepLimitReached SystemClock Tool ToolsChanged Usage profile_for tool"
+        "StepLimitReached SystemClock Tool ToolContext ToolsChanged Turn TurnEvent TurnInfo Usage profile_for tool"
     ),
     sessions.testing: "ManualClock simulated_manager",
     sessions.simulator: (
@@ -30,10 +31,11 @@ NAMES = {
         "serve serving"
     ),
     storage: (
-        "CallRecord Change EntryMissing EntryRecord HeadMoved Holder InvalidValue Lease LeaseGone LeaseTaken "
-        "PromptRecord SchemaTooNew SchemaTooOld ServerAway SessionExists SessionMissing SessionRecord Statistics "
+        "CallRecord Change DecisionRecord DecisionTaken EntryMissing EntryRecord FollowerRecord HeadMoved Holder "
+        "InvalidValue Lease LeaseGone LeaseTaken PromptRecord RelayRecord SchemaTooNew SchemaTooOld "
+        "ServerAway SessionExists SessionMissing SessionRecord Statistics "
         "StorageError Store Stored StoreDamaged StoreNotOpen StoreUnavailable Subtotal ToolCallRecord Totals "
-        "TurnKeyTaken TurnRecord Warmup open_store"
+        "TurnKeyTaken TurnMissing TurnRecord Warmup open_store"
     ),
 }
 

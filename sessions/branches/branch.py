@@ -21,9 +21,9 @@ from sessions.turns import states
 from sessions.turns.asking import Asking
 from sessions.turns.batched import Part
 from sessions.turns.beginning import Options, stored_outcome
+from sessions.turns.loop import Loop
 from sessions.turns.outcome import Outcome
 from sessions.turns.stopping import Stop
-from sessions.turns.turn import Turn
 from sessions.turns.writer import TurnWriter
 from storage import TurnRecord
 
@@ -36,7 +36,7 @@ async def store_words(
     runtime: Runtime, conversation: Conversation, words: list[dict[str, Any]], key: str, call: str
 ) -> TurnRecord:
     """Stores the words of a turn that is to wait for a batch; one that has gone further stays as it is."""
-    return await Turn(runtime, conversation, words, Options(key=key)).store_words(call)
+    return await Loop(runtime, conversation, words, Options(key=key)).store_words(call)
 
 
 def plan(runtime: Runtime, conversation: Conversation, *, alone: bool) -> Request:
@@ -128,7 +128,7 @@ class BranchTurn:
         part = Part.of_row(self._writer.row)
         if part is None or self._conversation.head != part.head:
             return await self._unplaced()
-        asking = Asking(self._runtime, self._writer, Stop(is_offered=False), streams=False, branches=False)
+        asking = Asking(self._runtime, self._writer, Stop(), streams=False, branches=False)
         try:
             _, outcome = await asking.receive(request.incoming)
         except ModelError as error:

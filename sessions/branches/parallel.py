@@ -14,8 +14,8 @@ from sessions.runtime import Runtime
 from sessions.translate import caller_errors
 from sessions.turns.beginning import Options
 from sessions.turns.driver import Collect, Driver
+from sessions.turns.loop import Loop
 from sessions.turns.outcome import Outcome
-from sessions.turns.turn import Turn
 
 R = TypeVar("R")
 
@@ -32,7 +32,7 @@ async def fan_out(
 
     async def run(number: int) -> None:
         try:
-            turn = Turn(runtime, branches[number], words[number], Options(branches=True))
+            turn = Loop(runtime, branches[number], words[number], Options(branches=True))
             outcome = await Driver(runtime, turn, collect).outcome()
             assert outcome is not None
             outcomes[number] = outcome

@@ -71,7 +71,7 @@ def _cost_of_all(store: str, owner: str | None, as_json: bool) -> None:
 
 async def _all(manager: SessionManager, owner: str | None) -> list[SessionInfo]:
     found: list[SessionInfo] = []
-    while page := await manager.list(owner=owner, limit=200, before=found[-1].id if found else None):
+    while page := await manager.list(owner=owner, limit=200, before=found[-1].id if found else None, branches=True):
         found += page
     return found
 

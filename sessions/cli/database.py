@@ -9,13 +9,15 @@ import anyio
 import typer
 
 from sessions.cli.lookup import existing
-from sessions.cli.options import STORE, StoreOption
+from sessions.cli.options import STORE, JsonOption, StoreOption
 from sessions.cli.output import ForceOption, files_of, writing
-from sessions.cli.terminal import console
+from sessions.cli.terminal import console, print_json
 from sessions.errors import ConfigurationError
 from sessions.translate import storage_errors
-from storage import open_store
+from storage import open_store, revisions
 from storage.dialects import dialect
+from storage.records import SchemaState
+from storage.tables import REVISION
 
 app = typer.Typer(help="Look after the database.", no_args_is_help=True)
 
@@ -38,6 +40,32 @@ def upgrade(store: StoreOption = STORE) -> None:
                 await opened.close()
 
     console.print(f"The schema is at revision {anyio.run(run)}.")
+
+
+@app.command()
+def status(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
+    """Say which schema the database has, which one this version knows, and which versions may use it."""
+    with storage_errors():
+        found = dialect(existing(store), reading=True).schema_state()
+    if as_json:
+        usable = not (revisions.is_too_old(found) or revisions.is_too_new(found))
+        print_json({**found._asdict(), "known": REVISION, "usable": usable})
+        return
+    if found.revision is None:
+        console.print("The database has no schema yet.")
+    else:
+        console.print(f"The schema is at revision {found.revision}.")
+    console.print(f"This version of warmline knows revision {REVISION}: {_advice(found)}.")
+    if found.oldest is not None:
+        console.print(f"Versions that know revision {found.oldest} or a later one may use the database.")
+
+
+def _advice(found: SchemaState) -> str:
+    if revisions.is_too_old(found):
+        return "run `warmline db upgrade`"
+    if revisions.is_too_new(found):
+        return "install a newer one to use the database"
+    return "the database is up to date" if found.revision == REVISION else "it may use the database as it is"
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import Any
 
 from sessions.conversation.entries import Written, read_entry, read_messages
 from sessions.conversation.memory import Transcripts, size_of
+from sessions.conversation.pending import read_pending, state_of
 from sessions.conversation.recent_calls import RECENT_CALLS, RecentCalls
 from sessions.core.gaps import Gaps
 from sessions.core.prompt import Prompt, kept_text, text_digest
@@ -15,6 +16,7 @@ from sessions.core.settings import Settings
 from sessions.core.transcript import Entry, is_summary, tool_calls
 from sessions.core.warmth import Warmth
 from sessions.errors import ToolsChanged
+from sessions.following.events import PendingCall
 from sessions.ledger import Call
 from sessions.model.endpoint import Endpoint
 from sessions.tools import Toolbox
@@ -74,6 +76,8 @@ class Conversation:
         self._older_open = False
         self._ids: set[str] = set()
         self._ids_of = 0
+        self.pending: tuple[PendingCall, ...] = ()
+        """The tool calls that wait at the end of the chain, as far as this process knows."""
 
     def new_prompt(self, settings: Settings, entries: Sequence[Entry]) -> Prompt:
         """The prompt that other settings or entries would make at this endpoint."""
@@ -86,8 +90,7 @@ class Conversation:
     @property
     def by_caller(self) -> frozenset[str]:
         """Names of the tools whose calls the caller answers."""
-        names = (str(definition["name"]) for definition in self.settings.tools if "name" in definition)
-        return frozenset(names) - set(self.settings.local_tools)
+        return self.settings.by_caller
 
     def check_tools(self) -> None:
         """Raises `ToolsChanged` where a function that this conversation runs was not given."""
@@ -189,11 +192,13 @@ class Conversation:
         """Brings the state up to what is stored: reads what is new, or all after somebody rewound or a write failed.
 
         A lease that is the next one after the last that was seen here proves that nobody has written since: tokens
-        count the leases given, and every change of a session needs one. Then nothing is read.
+        count the leases given, and every change of what is kept here needs one. Then nothing is read.
         """
         token = lease.token if lease is not None else None
         if self._loaded and token is not None and self._token == token - 1:
             self._token = token
+            if self.record.state == "waiting":  # decisions need no lease: the turn may be open again
+                self._open = None
         else:
             self._token, self._open = None, None
             if not (self._loaded and await self._load_new()):
@@ -206,7 +211,12 @@ class Conversation:
         with decoding(f"session {stored.record.id!r}"):
             self._apply(stored.record, stored.entries, stored.calls, whole=True)
         await self._learn_settings()
+        await self._learn_pending()
         self._transcripts.touch(self)
+
+    async def _learn_pending(self) -> None:
+        may_wait = self.record.state in ("waiting", "running")  # it runs, too, where something is queued behind calls
+        self.pending = await read_pending(self._store, self.record.id, self.last, self.by_caller) if may_wait else ()
 
     async def _load_new(self) -> bool:
         """Reads what has come behind the known head; whether that is all that has changed."""
@@ -215,6 +225,7 @@ class Conversation:
             return False
         if record.head == known:
             self._note_record(record)
+            await self._learn_pending()
             return True
         if record.head is None or known is None:
             return False
@@ -226,6 +237,7 @@ class Conversation:
         with decoding(f"session {record.id!r}"):
             self._apply(record, rows, newest, whole=False)
         await self._learn_settings()
+        await self._learn_pending()
         return True
 
     async def _learn_settings(self) -> None:
@@ -300,6 +312,7 @@ class Conversation:
         new: dict[str, Any] = {name: text for name in _KEPT if (text := getattr(change, name)) is not None}
         if (turn := change.turn) is not None:
             self._note_turn(turn)
+            new["state"] = state_of(turn)
             if turn.sequence > self.record.totals.turns:
                 new["totals"] = replace(self.record.totals, turns=turn.sequence)
         self.record = replace(self.record, head=change.head, updated_at=change.updated_at, **new)

@@ -71,6 +71,8 @@ class Edit:
         except BaseException:
             conversation.roll_back()  # it may have gone through: what is stored is read again
             raise
+        if head != conversation.head:
+            conversation.pending = ()
         conversation.stage(written)
         conversation.committed(change)
 

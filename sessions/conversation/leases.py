@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from weakref import WeakValueDictionary
 
 import anyio
@@ -36,11 +36,12 @@ class Hold:
     """A lease that this process holds; `lease` is its newest form.
 
     `releasing`: a commit that gives it back is under way, `released`: it has gone through. `ids_given`: how many ids
-    have been made from it.
+    have been made from it. `asked_to_stop` hears which turn of the session somebody wants stopped, at each renewal.
     """
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
+        self.asked_to_stop: Callable[[str | None], None] | None = None
         self.lost = self.releasing = self.released = False
         self.ids_given = 0
 
@@ -81,6 +82,20 @@ class Leases:
                         await self._release(hold)
                 finally:
                     turnstile.semaphore.release()
+
+    @contextmanager
+    def alone(self, session: str) -> Iterator[bool]:
+        """Whether no turn of this process works with the session; none begins inside, other processes' do."""
+        turnstile = self._turnstiles.setdefault(session, _Turnstile())
+        try:
+            turnstile.semaphore.acquire_nowait()
+        except anyio.WouldBlock:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            turnstile.semaphore.release()
 
     async def _take(self, session: str, turnstile: _Turnstile, patience: float, deadline: float) -> Hold:
         await self._enter(turnstile, patience)
@@ -169,3 +184,10 @@ class Leases:
             log.warning("the lease of session %s could not be renewed, trying again: %s", session, error)
         else:
             hold.lease = lease
+            if lease.stop is not None and hold.asked_to_stop is not None:
+                hold.asked_to_stop(lease.stop)
+
+    async def look(self, session: str) -> None:
+        """Somebody wants something of the turn that holds the session: its lease is renewed now, which tells."""
+        if (hold := self._held.get(session)) is not None:
+            await self._renew(session, hold)

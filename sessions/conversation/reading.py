@@ -7,7 +7,9 @@ from typing import Any
 
 from sessions.conversation.entries import Damage, first_damage, read_entry, read_messages
 from sessions.core.transcript import Entry
+from sessions.ledger import Cost
 from storage import EntryRecord, SessionMissing, Store
+from storage.values import NO_LIMIT
 
 
 async def exported(store: Store, session: str) -> list[dict[str, Any]]:
@@ -51,3 +53,14 @@ async def earlier_chains(store: Store, session: str, root: str | None) -> list[l
         chains.insert(0, await store.chain(session, head))
         root = chains[0][0].id
     return chains
+
+
+async def cost_of_family(store: Store, session: str) -> Cost:
+    """What a session, its forks, branches and subagents, and theirs, have cost together."""
+    total, family = Cost(), [session]
+    while family:
+        member = family.pop()
+        groups = await store.totals(None, session=member)
+        total = sum((Cost.of_group(group) for group in groups), start=total)
+        family += [child.id for child in await store.list(parent=member, limit=NO_LIMIT)]
+    return total

@@ -7,7 +7,7 @@ Acts by block index only: some servers interleave blocks. Usage fields are taken
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,6 +55,8 @@ class Incoming:
     is_estimated: bool = False
     request_id: str | None = None
     broken_inputs: dict[int, str] = field(default_factory=dict)
+    heard: Callable[[Mapping[str, Any]], None] | None = None
+    """Told of each raw event, when it has been taken in."""
     _inputs: dict[int, list[str]] = field(default_factory=dict)
 
     def feed(self, event: Mapping[str, Any]) -> None:
@@ -78,6 +80,8 @@ class Incoming:
                 self.message["context_management"] = edits
         elif kind == "message_stop":
             self.ended = True
+        if self.heard is not None:
+            self.heard(event)
 
     def take(self, message: Mapping[str, Any]) -> None:
         """Takes in a message that came whole."""
@@ -116,6 +120,10 @@ class Incoming:
     def content(self) -> list[dict[str, Any]]:
         """The blocks in index order, as far as they have come."""
         return [self.blocks[index] for index in sorted(self.blocks)]
+
+    def input_so_far(self, index: int) -> str:
+        """The JSON text of a tool's input, of a block that is not whole; empty for any other."""
+        return self.broken_inputs.get(index) or "".join(self._inputs.get(index, ()))
 
     def estimate_output(self, characters_per_token: float) -> None:
         """The answer ends here: where the API never said how long it is, its size is told from what has come.

@@ -67,6 +67,12 @@ class Settings:
                 body[name] = value
         return {**body, **(self.params or {})}
 
+    @property
+    def by_caller(self) -> frozenset[str]:
+        """Names of the tools whose calls the caller answers."""
+        names = (str(definition["name"]) for definition in self.tools if "name" in definition)
+        return frozenset(names) - set(self.local_tools)
+
     def to_json(self) -> str:
         """The text that is stored."""
         return json.dumps(

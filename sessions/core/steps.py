@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 from sessions.core.cache import Block
@@ -54,7 +56,8 @@ class SubmitResults:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The turn has ended. `waiting_for`: calls that the caller runs; the next user content brings their results."""
+    """The turn has ended, or rests. `waiting_for`: calls that the caller runs, whose results the next user content
+    brings, and calls that wait for an approval."""
 
     stop_reason: str | None
     waiting_for: tuple[ToolCall, ...] = ()
@@ -71,6 +74,11 @@ def calls_of(content: Sequence[Block]) -> list[ToolCall]:
     ]
 
 
+def call_id(session: str, entry: str, index: int) -> str:
+    """The name of one tool call among all of all sessions; the same whoever runs it, and however often."""
+    return blake2b(json.dumps([session, entry, index]).encode(), digest_size=16).hexdigest()
+
+
 def result_block(call: ToolCall, content: Any, *, is_error: bool = False) -> dict[str, Any]:
     """A `tool_result` block for this call."""
     block: dict[str, Any] = {"type": "tool_result", "tool_use_id": call.id, "content": content}
@@ -78,12 +86,17 @@ def result_block(call: ToolCall, content: Any, *, is_error: bool = False) -> dic
 
 
 def next_step(
-    transcript: Sequence[Entry], journal: Mapping[int, ToolRecord], *, by_caller: Collection[str] = ()
+    transcript: Sequence[Entry],
+    journal: Mapping[int, ToolRecord],
+    *,
+    by_caller: Collection[str] = (),
+    held: Collection[int] = (),
 ) -> Step:
     """Decides from the last entry and, where it holds tool calls, from their journal.
 
     `by_caller`: names of tools that the caller runs; every other call is ours, an unknown name included (its result
-    says so to the model). A message with tool calls needs results whatever its stop reason says.
+    says so to the model). `held`: indices of calls that need an approval which nobody has decided: they do not run. A
+    message with tool calls needs results whatever its stop reason says.
     """
     if not transcript:
         return Finished(None)
@@ -94,13 +107,14 @@ def next_step(
     if not calls:
         return CallModel() if last.stop_reason == "pause_turn" else Finished(last.stop_reason)
     ours = [call for call in calls if call.name not in by_caller]
-    fresh = tuple(call for call in ours if call.index not in journal)
-    doubtful = tuple(call for call in ours if call.index in journal and journal[call.index].result is None)
-    if fresh or doubtful:
-        return RunTools(fresh, doubtful)
-    theirs = tuple(call for call in calls if call.name in by_caller)
-    if theirs:
-        return Finished("tool_use", theirs)
+    unfinished = [call for call in ours if call.index not in journal or journal[call.index].result is None]
+    allowed = [call for call in unfinished if call.index not in held]
+    if allowed:
+        fresh = tuple(call for call in allowed if call.index not in journal)
+        return RunTools(fresh, tuple(call for call in allowed if call.index in journal))
+    waiting = tuple(call for call in calls if call.name in by_caller or call in unfinished)
+    if waiting:
+        return Finished("tool_use", waiting)
     return SubmitResults(tuple(result for call in calls if (result := journal[call.index].result) is not None))
 
 

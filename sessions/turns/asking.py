@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import anyio
@@ -16,9 +17,10 @@ from sessions.conversation.settings_changes import without_foreign_thinking
 from sessions.core.cache import Where
 from sessions.core.incoming import Incoming
 from sessions.core.plan import Plan, make_plan, render
+from sessions.core.prices import cost
 from sessions.core.steps import Finished, next_step
 from sessions.core.transcript import Malformed, is_empty_reply, tool_calls
-from sessions.errors import ContextFull, ModelError, StepLimitReached
+from sessions.errors import BudgetExceeded, ContextFull, ModelError, StepLimitReached
 from sessions.ledger import Call
 from sessions.runtime import Runtime
 from sessions.turns import states
@@ -41,6 +43,8 @@ class Asking:
         self._calls = 0
         self._compacts = True  # until an attempt fails: each may be paid for
         self.own_marks: tuple[Where, ...] = ()
+        self.max_cost: Decimal | None = None
+        """What the turn may cost, in USD."""
 
     def _plan(self) -> Plan:
         conversation = self._conversation
@@ -82,11 +86,11 @@ class Asking:
             return  # stopped while it waited: the turn's loop closes it
         try:
             async with passage:
+                self._check_cost(passage.plan)
                 request = await self._write_down(passage)
                 async with aclosing(self._listen(request, passage)) as events:
                     async for event in events:
-                        if self._streams:
-                            yield Event(event)
+                        yield Event(event)
         except ModelError as error:
             if not await self._asks_to_drop(error):
                 raise
@@ -103,9 +107,26 @@ class Asking:
         assert entry is not None
         yield Step("reply", list(entry.content), entry, entry.stop_reason, call)
 
+    def _check_cost(self, plan: Plan) -> None:
+        """Raises `BudgetExceeded` where what was spent and the request's expected input are more than it may cost.
+
+        A request whose price is not published counts as nothing.
+        """
+        if self.max_cost is None:
+            return
+        settings, profile = self._conversation.settings, self._conversation.prompt.profile
+        spent = sum((call.cost or Decimal(0) for call in self._writer.calls), start=Decimal(0))
+        expected = cost(plan.expected, profile, settings.params) or Decimal(0)
+        if spent + expected > self.max_cost:
+            raise BudgetExceeded(
+                f"the turn has cost ${spent}, and its next request is expected to cost ${expected} before its answer: "
+                f"more than max_cost (${self.max_cost}); all results are stored: resume() or send() goes on"
+            )
+
     async def _write_down(self, passage: Passage) -> Request:
         """The request, stored as the call in flight before it is sent."""
         request = self._request(passage)
+        request.incoming.heard = self._writer.channel.hear
         self._writer.send(request)
         self._writer.row = states.after(self._writer.row, "asks", call=request.stored)
         await self._writer.commit(turn=self._writer.row)
@@ -131,6 +152,7 @@ class Asking:
             return
         self._compacts = await make_room(self._runtime, self._writer, count)
         if self._compacts:
+            self._writer.channel.show_again()  # its entries have other ids
             self.own_marks = tuple(mark._replace(message=mark.message - count + 1) for mark in self.own_marks)
 
     async def _go_first_or_wait(self) -> Passage:
@@ -152,23 +174,38 @@ class Asking:
         return True
 
     async def _listen(self, request: Request, passage: Passage) -> AsyncGenerator[Any]:
-        """The stream's events. A stop interrupts the wait for the next one; the first opens the gate for others."""
-        incoming, requests = request.incoming, self._runtime.requests
-        async with self._keeping(incoming), AsyncExitStack() as stack:
-            stream = requests.stream(request, typed=self._streams)
+        """Takes the answer in until it ends or the user presses stop. Gives its events where somebody reads them.
+
+        Where nobody does, one scope is enough for all of it: one for each event of a long reply would be a good part of
+        what it costs.
+        """
+        if not self._streams:
+            async with self._keeping(request.incoming):
+                await self._stop.run_unless_stopped(lambda: self._take_in(request, passage))
+            return
+        async with self._keeping(request.incoming), AsyncExitStack() as stack:
+            stream = self._runtime.requests.stream(request, typed=True)
             events = await self._stop.run_unless_stopped(lambda: stack.enter_async_context(stream))
             while events is not None and not self._stop.pressed:
                 event = await self._stop.run_unless_stopped(lambda: anext(events, None))
                 if event is None:
                     return
-                if request.first_event is None:
-                    requests.begun(request)
-                if incoming.started and not passage.is_open:
-                    self._conversation.recent.warmth.learn(
-                        request.plan.marks, request.plan.hit, incoming.usage, request.started
-                    )
-                    await passage.opened()
+                await self._heard(request, passage)
                 yield event
+
+    async def _take_in(self, request: Request, passage: Passage) -> None:
+        async with self._runtime.requests.stream(request) as events:
+            async for _ in events:
+                await self._heard(request, passage)
+
+    async def _heard(self, request: Request, passage: Passage) -> None:
+        """An event has come; the first one opens the gate for others."""
+        if request.first_event is None:
+            self._runtime.requests.begun(request)
+        if request.incoming.started and not passage.is_open:
+            usage = request.incoming.usage
+            self._conversation.recent.warmth.learn(request.plan.marks, request.plan.hit, usage, request.started)
+            await passage.opened()
 
     async def receive(self, incoming: Incoming) -> tuple[Call, Outcome | None]:
         """Decides what a reply means and stores it; an `Outcome` where it is not appended and ends the turn."""

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from hashlib import blake2b
 from typing import Any
 
+from sessions.conversation.pending import newest_turn
 from sessions.core.cache import Where
 from sessions.core.steps import Finished, ToolRecord, close_open_calls, next_step
 from sessions.core.transcript import Entry, encode, lift_marks, tool_calls
-from sessions.errors import ConfigurationError, SessionsError
+from sessions.errors import ConfigurationError, SessionBusy, SessionsError, named
 from sessions.ledger import Call
 from sessions.runtime import Runtime
 from sessions.turns import states
 from sessions.turns.outcome import Outcome
 from sessions.turns.tool_round import InDoubt, ToolRound
-from sessions.turns.writer import TurnWriter
+from sessions.turns.writer import Begun, TurnWriter
 from storage import Store, TurnRecord
 
 
@@ -28,7 +31,9 @@ class Options:
     `recovering`: another worker's turn is finished, if it is still nobody's; nobody waits for it, so it does not wait
     for the session, and what may succeed later is left to be recovered again. `branches`: others start from the same
     head at the same time, so that even a short rest of it is written by one of them only. `streams`: somebody reads the
-    events, and may press stop.
+    events. `row`: the id of the turn to go on with, where it is known: one whose calls have been decided. `queued`: the
+    oldest turn that is queued is to run, if it may. `max_cost`: what it may cost, in USD. `patience`: seconds to wait
+    for the session, where not the manager's. `begun` is told of the row when its words are durable.
     """
 
     expected_gap: float | None = None
@@ -37,6 +42,11 @@ class Options:
     recovering: bool = False
     branches: bool = False
     streams: bool = False
+    row: str | None = None
+    queued: bool = False
+    max_cost: Decimal | None = None
+    patience: float | None = None
+    begun: Begun | None = None
 
 
 class Beginning:
@@ -60,8 +70,8 @@ class Beginning:
         self._marked: tuple[int, ...] = ()
         if content is not None:
             self._content, self._marked = lift_marks(content)
-        self._digest = None if self._content is None else _digest(self._content)
-        self._options = options
+        self._digest = None if self._content is None else digest_of(self._content)
+        self._options, self._expected_gap, self.max_cost = options, options.expected_gap, options.max_cost
         self._accepted = 0
         self.stored: Outcome | None = None
         self.own_marks: tuple[Where, ...] = ()
@@ -77,10 +87,19 @@ class Beginning:
         Raises `SessionsError` where it was given up, `ConfigurationError` for words that cannot follow.
         """
         keyed, open_turn = await self.found(), await self.conversation.open_turn()
+        asking = await self._asking()
+        waiting = asking if asking is not None and asking.state == "waiting" else None
+        if open_turn is None and asking is not None and asking.state == "running":
+            open_turn = asking  # decided in another process, which needs no lease: what is known here is older
+        self._check_order(open_turn, keyed)
+        if self._options.queued or self._options.row is not None:
+            if not self._may_go_on(keyed, open_turn, waiting):
+                return False
+            open_turn = open_turn if self._content is not None else keyed
         point = states.resume_point(keyed, open_turn, recovering=self._options.recovering)
         if point == "stored":
             assert keyed is not None
-            self.stored = await stored_outcome(self._store, keyed)
+            self.stored = await self._outcome(keyed)
         if point in ("stored", "nothing"):
             return False
         if point == "settle":
@@ -90,14 +109,80 @@ class Beginning:
             keyed = open_turn if is_found else keyed
         journal = await self._tools.read()
         ended = await self._ended_here()
-        if self._content is None and self._is_finished(journal, ended):
+        if self._content is None and self._is_finished(journal, ended) and not self._is_to_wait(open_turn):
             if open_turn is not None:
                 await self._writer.commit(turn=states.ended(open_turn, open_turn.stop_reason, self._writer.now()))
             return False
         await self._runtime.forecaster.learn_owner(self.conversation.record.owner)
+        if self._content is not None and waiting is not None:
+            self._check_results(self._content)  # before anything changes
+            await self._writer.commit(turn=states.passed_over(waiting, self._writer.now()))
         self._accepted = max(self.conversation.answered, self.conversation.position(ended))
-        await self._go_on(open_turn if self._content is None else keyed)
+        await self._go_on_or_fail(open_turn if self._content is None else keyed)
         return True
+
+    def _is_to_wait(self, open_turn: TurnRecord | None) -> bool:
+        """Whether calls need an approval that nobody could be asked for, since the turn broke off just before."""
+        return bool(self._tools.held) and open_turn is not None and open_turn.reply == self.conversation.head
+
+    def _check_order(self, open_turn: TurnRecord | None, keyed: TurnRecord | None) -> None:
+        """Raises `SessionBusy` where a turn that is begun would be said before a dead worker's turn has ended.
+
+        Words that are sent, and results that the caller brings, go first: they close what that turn has left open.
+        """
+        if self._options.begun is None or self._content is None or open_turn is None or open_turn.state != "running":
+            return
+        has_results = any(block["type"] == "tool_result" for block in self._content)
+        if not has_results and (keyed is None or keyed.id != open_turn.id):
+            raise SessionBusy("a turn of this session, which its worker left, is to end first: try again later")
+
+    async def _outcome(self, row: TurnRecord) -> Outcome:
+        """What is stored of it, and what it waits for where it is the newest."""
+        outcome = await stored_outcome(self._store, row)
+        is_last = row.reply is not None and row.reply == self.conversation.head
+        return replace(outcome, pending=self.conversation.pending) if is_last else outcome
+
+    async def _go_on_or_fail(self, known: TurnRecord | None) -> None:
+        try:
+            await self._go_on(known)
+        except ConfigurationError as error:
+            if known is not None and known.state == "queued":  # its words cannot follow: others shall not wait for it
+                await self._writer.commit(turn=states.refused(known, named(error), self._writer.now()))
+            raise
+
+    def _may_go_on(self, row: TurnRecord | None, open_turn: TurnRecord | None, waiting: TurnRecord | None) -> bool:
+        """Whether the turn that was named is to be run now; the words of one that was queued are in its row.
+
+        What a dead worker left comes before what is queued.
+        """
+        if row is None or states.is_at_rest(row):
+            return False
+        if row.state == "queued":
+            if (open_turn is not None and open_turn.state == "running") or self._is_answered_first(waiting):
+                return False
+            words, self._expected_gap, self.max_cost = asked_of(row)
+            self._content, self._marked = lift_marks(words)
+        return True
+
+    async def _asking(self) -> TurnRecord | None:
+        """The turn that asked for approvals of the last entry's calls; which calls those are is stored, and stays so.
+
+        Also when it waits no more: a worker whose tools no longer ask heeds what was decided, and what was not.
+        """
+        last = self.conversation.last
+        if last is None or last.role != "assistant" or not tool_calls(last.content):
+            return None
+        row = await newest_turn(self._store, self.conversation.record.id, queued=False)
+        if row is None or row.pending is None:
+            return None
+        self._tools.held_before(row)
+        return row
+
+    def _is_answered_first(self, waiting: TurnRecord | None) -> bool:
+        """Whether calls are open that somebody may be about to decide or answer: queued words do not close them."""
+        last = self.conversation.last
+        calls = tool_calls(last.content) if last is not None and last.role == "assistant" else []
+        return bool(calls) and (waiting is not None or any(c["name"] in self.conversation.by_caller for c in calls))
 
     async def _settled(self, open_turn: TurnRecord, *, goes_on: bool) -> TurnRecord:
         """A worker left this turn: what it had under way is in the ledger, and what becomes of it is written."""
@@ -130,25 +215,25 @@ class Beginning:
 
     def _note_gap(self) -> None:
         """The time since the last request, and what the caller knows of the next: the forecast stands on them."""
-        gaps = replace(self.conversation.gaps, told=self._options.expected_gap)
+        gaps = replace(self.conversation.gaps, told=self._expected_gap)
         if self.conversation.recent.asked is not None:
             gaps = gaps.plus(self.idle())
         self._writer.gaps = self.conversation.note(gaps)
 
     async def found(self) -> TurnRecord | None:
         """The turn that was sent with this idempotency key. Raises `ConfigurationError` where it had other words."""
-        if not self._options.key:
-            return None
-        keyed = await self._store.turn(self.conversation.record.id, key=self._options.key)
-        if keyed is not None and keyed.digest != self._digest:
-            raise ConfigurationError(
-                f"idempotency_key {self._options.key!r} was used with other content: choose a new key"
-            )
-        return keyed
+        session = self.conversation.record.id
+        if self._options.queued:
+            return await self._store.queued(session)
+        if self._options.row is not None:
+            return await self._store.turn(session, id=self._options.row)
+        return await found(self._store, session, self._options.key, self._digest)
 
     def _is_finished(self, journal: dict[int, ToolRecord], ended: str | None) -> bool:
         """Whether nothing is left to do: the chain says so, or the newest turn ended where it ends (`ended`)."""
-        step = next_step(self.conversation.entries, journal, by_caller=self.conversation.by_caller)
+        step = next_step(
+            self.conversation.entries, journal, by_caller=self.conversation.by_caller, held=self._tools.held
+        )
         return isinstance(step, Finished) or (ended is not None and ended == self.conversation.head)
 
     def _row(self, known: TurnRecord | None, places: Mapping[str, str | None]) -> TurnRecord:
@@ -173,8 +258,8 @@ class Beginning:
         """The entry behind the newest reply at which the newest turn ended for good: stopped, declined, or silent."""
         if self.conversation.answered == len(self.conversation.entries):
             return None
-        newest = await self._store.turns(self.conversation.record.id, limit=1)
-        return newest[0].result if newest and states.is_over(newest[0]) else None
+        newest = await newest_turn(self._store, self.conversation.record.id, queued=False)
+        return newest.result if newest is not None and states.is_over(newest) else None
 
     def _before_turn(self) -> str | None:
         """Where the head goes back to if the turn fails for its content: before all words that were never accepted."""
@@ -220,6 +305,11 @@ class Beginning:
         if unknown := [id for id in given if id not in ids]:
             raise ConfigurationError(f"tool_result {unknown[0]} answers no open tool call of this session")
         theirs = [str(block["id"]) for block in open_calls if block["name"] in self.conversation.by_caller]
+        if undecided := [call.call_id for call in self._tools.undecided()]:
+            raise ConfigurationError(
+                f"the calls {', '.join(undecided)} wait for approval: approve() or deny() them first, "
+                "then hand in the results of the others"
+            )
         if missing := [id for id in theirs if id not in given]:
             raise ConfigurationError(
                 f"there is no tool_result for {', '.join(missing)}: hand in the results of all open calls together "
@@ -241,10 +331,40 @@ async def stored_outcome(store: Store, row: TurnRecord) -> Outcome:
         content = json.loads(entry.content)
     last = calls[-1] if calls else None
     raw = {"id": last.response_id if last else None, "model": last.model if last else None}
-    return Outcome(content, row.stop_reason, raw | {"usage": _api_usage(last)}, tuple(calls))
+    reason = "cancelled" if row.state == "cancelled" else row.stop_reason
+    return Outcome(content, reason, raw | {"usage": _api_usage(last)}, tuple(calls))
 
 
-def _digest(content: Any) -> str:
+async def found(store: Store, session: str, key: str | None, digest: str | None) -> TurnRecord | None:
+    """The turn of a session with this idempotency key. Raises `ConfigurationError` where it had other words."""
+    keyed = await store.turn(session, key=key) if key else None
+    if keyed is not None and keyed.digest != digest:
+        raise ConfigurationError(f"idempotency_key {key!r} was used with other content: choose a new key")
+    return keyed
+
+
+def queued_row(session: str, content: list[dict[str, Any]], options: Options, now: float) -> TurnRecord:
+    """The row of a turn that waits for its session: its words and what was said with them."""
+    limit = None if options.max_cost is None else str(options.max_cost)
+    asked = {"words": content, "expected_gap": options.expected_gap, "max_cost": limit}
+    return states.queued(
+        uuid.uuid4().hex,
+        session,
+        started=now,
+        key=options.key,
+        digest=digest_of(content),
+        queued=encode([asked])[1:-1],
+    )
+
+
+def asked_of(row: TurnRecord) -> tuple[list[dict[str, Any]], float | None, Decimal | None]:
+    """What `queued_row` wrote: the words, in how many seconds the user is expected back, and what the turn may cost."""
+    asked = json.loads(row.queued or "{}")
+    limit = asked.get("max_cost")
+    return asked["words"], asked["expected_gap"], None if limit is None else Decimal(limit)
+
+
+def digest_of(content: Any) -> str:
     return blake2b(encode(content).encode(), digest_size=16).hexdigest()
 
 

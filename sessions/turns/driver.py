@@ -11,13 +11,14 @@ import anyio
 
 from sessions.conversation.conversation import Conversation
 from sessions.errors import SessionsError
+from sessions.following.events import ToolResult
 from sessions.lifecycle import ENDED
 from sessions.model.raw_stream import typed_event
 from sessions.runtime import Runtime
 from sessions.translate import storage_errors
 from sessions.turns.batched import Part
+from sessions.turns.loop import Loop
 from sessions.turns.outcome import Event, Outcome, Step
-from sessions.turns.turn import Turn
 
 if TYPE_CHECKING:
     from anthropic.types import RawMessageStreamEvent
@@ -39,9 +40,10 @@ class Driver:
     draws; the time is watched also while nobody draws.
     """
 
-    def __init__(self, runtime: Runtime, turn: Turn, collect: Collect, timeout: float | None = None) -> None:
+    def __init__(self, runtime: Runtime, turn: Loop, collect: Collect, timeout: float | None = None) -> None:
         self.turn, self._collect = turn, collect
-        self._clock, self._background, self._timeout = runtime.clock, runtime.background, timeout
+        self._clock, self._background = runtime.clock, runtime.background
+        self._timeout = self._left_to_wait = timeout
         self._lifecycle = runtime.lifecycle
         self._happening: AsyncGenerator[Event | Step | Outcome] = self._driven()
         self._drawing: anyio.CancelScope | None = None
@@ -93,7 +95,7 @@ class Driver:
         if self._ended and not self._replied and happened is None:
             raise SessionsError(ENDED)
         if self._late and not self._replied and happened is None:
-            raise TimeoutError(f"the turn was not done after {self._timeout:g} seconds: resume() goes on")
+            raise self._too_late()
         return happened
 
     async def _draw(self) -> Event | Step | Outcome | None:
@@ -137,6 +139,11 @@ class Driver:
             self._left.set()
             self._left = None
 
+    def limit(self, timeout: float, left: float) -> None:
+        """The turn's time limit, where it shows only now which turn it is; `left` seconds of it are still to come."""
+        self._timeout, self._left_to_wait = timeout, left
+        self._begin_watching()
+
     def _begin_watching(self) -> None:
         if self._timeout is not None and self._watch is None:
             self._watch = anyio.CancelScope()
@@ -147,12 +154,17 @@ class Driver:
             self._watch.cancel()
 
     async def _end_in_time(self) -> None:
-        assert self._timeout is not None
+        assert self._left_to_wait is not None
         assert self._watch is not None
         with self._watch:
-            await self._clock.sleep(self._timeout)
+            await self._clock.sleep(self._left_to_wait)
             self._late = not self._replied
+            if self._late:
+                self.turn.error = self._too_late()
             await self.close()
+
+    def _too_late(self) -> TimeoutError:
+        return TimeoutError(f"the turn was not done after {self._timeout:g} seconds: resume() goes on")
 
     async def outcome(self) -> Outcome | None:
         """Runs to the end; the turn's outcome, or `None` if there was nothing to do."""
@@ -166,7 +178,10 @@ class Driver:
 
 
 class TurnStream(Generic[R]):
-    """A turn under way, drawn event by event. `reply_of`: makes the caller's reply of the turn's outcome."""
+    """A turn under way, drawn event by event. `reply_of`: makes the caller's reply of the turn's outcome.
+
+    Its events are the SDK's, and between two replies a `ToolResult` for each tool that has run.
+    """
 
     def __init__(self, driver: Driver, reply_of: Callable[[Outcome], R]) -> None:
         self._driver, self._reply_of = driver, reply_of
@@ -185,15 +200,15 @@ class TurnStream(Generic[R]):
         self._ended = True
         await self._driver.close()
 
-    def __aiter__(self) -> AsyncIterator[RawMessageStreamEvent]:
+    def __aiter__(self) -> AsyncIterator[RawMessageStreamEvent | ToolResult]:
         return self
 
-    async def __anext__(self) -> RawMessageStreamEvent:
-        """The SDK's next event. A stored reply (same idempotency key) comes as events too."""
+    async def __anext__(self) -> RawMessageStreamEvent | ToolResult:
+        """The next event. A stored reply (same idempotency key) comes as events too."""
         async with self._drawing:  # cancel() may draw from another task
             return await self._next()
 
-    async def _next(self) -> RawMessageStreamEvent:
+    async def _next(self) -> RawMessageStreamEvent | ToolResult:
         while not self._replayed and not self._ended:
             try:
                 happened = await self._driver.next()
@@ -202,7 +217,7 @@ class TurnStream(Generic[R]):
                 raise
             if isinstance(happened, Event):
                 self._seen = True
-                event: RawMessageStreamEvent = happened.event
+                event: RawMessageStreamEvent | ToolResult = happened.event
                 return event
             if isinstance(happened, Outcome):
                 self._reply = self._reply_of(happened)

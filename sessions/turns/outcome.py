@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 from sessions.core.transcript import Entry, copied
 from sessions.core.usage import Usage
+from sessions.following.events import Ended, PendingCall
 from sessions.ledger import Call, total_cost
+from sessions.turns.states import shown
+from storage import TurnRecord
 
 if TYPE_CHECKING:
     from anthropic.types import Message
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event of the SDK's stream."""
+    """One event of the SDK's stream, or the result of a tool."""
 
     event: Any
 
@@ -55,13 +58,15 @@ class Step:
 class Outcome:
     """The end of a turn. `text` and `content` are the last message's; `usage`, `cost` and `calls` cover the turn.
 
-    `raw`: the fields of the last message, beside its content, as they came.
+    `raw`: the fields of the last message, beside its content, as they came. `pending`: tool calls that wait, for the
+    user's approval or for results that the caller brings.
     """
 
     content: list[dict[str, Any]]
     stop_reason: str | None
     raw: Mapping[str, Any] = field(repr=False)
     calls: tuple[Call, ...]
+    pending: tuple[PendingCall, ...] = field(default=(), kw_only=True)
 
     @property
     def message(self) -> Message:
@@ -95,6 +100,7 @@ class Outcome:
             "usage": asdict(self.usage),
             "cost": None if self.cost is None else str(self.cost),
             "calls": [call.id for call in self.calls],
+            "pending": [asdict(call) for call in self.pending],
         }
 
     @classmethod
@@ -110,6 +116,19 @@ class Outcome:
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> Any:
         return {"type": "object", "title": cls.__name__}
+
+
+def ended(row: TurnRecord, calls: Sequence[Call]) -> Ended:
+    """How a turn ended, as its followers hear it; `calls` are those of the turn."""
+    misses = [call.miss for call in calls if call.miss is not None]
+    return Ended(
+        state=shown(row),
+        stop_reason=row.stop_reason,
+        usage=sum((call.usage for call in calls), start=Usage()),
+        cost=total_cost(calls),
+        miss=max(misses, key=lambda miss: (miss.cost or 0, miss.tokens), default=None),
+        error=row.error,
+    )
 
 
 def text_in(content: Iterable[Mapping[str, Any]]) -> str:

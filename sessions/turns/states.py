@@ -1,8 +1,9 @@
 """The states of a turn and every way from one to another: what a turn's row becomes when something happens to it.
 
 Nothing here reads, writes or waits. `TRANSITIONS` is the whole of it: what is not in the table does not happen. A turn
-is `running` under a lease (without one it is an orphan, and any worker's recovery takes it up), `interrupted` where its
-caller was told so, and over when it is `finished`, `cancelled` or `failed`.
+is `queued` while another one runs, `running` under a lease (without one it is an orphan, and any worker's recovery
+takes it up), `waiting` for approvals, `interrupted` where its caller was told so, and over when it is `finished`,
+`cancelled` or `failed`.
 """
 
 from __future__ import annotations
@@ -21,22 +22,28 @@ TOO_OFTEN = (
     "then resume() or send() goes on"
 )
 
+PASSED_OVER = "passed_over"
+"""The stop reason of a turn whose calls nobody decided before other words came."""
+
 Happening: TypeAlias = Literal[
     "goes on", "asks", "is answered", "is collected", "ends", "is stopped", "breaks", "is refused", "is orphaned",
-    "is taken up", "is left", "is given up", "is taken back",
+    "is taken up", "is left", "is given up", "is taken back", "waits", "is decided", "is passed over",
 ]  # fmt: skip
 
 TRANSITIONS: dict[Happening, Mapping[TurnState, TurnState]] = {
     # A caller asks for it again, by its key or by resume(). A failed one has no words in the chain: it gets them anew.
-    "goes on": {"running": "running", "interrupted": "running", "failed": "running"},
+    # One that is queued begins.
+    "goes on": {"running": "running", "interrupted": "running", "failed": "running", "queued": "running"},
     "asks": {"running": "running"},
     # A batch's reply is taken in by somebody who does not run the turn: what it asks for is left to resume().
     "is answered": {"running": "running", "interrupted": "interrupted"},
     "is collected": {"running": "interrupted", "interrupted": "interrupted"},
     "ends": {"running": "finished", "interrupted": "finished"},
-    "is stopped": {"running": "cancelled"},
+    # One that is queued, or waits, is stopped by the store: no worker runs it.
+    "is stopped": {"running": "cancelled", "queued": "cancelled", "waiting": "cancelled"},
     "breaks": {"running": "interrupted", "interrupted": "interrupted"},
-    "is refused": {"running": "failed", "interrupted": "failed"},
+    # By the API, or because its words, which were queued, cannot follow what has come before them.
+    "is refused": {"running": "failed", "interrupted": "failed", "queued": "failed"},
     # Its worker was told to end, or may have better luck later: recovery finds it.
     "is orphaned": {"running": "running"},
     # Its worker is gone. It says `running` while it is finished, so that the next one finds it if this one dies too.
@@ -45,6 +52,11 @@ TRANSITIONS: dict[Happening, Mapping[TurnState, TurnState]] = {
     "is given up": {"running": "interrupted", "interrupted": "interrupted"},
     # Not its caller gave it up, but its worker was told to end.
     "is taken back": {"interrupted": "running"},
+    # Calls of its reply need the user's approval. The last decision lets it go on, in whatever worker: by the store.
+    "waits": {"running": "waiting"},
+    "is decided": {"waiting": "running"},
+    # New words have come in place of decisions, and its calls are closed.
+    "is passed over": {"waiting": "finished"},
 }
 
 
@@ -64,12 +76,22 @@ def after(row: TurnRecord, happening: Happening, **fields: Any) -> TurnRecord:
 
 def has_outcome(row: TurnRecord) -> bool:
     """Whether its reply is stored: the same idempotency key gives it again."""
-    return row.state in ("finished", "cancelled")
+    return row.state in ("finished", "cancelled", "waiting")
+
+
+def shown(row: TurnRecord) -> TurnState:
+    """Its state as users see it: one whose calls the caller runs has ended, and waits for their results."""
+    return "waiting" if row.state == "finished" and row.stop_reason == "tool_use" else row.state
+
+
+def is_at_rest(row: TurnRecord) -> bool:
+    """Whether nothing happens in it now: it has ended, broke off, or waits."""
+    return row.state not in ("running", "queued")
 
 
 def is_over(row: TurnRecord) -> bool:
     """Whether it ended for good, with a reply or without."""
-    return not row.is_open
+    return row.state in ("finished", "cancelled", "failed")
 
 
 def is_under_way(row: TurnRecord) -> bool:
@@ -90,6 +112,8 @@ def resume_point(keyed: TurnRecord | None, open_turn: TurnRecord | None, *, reco
     """
     if keyed is not None and has_outcome(keyed):
         return "stored"
+    if keyed is not None and keyed.state == "queued":
+        recovering = False  # it is to begin, whatever became of the one before
     if recovering and (open_turn is None or open_turn.state != "running"):
         return "nothing"
     return "settle" if open_turn is not None and is_under_way(open_turn) else "begin"
@@ -114,10 +138,17 @@ def new(
     )
 
 
+def queued(id: str, session: str, *, started: float, key: str | None, digest: str, queued: str) -> TurnRecord:
+    """A turn that waits until those before it have ended; `queued`: its words. The store gives its sequence."""
+    return TurnRecord(
+        id=id, session=session, sequence=0, state="queued", key=key, digest=digest, started=started, queued=queued
+    )
+
+
 def continued(row: TurnRecord, token: int, *, recovering: bool, places: Mapping[str, str | None]) -> TurnRecord:
     """It goes on under another lease. `places`: `base` and `entry` of words that are stored anew."""
     attempts = row.attempts if recovering else 0  # whoever asks for it begins to count anew
-    return after(row, "goes on", ended=None, error=None, token=token, attempts=attempts, **places)
+    return after(row, "goes on", ended=None, error=None, token=token, attempts=attempts, queued=None, **places)
 
 
 def taken_up(row: TurnRecord, now: float, *, goes_on: bool, recovering: bool) -> TurnRecord:
@@ -177,6 +208,16 @@ def ended(row: TurnRecord, stop_reason: str | None, now: float, **places: str | 
 def stopped(row: TurnRecord, stop_reason: str, now: float, *, result: str | None, reply: str | None) -> TurnRecord:
     """The user stopped it; `result` is the entry at which it did, `reply` what is kept of an answer."""
     return after(row, "is stopped", stop_reason=stop_reason, ended=now, result=result, reply=reply)
+
+
+def waits(row: TurnRecord, pending: str, now: float) -> TurnRecord:
+    """It waits for the user's approval; `pending`: of which calls."""
+    return after(row, "waits", pending=pending, stop_reason="tool_use", ended=now)
+
+
+def passed_over(row: TurnRecord, now: float) -> TurnRecord:
+    """The user said something else in place of deciding: it ends as a turn whose calls were left to the caller."""
+    return after(row, "is passed over", ended=now, stop_reason=PASSED_OVER)
 
 
 def refused(row: TurnRecord, error: str, now: float) -> TurnRecord:

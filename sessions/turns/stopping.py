@@ -11,14 +11,10 @@ T = TypeVar("T")
 
 
 class Stop:
-    """`pressed` once the user has stopped the turn; `scope` is what runs and is interrupted then.
+    """`pressed` once the user has stopped the turn; `scope` is what runs and is interrupted then."""
 
-    `is_offered`: somebody can press it, as a stream's reader can. Where nobody can, a wait needs no scope: one for each
-    event of a long reply would be a good part of what it costs.
-    """
-
-    def __init__(self, *, is_offered: bool) -> None:
-        self.is_offered, self.pressed = is_offered, False
+    def __init__(self) -> None:
+        self.pressed = False
         self.scope: anyio.CancelScope | None = None
 
     def press(self) -> None:
@@ -29,8 +25,6 @@ class Stop:
 
     async def run_unless_stopped(self, work: Callable[[], Awaitable[T]]) -> T | None:
         """The result, or `None` when the user pressed stop before it or while it was waited for."""
-        if not self.is_offered:
-            return await work()
         result: T | None = None
         if not self.pressed:
             with anyio.CancelScope() as self.scope:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sessions.calls.request import Request
 from sessions.conversation.conversation import Conversation
@@ -15,6 +15,8 @@ from sessions.conversation.entries import Written, make_entry
 from sessions.conversation.leases import Hold
 from sessions.core.prices import cost
 from sessions.core.transcript import Role
+from sessions.following.channel import NOBODY
+from sessions.following.events import EntryStored, PendingCall, UsageKnown
 from sessions.ledger import Call
 from sessions.runtime import Runtime
 from sessions.telemetry import end_call, end_turn
@@ -26,6 +28,8 @@ from storage.records import CallKind, CallStatus
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
+Begun: TypeAlias = Callable[[TurnRecord], None]
+
 CANCELLED = "cancelled"
 """The stop reason of a reply that the user stopped."""
 _MISSING = "usage is what was expected: the process ended before the reply was stored"
@@ -35,14 +39,15 @@ class TurnWriter:
     """What one turn knows and writes: its row, its calls, entries and journal rows that the next commit takes along.
 
     `request` is the model call under way, or the one before it; `settings` (JSON text) are to be written with the next
-    commit.
+    commit. `channel`: where followers of the turn hear what is written. `begun` is told of the first commit of the row.
     """
 
-    def __init__(self, runtime: Runtime, conversation: Conversation) -> None:
-        self._runtime, self.conversation = runtime, conversation
+    def __init__(self, runtime: Runtime, conversation: Conversation, begun: Begun | None = None) -> None:
+        self._runtime, self.conversation, self._begun = runtime, conversation, begun
+        self.channel = NOBODY
         self.hold: Hold
         self.row: TurnRecord
-        self._is_row_due = False
+        self._is_row_due = self._is_new = False
         self.calls: list[Call] = []
         self.request: Request | None = None
         self.is_asking = False
@@ -64,13 +69,18 @@ class TurnWriter:
         parts = (record.tree, record.id, lease.session, lease.token, self.hold.ids_given)
         return blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
+    @property
+    def turn_id(self) -> str:
+        """The turn's id; empty before it has a row."""
+        return self.channel.turn
+
     def now(self) -> float:
         """Seconds since the epoch, by the manager's clock."""
         return self._runtime.clock.now()
 
     def begin(self, row: TurnRecord) -> None:
         """The turn's row as it begins or goes on: whatever is committed next takes it along."""
-        self.row, self._is_row_due = row, True
+        self.row, self._is_row_due, self._is_new = row, True, True
 
     def stage(self, role: Role, content: Sequence[Any], **facts: Any) -> Written:
         """An entry behind the last one, for the next commit; `facts` are fields of `Entry`."""
@@ -156,6 +166,22 @@ class TurnWriter:
         self.hold.released = change.release
         self.conversation.committed(change)
         self.gaps = None
+        if change.turn is not None and self.channel.turn == change.turn.id:
+            self.channel.row = change.turn
+            if self._is_new and self._begun is not None:
+                self._begun(change.turn)
+            self._is_new = False
+        if self.channel.is_followed:
+            self._tell_entries(change, pending)
+
+    def _tell_entries(self, change: Change, pending: Sequence[Written]) -> None:
+        """What has become durable; where something has left the chain, all there is now."""
+        follows = pending[0].record.parent == change.expected_head if pending else change.head == change.expected_head
+        if not follows or (pending and change.head != pending[-1].record.id):
+            self.channel.show_again()
+            return
+        for written in pending:
+            self.channel.publish(EntryStored(entry=written.entry))
 
     async def withdraw(self, calls: Sequence[CallRecord]) -> None:
         """Ends the turn, as its row says, before its words: they leave the chain, and nothing is left to finish."""
@@ -213,6 +239,7 @@ class TurnWriter:
         assert self.request is not None
         self.is_asking = False
         self.calls.append(call)
+        self.channel.publish(UsageKnown(usage=call.usage, cost=call.cost))
         self._runtime.schedule.wake(None)
         self._runtime.forecaster.observe(self.conversation, call)
         self.conversation.learn(call if reply is None else replace(call, entry=self.request.asked_from))
@@ -224,7 +251,12 @@ class TurnWriter:
             self.request.span.end()
         end_turn(self.span, self.row, self.calls, self.now())
 
-    def outcome(self, reason: str | None = None, content: list[dict[str, Any]] | None = None) -> Outcome:
+    def outcome(
+        self,
+        reason: str | None = None,
+        content: list[dict[str, Any]] | None = None,
+        pending: tuple[PendingCall, ...] = (),
+    ) -> Outcome:
         """What the turn ends with, from what is stored, or with content that is not kept."""
         last = self.conversation.last
         if content is None:
@@ -236,7 +268,7 @@ class TurnWriter:
         if self.request is not None:
             incoming = self.request.incoming
             raw = {**incoming.message, "usage": incoming.usage_fields}
-        return Outcome(content, reason, raw, tuple(self.calls))
+        return Outcome(content, reason, raw, tuple(self.calls), pending=pending)
 
 
 def _was_done(error: BaseException) -> bool:

@@ -5,27 +5,31 @@ A turn that its caller was told about (an error, a time limit, a stop) is left a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeAlias
+import inspect
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, TypeAlias
 
+from sessions.arguments import tool_list
 from sessions.background import each, log
 from sessions.branches.batching import POLL, Batching
 from sessions.clock import monotonic
 from sessions.conversation.conversation import Conversation
 from sessions.core.settings import Settings
-from sessions.core.transcript import encode
-from sessions.errors import ModelError, SessionBusy, SessionNotFound, SessionsError
+from sessions.core.transcript import encode, shown
+from sessions.errors import ConfigurationError, ModelError, SessionBusy, SessionNotFound, SessionsError
 from sessions.runtime import Runtime
-from sessions.tools import Tool, Toolbox, tool_of
+from sessions.tools import Tool, Toolbox, is_tool, tool_of
 from sessions.translate import storage_errors
 from sessions.turns import states
 from sessions.turns.batched import Part
 from sessions.turns.beginning import Options
+from sessions.turns.begun import run_queued
 from sessions.turns.driver import Driver
+from sessions.turns.loop import Loop
 from sessions.turns.outcome import Outcome
 from sessions.turns.tool_round import InDoubt
-from sessions.turns.turn import Turn
-from storage import Change, StorageError
+from storage import Change, SessionRecord, StorageError
 
 EVERY = 5.0
 """Seconds between two looks for turns without a worker."""
@@ -37,13 +41,21 @@ _LOOK = 1000
 Recovered: TypeAlias = dict[str, tuple[Conversation, Outcome] | SessionsError]
 """By session: the conversation and how its turn ended, or the error that it ended with."""
 
+ToolsOf: TypeAlias = Callable[[str | None, dict[str, Any]], Iterable[Any] | Awaitable[Iterable[Any]]]
+"""The tools of a session, by its owner and metadata."""
+
 
 class Recovery:
-    """Finishes the turns of dead workers for one manager. `tools`: the functions that it may run."""
+    """Finishes the turns of dead workers for one manager.
 
-    def __init__(self, runtime: Runtime, batching: Batching, tools: Iterable[object]) -> None:
+    `tools`: those that it may run, or a function that is asked for those of each session. Raises `ConfigurationError`
+    for what is neither.
+    """
+
+    def __init__(self, runtime: Runtime, batching: Batching, tools: Iterable[Any] | ToolsOf) -> None:
         self._runtime, self._batching = runtime, batching
-        self._tools: dict[str, Tool] = {encode([tool.definition]): tool for tool in map(tool_of, tools)}
+        self._tools_of = _function(tools)
+        self._tools = _by_definition(tools) if self._tools_of is None else {}
         self._later: dict[str, tuple[float, float]] = {}
         self._skipped: set[str] = set()
         self._groups: dict[str, str] = {}
@@ -91,8 +103,10 @@ class Recovery:
             conversation = await self._opened(id)
             if conversation is None:
                 return {}
-            turn = Turn(self._runtime, conversation, None, Options(in_doubt=in_doubt, recovering=True))
-            outcome = await Driver(self._runtime, turn, self._batching.collect).outcome()
+            loop = Loop(self._runtime, conversation, None, Options(in_doubt=in_doubt, recovering=True))
+            outcome = await Driver(self._runtime, loop, self._batching.collect).outcome()
+            queued = await run_queued(self._runtime, conversation, self._batching.collect, recovering=True)
+            outcome = queued or outcome
             return {} if outcome is None else {id: (conversation, outcome)}
         except (SessionBusy, SessionNotFound):
             return {}  # another worker was faster, or its user has come back, or deleted it
@@ -141,7 +155,7 @@ class Recovery:
         if self._runtime.leases.is_held(id):
             return None
         record = await conversations.find(id, None)
-        toolbox = self._toolbox(Settings.from_json(record.settings))
+        toolbox = await self._toolbox(record)
         if toolbox is not None:
             with storage_errors():
                 return await conversations.open(id, toolbox)
@@ -150,8 +164,40 @@ class Recovery:
             log.info("session %s has an interrupted turn, and tools that this manager was not given: left as it is", id)
         return None
 
-    def _toolbox(self, settings: Settings) -> Toolbox | None:
+    async def _toolbox(self, record: SessionRecord) -> Toolbox | None:
         """The functions with exactly the definitions that the session was made with."""
+        settings = Settings.from_json(record.settings)
+        if not settings.local_tools:
+            return Toolbox()
+        offered = self._tools if self._tools_of is None else await self._asked(self._tools_of, record)
         definitions = {str(definition.get("name")): encode([definition]) for definition in settings.tools}
-        tools = [self._tools.get(definitions.get(name, "")) for name in settings.local_tools]
+        tools = [offered.get(definitions.get(name, "")) for name in settings.local_tools]
         return None if None in tools else Toolbox(tools)
+
+    async def _asked(self, tools_of: ToolsOf, record: SessionRecord) -> dict[str, Tool]:
+        try:
+            given = tools_of(record.owner, json.loads(record.metadata))
+            return _by_definition(await given if inspect.isawaitable(given) else given)
+        except Exception as error:
+            self._wait(record.id)
+            raise ConfigurationError(f"the manager's function for tools failed: {error!r}") from error
+
+
+def _function(given: Any) -> ToolsOf | None:
+    """What is given as the manager's tools, where it is a function of owner and metadata; a tool alone is none."""
+    if not callable(given) or isinstance(given, Iterable) or is_tool(given):
+        return None
+    try:
+        inspect.signature(given).bind(None, {})
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"tools must be a list, or a function of a session's owner and metadata, not {shown(given)}"
+        ) from error
+    tools_of: ToolsOf = given
+    return tools_of
+
+
+def _by_definition(given: Any) -> dict[str, Tool]:
+    """The functions among these tools; nobody has to run a server's, or those that the caller runs."""
+    tools = [tool_of(one) for one in tool_list(given) if not isinstance(one, Mapping)]
+    return {encode([tool.definition]): tool for tool in tools}

@@ -24,6 +24,8 @@ from sessions.core.plan import Plan
 from sessions.core.ttl import REFRESH_BEFORE
 from sessions.errors import ModelError
 from sessions.ledger import Call
+from sessions.runtime import Runtime
+from sessions.tools import Toolbox
 from storage import SessionMissing, StorageError, Store
 
 if TYPE_CHECKING:
@@ -160,7 +162,8 @@ class Tending:
             warmth=conversation.recent.warmth,
             policy=self._forecaster.policy,
             last=conversation.last,
-            local_tools=conversation.settings.local_tools,
+            # Calls that wait for an approval run no tool: a human is to come back.
+            local_tools=() if conversation.pending else conversation.settings.local_tools,
             gaps=conversation.gaps,
             owner_gaps=self._forecaster.owner_gaps(conversation),
             can_park=self._forecaster.can_park(conversation),
@@ -191,3 +194,16 @@ class Tending:
         if call.usage.counters and call.usage.cache_read < ENOUGH * ask.plan.expected.cache_read:
             self._forecaster.doubt(conversation)  # it wrote what it was to read
         return call.started + SECONDS["1h"] - REFRESH_BEFORE - self._clock.now()
+
+
+def tending_of(runtime: Runtime) -> Tending:
+    """The idle work of a manager; conversations are opened without their tools, since none is called."""
+    return Tending(
+        runtime.store,
+        runtime.clock,
+        runtime.leases,
+        runtime.forecaster,
+        runtime.schedule,
+        open_conversation=lambda session: runtime.conversations.open(session, Toolbox()),
+        ask=runtime.zero_token.ask,
+    )

@@ -22,9 +22,9 @@ import psycopg
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 
-from storage import migrations, threads
+from storage import migrations, revisions, threads
 from storage.errors import SchemaTooOld, ServerAway, StorageError, StoreDamaged, StoreNotOpen, StoreUnavailable
-from storage.records import Statistics
+from storage.records import SchemaState, Statistics
 from storage.tables import REVISION
 from storage.transactions import Database, Work, side_by_side
 from storage.transactions.statements import TELL
@@ -86,10 +86,17 @@ class PostgreSQL:
     def upgrade(self) -> str:
         with self._translation():
             with contextlib.closing(self._connections.connect()) as raw:
-                schema.check_upgradable(self._name, schema.look(raw, self._schema))
-            connect = partial(self._connections.connect, autocommit=False)
-            migrations.upgrade("postgresql+psycopg://", schema=self._schema, creator=connect)
-        return REVISION
+                found = schema.look(raw, self._schema)
+            schema.check_upgradable(self._name, found)
+            if revisions.is_too_old(found.state):
+                connect = partial(self._connections.connect, autocommit=False)
+                migrations.upgrade("postgresql+psycopg://", schema=self._schema, creator=connect)
+                return REVISION
+        return str(found.state.revision)
+
+    def schema_state(self) -> SchemaState:
+        with self._translation(), contextlib.closing(self._connections.connect()) as raw:
+            return schema.look(raw, self._schema).state
 
     def backup(self, place: Path) -> None:
         raise StoreUnavailable(f"{self._name} is a server, which has its own program for copies: use pg_dump")

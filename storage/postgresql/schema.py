@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import psycopg
 
-from storage.errors import SchemaTooNew, SchemaTooOld, StoreDamaged, StoreUnavailable
-from storage.tables import REVISION, VERSION_TABLE, metadata
+from storage import revisions
+from storage.errors import SchemaTooOld, StoreDamaged, StoreUnavailable
+from storage.records import SchemaState
+from storage.tables import VERSION_TABLE, metadata
 
 _COLUMNS = """
 SELECT c.relname, a.attname FROM pg_class c
@@ -21,9 +23,9 @@ AND CASE WHEN %s::text IS NULL THEN pg_table_is_visible(c.oid) ELSE n.nspname = 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The revision that the schema says it has, and the columns of the tables that have names of ours."""
+    """What the schema says of itself, and the columns of the tables that have names of ours."""
 
-    revision: str | None
+    state: SchemaState
     columns: Mapping[str, set[str]]
 
 
@@ -35,8 +37,8 @@ def look(raw: psycopg.Connection, schema: str | None) -> Found:
         columns.setdefault(table, set()).add(column)
     row = None
     if "version_num" in columns.pop(VERSION_TABLE, ()):
-        row = raw.execute(f"SELECT version_num FROM {_qualified(schema)}{VERSION_TABLE}").fetchone()
-    return Found(None if row is None else str(row[0]), columns)
+        row = raw.execute(f"SELECT * FROM {_qualified(schema)}{VERSION_TABLE}").fetchone()
+    return Found(revisions.state_of(row), columns)
 
 
 def _qualified(schema: str | None) -> str:
@@ -45,9 +47,8 @@ def _qualified(schema: str | None) -> str:
 
 def check_upgradable(store: str, found: Found) -> None:
     """Raises `SchemaTooNew`, and `StoreUnavailable` where tables stand that have names of ours and no revision."""
-    if found.revision is not None and found.revision > REVISION:
-        raise SchemaTooNew(store, found.revision)
-    if found.revision is None and found.columns:
+    revisions.check_known(store, found.state)
+    if found.state.revision is None and found.columns:
         raise StoreUnavailable(
             f"{store} has tables named {', '.join(sorted(found.columns))} and no record of who made them: they are"
             " another program's, or left of an unfinished copy; give the store a schema of its own"
@@ -58,10 +59,11 @@ def check_upgradable(store: str, found: Found) -> None:
 def check(store: str, found: Found, upgrade: str) -> None:
     """Raises, beside these, `SchemaTooOld` that names the command `upgrade`, and `StoreDamaged`."""
     check_upgradable(store, found)
-    if found.revision is None or found.revision < REVISION:
-        raise SchemaTooOld(store, found.revision, upgrade)
+    if revisions.is_too_old(found.state):
+        go_on = revisions.others_go_on(found.state)
+        raise SchemaTooOld(store, found.state.revision, upgrade, others_go_on=go_on)
     wanted = {(name, column.name) for name, table in metadata.tables.items() for column in table.columns}
     missing = wanted - {(name, column) for name, columns in found.columns.items() for column in columns}
     if missing:
         named = ", ".join(f"{table}.{column}" for table, column in sorted(missing)[:5])
-        raise StoreDamaged(f"{store} has schema {REVISION}, but lacks {named}: restore a copy")
+        raise StoreDamaged(f"{store} has schema {found.state.revision}, but lacks {named}: restore a copy")

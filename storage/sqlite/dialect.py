@@ -15,10 +15,10 @@ from typing import TypeVar
 
 from sqlalchemy import URL
 
-from storage import migrations, threads
-from storage.errors import SchemaTooNew, SchemaTooOld, StoreDamaged, StoreNotOpen, StoreUnavailable
-from storage.records import Statistics
-from storage.tables import REVISION
+from storage import migrations, revisions, threads
+from storage.errors import SchemaTooOld, StoreDamaged, StoreNotOpen, StoreUnavailable
+from storage.records import SchemaState, Statistics
+from storage.tables import OLDEST, REVISION
 from storage.transactions import Database, Work, side_by_side
 from storage.urls import upgrade_command
 from storage.watching import Deaf, Watch
@@ -81,9 +81,22 @@ class SQLite:
         was_open = self._writer is not None
         self._check_health()
         self.open()
-        if not was_open:
-            self.close()
-        return REVISION
+        try:
+            return self.schema_state().revision or REVISION
+        finally:
+            if not was_open:
+                self.close()
+
+    def schema_state(self) -> SchemaState:
+        if self._path is None:
+            return SchemaState(REVISION, OLDEST)
+        with self._translation():
+            self._check_path()
+            with contextlib.closing(sqlite3.connect(self._unchanged(), uri=True)) as raw:
+                if schema.is_empty(raw):
+                    return SchemaState(None, None)
+                self._check_owner(raw)
+                return schema.state(raw)
 
     def backup(self, place: Path) -> None:
         """One state of the store, whole, while others write: the pages of the file and what its log adds to them."""
@@ -189,15 +202,15 @@ class SQLite:
         if schema.is_empty(raw):
             schema.create(raw, BUSY_TIMEOUT)
         self._check_owner(raw)
-        revision = schema.revision(raw)
-        if revision > REVISION:
-            raise SchemaTooNew(self._name, revision)
+        found = schema.state(raw)
+        revisions.check_known(self._name, found)
         if not self._read_only:
             schema.check_writable(raw)
-        elif revision < REVISION:
-            raise SchemaTooOld(self._name, revision, upgrade_command(URL.create("sqlite", database=self._name)))
-        if revision < REVISION:
-            migrations.upgrade("sqlite://", creator=self._connect)
+            if revisions.is_too_old(found):
+                migrations.upgrade("sqlite://", creator=self._connect)
+        elif revisions.is_too_old(found):
+            command = upgrade_command(URL.create("sqlite", database=self._name))
+            raise SchemaTooOld(self._name, found.revision, command)
 
     @contextlib.contextmanager
     def _translation(self) -> Iterator[None]:

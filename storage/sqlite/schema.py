@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from storage.tables import REVISION, VERSION_TABLE, metadata
+from storage import revisions
+from storage.records import SchemaState
+from storage.tables import OLDEST, REVISION, VERSION_TABLE, metadata
 from storage.transactions.statements import DIALECTS
 
 APPLICATION = 0x5741524D
@@ -36,12 +38,11 @@ def create(raw: sqlite3.Connection, patience: float) -> None:
     raw.execute("COMMIT")
 
 
-def revision(raw: sqlite3.Connection) -> str:
-    """The revision of a database of ours; "" if it has no schema."""
+def state(raw: sqlite3.Connection) -> SchemaState:
+    """What a database of ours says of its schema."""
     if raw.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (VERSION_TABLE,)).fetchone() is None:
-        return ""
-    row = raw.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()
-    return "" if row is None else str(row[0])
+        return SchemaState(None, None)
+    return revisions.state_of(raw.execute(f"SELECT * FROM {VERSION_TABLE}").fetchone())
 
 
 def check_writable(raw: sqlite3.Connection) -> None:
@@ -75,5 +76,6 @@ def _definitions() -> Iterator[str]:
         yield str(CreateTable(table).compile(dialect=DIALECTS["sqlite"]))
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             yield str(CreateIndex(index).compile(dialect=DIALECTS["sqlite"]))
-    yield f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
-    yield f"INSERT INTO {VERSION_TABLE} VALUES ('{REVISION}')"
+    columns = "version_num VARCHAR(32) NOT NULL PRIMARY KEY, oldest VARCHAR(32), oldest_of VARCHAR(32)"
+    yield f"CREATE TABLE {VERSION_TABLE} ({columns})"
+    yield f"INSERT INTO {VERSION_TABLE} VALUES ('{REVISION}', '{OLDEST}', '{REVISION}')"

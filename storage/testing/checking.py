@@ -9,7 +9,17 @@ from typing import TypeAlias
 
 from storage.store import Store
 
-from . import of_commits, of_entries, of_idle_work, of_leases, of_ledgers, of_sessions, of_values
+from . import (
+    of_commits,
+    of_entries,
+    of_following,
+    of_idle_work,
+    of_leases,
+    of_ledgers,
+    of_sessions,
+    of_unleased,
+    of_values,
+)
 
 Check: TypeAlias = Callable[[Store], Awaitable[None]]
 
@@ -26,7 +36,17 @@ def _rules(file: ModuleType) -> list[Check]:
 
 CHECKS: list[Check] = [
     check
-    for file in (of_sessions, of_values, of_entries, of_leases, of_commits, of_ledgers, of_idle_work)
+    for file in (
+        of_sessions,
+        of_values,
+        of_entries,
+        of_leases,
+        of_commits,
+        of_ledgers,
+        of_unleased,
+        of_idle_work,
+        of_following,
+    )
     for check in _rules(file)
 ]
 """The rules. Each takes an empty, opened store; its name and first docstring line say what must hold."""

@@ -36,7 +36,7 @@ async def a_commit_writes_everything(store: Store) -> None:
     await store.commit(lease, change(None, "b", settings='{"x":1}', title="new", gaps="[1]", **written))
     totals = Totals(turns=1, calls=1, output=5, cost=Decimal("0.25"))
     told = {"settings": '{"x":1}', "title": "new", "metadata": '{"old":1}', "gaps": "[1]"}
-    equal(await store.load("s"), session_record(head="b", updated_at=NOW + 9, totals=totals, **told))
+    equal(await store.load("s"), session_record(head="b", updated_at=NOW + 9, totals=totals, state="running", **told))
     equal(await store.chain("s", "b"), list(entries))
     equal([await store.calls("s"), await store.journal("s"), await store.turns("s")], [[call], [tool_call], [turn]])
     await store.commit(lease, change("b", "a", metadata="{}"))

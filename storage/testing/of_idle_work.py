@@ -110,6 +110,19 @@ async def a_running_turn_without_a_lease_is_an_orphan(store: Store) -> None:
     equal(await store.orphans(now=NOW, limit=2), ["released", "expired"])
 
 
+async def a_turn_in_the_queue_is_an_orphan_too(store: Store) -> None:
+    """Where nobody holds the session, and once for each session; by the age of the oldest such turn."""
+    for session in ("both", "queued", "held", "stopped"):
+        await store.create(session_record(session))
+        await store.queue(turn_record("q", session))
+    lease = await hold(store, "both")
+    await store.commit(lease, replace(change(None, None, turn=turn_record("t", "both", 2)), release=True))
+    await hold(store, "held")
+    await store.ask_stop("stopped", "q", now=NOW)
+    equal(await store.orphans(now=NOW, limit=9), ["both", "queued"])
+    equal(await store.orphans(now=NOW, limit=1), ["both"])
+
+
 async def _lead(store: Store, holder: Holder = ME, seconds: float = 60, point: str = "p") -> Warmup:
     """Asks to write the point."""
     return await store.lead(point, holder, seconds=seconds, now=NOW)

@@ -8,7 +8,7 @@ from storage.errors import HeadMoved, LeaseGone, LeaseTaken
 from storage.store import Store
 
 from .expecting import equal, raises, refused
-from .records import ME, NOW, OTHER, change, entries_of, hold, session_record
+from .records import ME, NOW, OTHER, change, entries_of, hold, session_record, turn_record
 
 
 async def a_lease_keeps_others_out(store: Store) -> None:
@@ -65,6 +65,22 @@ async def a_renewed_lease_lasts_longer(store: Store) -> None:
     equal(replace(renewed, expires=0), replace(lease, expires=0))
     equal(renewed.expires > lease.expires + 60, True)
     await raises(LeaseTaken, store.acquire("s", OTHER, seconds=60, now=NOW))
+
+
+async def a_lease_tells_which_turn_is_to_be_stopped(store: Store) -> None:
+    """Asked for while it lasts or before; whoever has the lease next is told too."""
+    await store.create(session_record())
+    lease = await hold(store)
+    await store.commit(lease, change(None, None, turn=turn_record("t")))
+    equal([lease.stop, (await store.renew(lease, seconds=60, now=NOW)).stop], [None, None])
+    equal(await store.ask_stop("s", "t", now=NOW), "running")
+    equal((await store.renew(lease, seconds=60, now=NOW)).stop, "t")
+    await store.commit(lease, replace(change(None, None), release=True))
+    taken = await store.acquire("s", OTHER, seconds=60, now=NOW)
+    equal([taken.stop, (await store.renew(taken, seconds=60, now=NOW)).stop], ["t", "t"])
+    await store.commit(taken, change(None, None, turn=turn_record("u", sequence=2)))
+    await store.ask_stop("s", "u", now=NOW)
+    equal((await store.renew(taken, seconds=60, now=NOW)).stop, "u")
 
 
 async def the_same_holder_gets_a_new_lease_at_once(store: Store) -> None:

@@ -92,11 +92,12 @@ async def the_journal_joins_start_and_end(store: Store) -> None:
 
 
 async def a_turn_is_replaced_by_its_id(store: Store) -> None:
-    """turn finds it by id and key; a key belongs to one turn of the session."""
+    """turn finds it by id and key, with every field; a key belongs to one turn of the session."""
     lease = await grown(store, "a")
     fields: dict[str, Any] = {"ended": 2.0, "base": "x", "entry": "a", "reply": "a", "stop_reason": "end_turn"}
+    fields |= {"queued": '["words"]', "pending": "[1]"}
     first = turn_record(key="k", digest="d", result="{}", call="{}", token=7, error="e", attempts=4, **fields)
-    done = replace(first, state="finished", call=None)
+    done = replace(first, state="finished", call=None, queued=None, pending=None)
     for turn in (first, done):
         await store.commit(lease, change("a", "a", turn=turn))
         equal([await store.turn("s", id="t"), await store.turn("s", key="k")], [turn, turn])
@@ -108,7 +109,7 @@ async def a_turn_is_replaced_by_its_id(store: Store) -> None:
 
 
 async def the_open_turn_is_the_newest_unfinished_one(store: Store) -> None:
-    """open_turn looks for `running` and `interrupted`; turns lists by sequence."""
+    """open_turn looks for `running` and `interrupted`; turns lists by sequence, those of one sequence as written."""
     lease = await grown(store, "a")
     equal(await store.open_turn("s"), None)
     states = ("running", "interrupted", "finished", "failed", "cancelled")
@@ -118,6 +119,10 @@ async def the_open_turn_is_the_newest_unfinished_one(store: Store) -> None:
     equal(await store.open_turn("s"), turns[1])
     equal(await store.turns("s"), turns)
     equal(await store.turns("s", limit=2), turns[3:])
+    later = turn_record("later", sequence=1, state="running")
+    await store.commit(lease, change("a", "a", turn=later))
+    equal(await store.open_turn("s"), later)
+    equal([turn.id for turn in await store.turns("s", limit=4)], ["later", "t2", "t3", "t4"])
 
 
 async def a_prompt_is_kept_once_for_each_session(store: Store) -> None:

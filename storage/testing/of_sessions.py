@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from storage.errors import EntryMissing, LeaseGone, SessionExists, SessionMissing
-from storage.records import Lease, Totals
+from storage.records import Lease, Totals, TurnState
 from storage.store import Store
 
 from .expecting import equal, raises
@@ -16,9 +16,11 @@ from .records import (
     NOW,
     call_record,
     change,
+    decision_record,
     entries_of,
     grown,
     hold,
+    relay_record,
     session_record,
     tool_call_record,
     turn_record,
@@ -58,10 +60,14 @@ async def an_unknown_session_is_missing(store: Store) -> None:
     await raises(SessionMissing, store.commit(lease, change(None, None)))
     await raises(SessionMissing, store.chain("s", "e"))
     await raises(SessionMissing, store.list(before="s"))
+    await raises(SessionMissing, store.queue(turn_record()))
+    await raises(SessionMissing, store.ask_stop("s", "t", now=NOW))
+    await raises(SessionMissing, store.decide(decision_record(), turn="t", of=1))
     await raises(LeaseGone, store.renew(lease, seconds=10, now=NOW))
     await store.release(lease)
     equal([await store.calls("s"), await store.journal("s"), await store.turns("s")], [[], [], []])
     equal([await store.turn("s", id="t"), await store.open_turn("s"), await store.entry("s", "e")], [None] * 3)
+    equal([await store.queued("s"), await store.decisions("s", "e"), await store.relayed("s", "t")], [None, [], []])
 
 
 async def a_session_is_created_whole_or_not_at_all(store: Store) -> None:
@@ -157,12 +163,82 @@ async def sessions_are_found_by_the_beginning_of_their_id(store: Store) -> None:
     equal(await ids("b") + await ids("é%") + await ids("ab11"), [])
 
 
-async def a_deleted_session_is_gone(store: Store) -> None:
-    """With its entries, calls, journal and turns; its id may be used again."""
+async def the_state_of_a_session_is_that_of_its_newest_turn(store: Store) -> None:
+    """load, read and list tell it; of two turns with one sequence the later one counts."""
     lease = await grown(store, "a")
-    rows: dict[str, Any] = {"calls": (call_record(),), "turn": turn_record(key="k")}
+    equal((await store.load("s")).state, "idle")
+
+    async def expect(id: str, sequence: int, state: TurnState, stop_reason: str | None, expected: str) -> None:
+        turn = turn_record(id, sequence=sequence, state=state, stop_reason=stop_reason, entry="a")
+        await store.commit(lease, change("a", "a", turn=turn))
+        (listed,) = await store.list()
+        states = [(await store.load("s")).state, (await store.read("s", calls=1)).record.state, listed.state]
+        equal((id, state, states), (id, state, [expected] * 3))
+
+    await expect("older", 1, "finished", "tool_use", "waiting")
+    for id in ("first", "second"):
+        await expect(id, 2, "queued", None, "running")
+        await expect(id, 2, "running", None, "running")
+        await expect(id, 2, "waiting", "tool_use", "waiting")
+        await expect(id, 2, "finished", "end_turn", "idle")
+        await expect(id, 2, "finished", "tool_use", "waiting")
+        await expect(id, 2, "failed", None, "idle")
+        await expect(id, 2, "interrupted", "tool_use", "interrupted")
+        await expect(id, 2, "cancelled", "tool_use", "idle")
+        await expect(id, 2, "finished", None, "idle")
+
+
+async def a_turn_that_runs_counts_before_newer_ones(store: Store) -> None:
+    """A summary is written as a turn's row while another runs; one that was stopped in the queue has never begun."""
+    lease = await grown(store, "a")
+    for id, sequence, state, reason, entry, expected in (
+        ("t", 1, "running", None, "a", "running"),
+        ("summary", 2, "finished", "compaction", None, "running"),
+        ("t", 1, "waiting", "tool_use", "a", "waiting"),
+        ("queued", 3, "queued", None, None, "waiting"),
+        ("queued", 3, "cancelled", None, None, "waiting"),
+        ("t", 1, "finished", "end_turn", "a", "idle"),
+        ("queued", 3, "queued", None, None, "running"),
+    ):
+        turn = turn_record(id, sequence=sequence, state=state, stop_reason=reason, entry=entry)
+        await store.commit(lease, change("a", "a", turn=turn))
+        equal((id, state, (await store.load("s")).state), (id, state, expected))
+
+
+async def sessions_are_listed_by_state_and_parent(store: Store) -> None:
+    """With the other filters, page by page; without `branches`, those that were made from others are left out."""
+    made = (("a", None, "running"), ("b", "a", "interrupted"), ("c", "a", "running"), ("d", "b", "waiting"))
+    for number, (id, parent, state) in enumerate((*made, ("e", None, "finished"), ("f", "a", None))):
+        given = {"forked_from": parent, "owner": "ada" if number % 2 else None, "updated_at": float(number)}
+        await store.create(session_record(id, **given))
+        if state is not None:
+            turn = turn_record(session=id, state=state)
+            await store.commit(await hold(store, id), change(None, None, turn=turn, updated_at=float(number)))
+
+    async def ids(**filters: Any) -> str:
+        return "".join([session.id for session in await store.list(**filters)])
+
+    equal([await ids(state=state) for state in ("running", "interrupted", "waiting", "idle")], ["ca", "b", "d", "fe"])
+    equal([await ids(parent=parent) for parent in "abc"], ["fcb", "d", ""])
+    equal([await ids(branches=False), await ids(branches=True), await ids()], ["ea", "fedcba", "fedcba"])
+    equal([await ids(parent="a", state="running"), await ids(parent="a", branches=False)], ["c", ""])
+    equal([await ids(state="running", branches=False), await ids(state="idle", owner="ada")], ["a", "f"])
+    equal([await ids(parent="a", limit=1), await ids(parent="a", before="f"), await ids(parent="a", search="B")],
+          ["f", "cb", "b"])  # fmt: skip
+    await store.delete("b")  # what was made of it is nobody's branch any more, and must not be hidden
+    equal([await ids(branches=False), await ids(parent="b")], ["eda", "d"])
+
+
+async def a_deleted_session_is_gone(store: Store) -> None:
+    """With its entries, calls, journal, turns, decisions, followers and relays; its id may be used again."""
+    lease = await grown(store, "a")
+    rows: dict[str, Any] = {"calls": (call_record(),), "turn": turn_record(key="k", state="waiting")}
     await store.commit(lease, change("a", "a", tool_calls=(tool_call_record(entry="a"),), **rows))
+    await store.decide(decision_record("a"), turn="t", of=2)
+    await store.follow("s", "me", seconds=60, now=NOW)
+    await store.relay([relay_record()])
     await store.delete("s")
+    equal([await store.followed(now=NOW), await store.relayed("s", "t"), await store.decisions("s", "a")], [[]] * 3)
     await raises(SessionMissing, store.load("s"))
     await raises(SessionMissing, store.commit(lease, change("a", None)))
     await store.create(session_record())

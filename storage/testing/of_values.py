@@ -19,9 +19,11 @@ from .records import (
     OTHER,
     call_record,
     change,
+    decision_record,
     entries_of,
     grown,
     hold,
+    relay_record,
     session_record,
     tool_call_record,
     turn_record,
@@ -65,6 +67,23 @@ async def what_cannot_be_stored_is_refused_by_name(store: Store) -> None:
         ("point", store.lead("p" * 8000, ME, seconds=60, now=NOW)),
         ("alive", store.led("p", 1, ttl=None, alive=math.inf, now=NOW)),
         ("token", store.led("p", 2**63, ttl=None, alive=0, now=NOW)),
+        *((name, anything.list(**{name: wrong})) for name, wrong in (("state", NUL), ("parent", HALF))),
+        ("id", store.queue(turn_record("x" * 8000))),
+        ("key", store.queue(turn_record(key=NUL))),
+        ("queued", store.queue(turn_record(queued=HALF))),
+        ("now", store.ask_stop("s", "t", now=math.nan)),
+        ("id", store.ask_stop("s", NUL, now=NOW)),
+        ("entry", store.decide(decision_record(NUL), turn="t", of=1)),
+        ("reader", store.follow("s", "r" * 8000, seconds=1, now=NOW)),
+        ("seconds", store.follow("s", "r", seconds=math.inf, now=NOW)),
+        ("now", store.followed(now=math.nan)),
+        ("session", store.relay([relay_record(), relay_record(session="x" * 8000)])),
+        ("content", store.relay([relay_record(), relay_record(content=NUL)])),
+        ("content", store.relay([relay_record(content=HALF)])),
+        ("written", store.relay([relay_record(written=math.inf)])),
+        ("limit", store.relayed("s", "t", limit=-1)),
+        ("after", store.relayed("s", "t", after=2**63)),
+        ("before", store.end_relays(before=math.nan)),
         ("content", writes(entries=(entry._replace(content=f'["{NUL}"]'),))),
         ("prompt_tokens", writes(entries=(entry._replace(prompt_tokens=2**63),))),
         ("title", writes(title=HALF)),
@@ -84,6 +103,7 @@ async def what_cannot_be_stored_is_refused_by_name(store: Store) -> None:
         error = await raises(InvalidValue, work)
         equal((name, name in str(error).split(" must")[0].split(" has")[0].split(" is")[0]), (name, True))
     equal([session.id for session in await store.list()], ["s"])
+    equal([await store.turns("s"), await store.followed(now=NOW), await store.relayed("s", "t")], [[]] * 3)
     equal((await store.load("s")).totals, Totals())
     equal([session.id for session in await store.list(limit=2**63)], ["s"])
     with store.watch(HALF):

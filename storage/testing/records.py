@@ -6,7 +6,17 @@ from dataclasses import replace
 from typing import Any
 
 from storage.holders import Holder
-from storage.records import CallRecord, Change, EntryRecord, Lease, SessionRecord, ToolCallRecord, TurnRecord
+from storage.records import (
+    CallRecord,
+    Change,
+    DecisionRecord,
+    EntryRecord,
+    Lease,
+    RelayRecord,
+    SessionRecord,
+    ToolCallRecord,
+    TurnRecord,
+)
 from storage.store import Store
 
 NOW = 1_000_000.0
@@ -56,6 +66,18 @@ def turn_record(id: str = "t", session: str = "s", sequence: int = 1, **fields: 
     """A small turn."""
     given: dict[str, Any] = {"state": "running", "started": NOW}
     return TurnRecord(id, session, sequence, **given | fields)
+
+
+def decision_record(entry: str = "e", index: int = 0, session: str = "s", **fields: Any) -> DecisionRecord:
+    """A call that was approved as it is."""
+    given: dict[str, Any] = {"approved": True, "input": None, "reason": None, "decided": NOW}
+    return DecisionRecord(session, entry, index, **given | fields)
+
+
+def relay_record(id: str = "r", session: str = "s", turn: str = "t", **fields: Any) -> RelayRecord:
+    """Something small to be passed on."""
+    given: dict[str, Any] = {"content": "{}", "written": NOW}
+    return RelayRecord(None, session, turn, id, **given | fields)
 
 
 async def hold(store: Store, session: str = "s") -> Lease:

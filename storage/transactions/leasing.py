@@ -37,7 +37,7 @@ def acquire(
         return LeaseTaken(session, ahead, row["lease_expires"] if taken else waiting[0][1])
     if row["lease_queue"]:
         _set_queue(db, session, others)
-    lease = Lease(session, row["lease_token"] + 1, holder, now + seconds)
+    lease = Lease(session, row["lease_token"] + 1, holder, now + seconds, row["stop"])
     values = {"session": session, "lease_token": lease.token, "lease_expires": lease.expires}
     db.run(sql.SET_LEASE, values | {"lease_holder": write_holder(holder)})
     return lease
@@ -62,9 +62,10 @@ def renew(db: Database, lease: Lease, seconds: float, now: float) -> Steps[Lease
     yield
     expires = time() + finite("seconds", seconds)
     values = {"session": lease.session, "lease_token": lease.token, "expires": expires}
-    if db.run(sql.RENEW, values).rowcount == 0:
+    row = db.run(sql.RENEW, values).fetchone()
+    if row is None:
         raise LeaseGone(lease.session, lease.token)
-    return Lease(lease.session, lease.token, lease.holder, expires)
+    return Lease(lease.session, lease.token, lease.holder, expires, row[0])
 
 
 def release(db: Database, lease: Lease) -> Steps[None]:

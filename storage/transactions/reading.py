@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from operator import attrgetter
-from typing import Any
 
 from storage.errors import EntryMissing, HeadMoved, SessionMissing, StoreDamaged
 from storage.records import CallRecord, EntryRecord, SessionRecord, Stored, ToolCallRecord, TurnRecord
@@ -14,7 +13,6 @@ from storage.values import at_most
 from . import statements as sql
 from .database import Database, Row
 from .rows import call_record, entry_record, session_record, tool_call_record, turn_record
-from .searching import as_written
 
 _depth = attrgetter("depth")
 
@@ -37,26 +35,6 @@ def read(db: Database, session: str, calls: int) -> Stored:
         raise StoreDamaged(
             f"entry {record.head!r}, the head of {session!r}, is gone: restore a copy of the store"
         ) from None
-
-
-def listing(
-    db: Database, owner: str | None, limit: int, before: str | None, search: str | None, prefix: str | None
-) -> list[SessionRecord]:
-    """Newest updated first. Raises `SessionMissing` if `before`, the last session of the page before, is gone."""
-    values: dict[str, Any] = {"limit": at_most(limit)}
-    if owner is not None:
-        values["owner"] = owner
-    if before is not None:
-        values |= {"before": before, "before_time": load(db, before).updated_at}
-    if search is not None:
-        words = str(search).lower()
-        values |= {"words": words, "written": as_written(words)}
-    if prefix is not None:
-        values["prefix"] = prefix
-    query = sql.listing(
-        owner=owner is not None, before=before is not None, search=search is not None, prefix=prefix is not None
-    )
-    return [session_record(row) for row in db.run(query, values).fetchall()]
 
 
 def chain(db: Database, session: str, head: str | None, after: str | None) -> list[EntryRecord]:
@@ -153,6 +131,12 @@ def turn(db: Database, session: str, key: str | None, id: str | None) -> TurnRec
 def open_turn(db: Database, session: str) -> TurnRecord | None:
     """The newest that is running or interrupted."""
     row = db.run(sql.OPEN, {"session": session}).fetchone()
+    return None if row is None else turn_record(row)
+
+
+def queued(db: Database, session: str) -> TurnRecord | None:
+    """The one that has waited longest for its turn."""
+    row = db.run(sql.QUEUED, {"session": session}).fetchone()
     return None if row is None else turn_record(row)
 
 

@@ -13,6 +13,7 @@ from storage.holders import Holder
 from storage.records import (
     CallRecord,
     Change,
+    DecisionRecord,
     EntryRecord,
     PromptRecord,
     SessionRecord,
@@ -20,7 +21,7 @@ from storage.records import (
     Totals,
     TurnRecord,
 )
-from storage.tables import calls, sessions, tool_calls, turns
+from storage.tables import calls, decisions, sessions, tool_calls, turns
 from storage.values import dollars, read_dollars, storable
 
 from . import statements as sql
@@ -35,12 +36,14 @@ def _names(table: Any) -> list[str]:
     return [column.name for column in table.columns if column.name != "number"]
 
 
-_SESSION, _CALL, _TURN = (_names(table) for table in (sessions, calls, turns))
+_SESSION, _CALL, _TURN, _DECISION = (_names(table) for table in (sessions, calls, turns, decisions))
 _TOOL_CALL = [name for name in _names(tool_calls) if name != "finished"]
 _LOCKED = [name for name in _SESSION if name not in sql.COLD]
-_COORDINATION = ("lease_token", "lease_expires", "lease_holder", "lease_queue", "tend_at")
-_OF_SESSION = [name for name in _SESSION if name not in _COORDINATION and name not in TOTALS]
-_FREE = {"lease_token": 0, "lease_expires": 0.0, "lease_holder": None, "lease_queue": None, "tend_at": None}
+_FREE = {
+    "lease_token": 0, "lease_expires": 0.0, "lease_holder": None, "lease_queue": None, "tend_at": None, "stop": None,
+}  # fmt: skip
+"""What is for coordination, of a session that nobody holds."""
+_OF_SESSION = [name for name in _SESSION if name not in _FREE and name not in TOTALS]
 _CHANGED = ("head", "updated_at", "settings", "title", "metadata", "gaps", "tend_after")
 _COSTS = ("cost", "miss_cost")
 
@@ -54,10 +57,10 @@ def values(record: Any, names: Iterable[str]) -> dict[str, Any]:
 
 
 def session_record(row: Row) -> SessionRecord:
-    """Without what is for coordination: lease, queue and time of tending are no part of the record."""
-    cells = dict(zip(_SESSION, row, strict=True))
+    """Of a row with the session's state behind it. What is for coordination (the lease and so on) is no part of it."""
+    cells = dict(zip((*_SESSION, "state"), row, strict=True))
     totals = {name: cells.pop(name) for name in TOTALS}
-    for name in _COORDINATION:
+    for name in _FREE:
         del cells[name]
     return SessionRecord(**cells, totals=Totals(**totals | {"cost": read_dollars(totals["cost"])}))
 
@@ -155,3 +158,12 @@ def turn_record(row: Row) -> TurnRecord:
 def turn_cells(turn: TurnRecord) -> dict[str, Any]:
     """An error's text comes from elsewhere: what cannot be stored of it is marked, and does not refuse the turn."""
     return values(turn, _TURN) | {"error": storable(turn.error)}
+
+
+def decision_record(row: Row) -> DecisionRecord:
+    cells = dict(zip(_DECISION, row, strict=True))
+    return DecisionRecord(**cells | {"approved": bool(cells["approved"])})
+
+
+def decision_cells(decision: DecisionRecord) -> dict[str, Any]:
+    return values(decision, _DECISION)

@@ -6,8 +6,7 @@ cost more than the database does.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from typing import cast as cast_to
 
@@ -36,11 +35,26 @@ from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from storage.records import EntryRecord
-from storage.tables import DUE, OPEN_TURN, calls, entries, prompts, sessions, tool_calls, turns, warmups
+from storage.tables import (
+    ANY_TURN,
+    DUE,
+    OPEN_TURN,
+    QUEUED_TURN,
+    calls,
+    decisions,
+    entries,
+    followers,
+    prompts,
+    relays,
+    sessions,
+    tool_calls,
+    turns,
+    warmups,
+)
 from storage.values import NO_LIMIT, check, looks
 from storage.watching import CHANNEL
 
-from .searching import IN_CONTENT, IN_METADATA, KEPT
+from .states import NEWEST_TURN, state_of
 
 DIALECTS = {"sqlite": sqlite.dialect(paramstyle="named"), "postgresql": postgresql.psycopg.dialect()}  # type: ignore[no-untyped-call]
 LONGEST = 150_000
@@ -84,7 +98,7 @@ class Statement:
         return self._in_schema[schema]
 
 
-def _bound(column: Column[Any], name: str | None = None) -> ColumnElement[Any]:
+def bound(column: Column[Any], name: str | None = None) -> ColumnElement[Any]:
     return bindparam(name or column.name, type_=column.type)
 
 
@@ -96,9 +110,9 @@ def _limit() -> ColumnElement[Any]:
     return bindparam("limit", type_=Integer())
 
 
-def _insert(table: Table) -> Statement:
+def insertion(table: Table) -> Statement:
     """An insert of a whole row; a row whose key is there already is left as it is."""
-    values = {column.name: _bound(column) for column in table.columns if column.name != "number"}
+    values = {column.name: bound(column) for column in table.columns if column.name != "number"}
     return Statement(
         sqlite.insert(table).values(values).on_conflict_do_nothing(),
         postgresql=postgresql.insert(table).values(values).on_conflict_do_nothing(),
@@ -119,41 +133,42 @@ _tree = select(sessions.c.tree).where(_this).scalar_subquery()
 
 def _kept(name: str) -> ColumnElement[Any]:
     """A given value, or the present one where None is given."""
-    return func.coalesce(_bound(sessions.c[name]), sessions.c[name])
+    return func.coalesce(bound(sessions.c[name]), sessions.c[name])
 
 
-INSERT_SESSION = _insert(sessions)
-LOAD = Statement(select(sessions).where(_this))
+INSERT_SESSION = insertion(sessions)
+LOAD = Statement(select(sessions, state_of(sessions.c.id)).where(_this))
 LOCK = Statement(select(*(c for c in sessions.columns if c.name not in COLD)).where(_this).with_for_update())
 LOCK_TREE = Statement(
     select(sessions.c.id).where(sessions.c.tree == _text("tree")).order_by(sessions.c.id).with_for_update()
 )
-_server_time = cast(func.extract("epoch", func.clock_timestamp()), Float())
-_from_now = _bound(sessions.c.tend_at, "tend_after")
+SERVER_TIME = cast(func.extract("epoch", func.clock_timestamp()), Float())
+_from_now = bound(sessions.c.tend_at, "tend_after")
 
 
 def _move(now: ColumnElement[Any]) -> ClauseElement:
     """Moves the head, and keeps the lease or not; the time of tending is set anew, or goes with the old head."""
-    same_head = sessions.c.head.is_not_distinct_from(_bound(sessions.c.head))
+    same_head = sessions.c.head.is_not_distinct_from(bound(sessions.c.head))
     return (
         update(sessions)
         .where(_this)
-        .values({name: _bound(sessions.c[name]) for name in ("head", "updated_at", *_TOTALS, *_lease)})
+        .values({name: bound(sessions.c[name]) for name in ("head", "updated_at", *_TOTALS, *_lease)})
         .values({name: _kept(name) for name in ("settings", "title", "metadata", "gaps")})
         .values(tend_at=func.coalesce(now + _from_now, case((same_head, sessions.c.tend_at))))
     )
 
 
-MOVE = Statement(_move(_bound(sessions.c.updated_at)), postgresql=_move(_server_time))
-ADD_TOTALS = Statement(update(sessions).where(_this).values({name: _bound(sessions.c[name]) for name in _TOTALS}))
+MOVE = Statement(_move(bound(sessions.c.updated_at)), postgresql=_move(SERVER_TIME))
+ADD_TOTALS = Statement(update(sessions).where(_this).values({name: bound(sessions.c[name]) for name in _TOTALS}))
 SET_LEASE = Statement(
     update(sessions)
     .where(_this)
-    .values({name: _bound(sessions.c[name]) for name in ("lease_token", "lease_holder", "lease_expires")})
+    .values({name: bound(sessions.c[name]) for name in ("lease_token", "lease_holder", "lease_expires")})
 )
-SET_QUEUE = Statement(update(sessions).where(_this).values(lease_queue=_bound(sessions.c.lease_queue)))
-_held = and_(_this, sessions.c.lease_token == _bound(sessions.c.lease_token), sessions.c.lease_holder.is_not(None))
-RENEW = Statement(update(sessions).where(_held).values(lease_expires=_bound(sessions.c.lease_expires, "expires")))
+SET_QUEUE = Statement(update(sessions).where(_this).values(lease_queue=bound(sessions.c.lease_queue)))
+_held = and_(_this, sessions.c.lease_token == bound(sessions.c.lease_token), sessions.c.lease_holder.is_not(None))
+_renewed = update(sessions).where(_held).values(lease_expires=bound(sessions.c.lease_expires, "expires"))
+RENEW = Statement(_renewed.returning(sessions.c.stop))
 _release = update(sessions).where(_held).values(lease_holder=null(), lease_expires=literal_column("0"))
 _released = _release.returning(sessions.c.lease_queue).cte("released")
 _notify = func.pg_notify(bindparam("channel", CHANNEL, type_=Text()), _text("topic"))
@@ -164,50 +179,12 @@ RELEASE = Statement(  # telling is not for nothing (it puts commits in a row): o
 )
 
 
-@functools.cache
-def listing(*, owner: bool, before: bool, search: bool, prefix: bool) -> Statement:
-    """Sessions, newest updated first, with the filters that are asked for."""
-    query = select(sessions).order_by(sessions.c.updated_at.desc(), sessions.c.id.desc()).limit(_limit())
-    if owner:
-        query = query.where(sessions.c.owner == _text("owner"))
-    if prefix:
-        begins = _text("prefix")
-        query = query.where(func.substr(sessions.c.id, 1, func.length(begins)) == begins)
-    if before:
-        moment = _bound(sessions.c.updated_at, "before_time")
-        same = and_(sessions.c.updated_at == moment, sessions.c.id < _text("before"))
-        query = query.where(or_(sessions.c.updated_at < moment, same))
-    if not search:
-        return Statement(query)
-    return Statement(
-        query.where(_found(func.instr, func.words)), postgresql=query.where(_found(func.strpos, _replaced))
-    )
-
-
-def _replaced(text: ColumnElement[Any], pattern: str) -> ColumnElement[Any]:
-    return func.regexp_replace(text, pattern, KEPT, "g")
-
-
-def _found(place: Callable[..., ColumnElement[int]], words: Callable[..., ColumnElement[Any]]) -> ColumnElement[bool]:
-    """Whether the words stand in a session or in an entry of its tree; `place` and `words` are the database's own."""
-
-    def has(text: ColumnElement[Any], searched: str) -> ColumnElement[bool]:
-        return place(func.lower(text), _text(searched)) > literal_column("0")
-
-    def says(json: Column[Any], pattern: str) -> ColumnElement[bool]:
-        return and_(has(json, "written"), has(words(json, pattern), "written"))  # the quick look comes first
-
-    said = select(entries.c.number).where(entries.c.tree == sessions.c.tree, says(entries.c.content, IN_CONTENT))
-    named = (has(sessions.c.title, "words"), has(sessions.c.id, "words"), says(sessions.c.metadata, IN_METADATA))
-    return or_(*named, said.exists())
-
-
 # Entries
 
 _ENTRY = [entries.c[name] for name in EntryRecord._fields]
 _entry = and_(entries.c.tree == _tree, entries.c.id == _text("entry"))
 
-INSERT_ENTRY = _insert(entries)
+INSERT_ENTRY = insertion(entries)
 ENTRY = Statement(select(*_ENTRY).where(_entry))
 HAS_ENTRY = Statement(select(entries.c.depth).where(entries.c.tree == _text("tree"), entries.c.id == _text("entry")))
 
@@ -258,9 +235,9 @@ HAS_ANCESTOR = Statement(select(_ids.c.id).where(_ids.c.id == _text("entry")))
 
 # Calls, journal, turns
 
-INSERT_CALL = _insert(calls)
+INSERT_CALL = insertion(calls)
 HAS_CALL = Statement(select(calls.c.id).where(calls.c.session == _text("session"), calls.c.id == _text("id")))
-INSERT_PROMPT = _insert(prompts)
+INSERT_PROMPT = insertion(prompts)
 PROMPT = Statement(
     select(prompts.c.settings).where(prompts.c.session == _text("session"), prompts.c.digest == _text("digest"))
 )
@@ -268,7 +245,7 @@ _ledger = select(*(c for c in calls.columns if c.name != "number")).where(calls.
 CALLS = Statement(_ledger.order_by(calls.c.number).limit(_limit()))
 CALLS_BACK = Statement(_ledger.order_by(calls.c.number.desc()).limit(_limit()))
 
-INSERT_TOOL_CALL = _insert(tool_calls)
+INSERT_TOOL_CALL = insertion(tool_calls)
 _journal = (
     select(tool_calls.c.finished, *(c for c in tool_calls.columns if c.name not in {"number", "finished"}))
     .where(tool_calls.c.session == _text("session"))
@@ -280,9 +257,9 @@ JOURNAL_OF_ENTRY = Statement(_journal.where(tool_calls.c.entry == _text("entry")
 _turns = select(*(c for c in turns.columns if c.name != "number")).where(turns.c.session == _text("session"))
 _same_turn = and_(turns.c.session == _text("of_session"), turns.c.id == _text("of_id"))
 _fixed = {"number", "id", "session"}
-INSERT_TURN = _insert(turns)
+INSERT_TURN = insertion(turns)
 UPDATE_TURN = Statement(
-    update(turns).where(_same_turn).values({c.name: _bound(c) for c in turns.columns if c.name not in _fixed})
+    update(turns).where(_same_turn).values({c.name: bound(c) for c in turns.columns if c.name not in _fixed})
 )
 SAME_TURNS = Statement(
     select(turns.c.id).where(
@@ -291,48 +268,62 @@ SAME_TURNS = Statement(
 )
 TURN_BY_ID = Statement(_turns.where(turns.c.id == _text("id")))
 TURN_BY_KEY = Statement(_turns.where(turns.c.key == _text("key")))
-OPEN = Statement(_turns.where(OPEN_TURN).order_by(turns.c.sequence.desc()).limit(literal_column("1")))
-TURNS_BACK = Statement(_turns.order_by(turns.c.sequence.desc(), turns.c.number.desc()).limit(_limit()))
+OPEN = Statement(_turns.where(OPEN_TURN).order_by(*NEWEST_TURN).limit(literal_column("1")))
+QUEUED = Statement(_turns.where(QUEUED_TURN).order_by(turns.c.sequence, turns.c.number).limit(literal_column("1")))
+SET_STATE = Statement(
+    update(turns)
+    .where(_same_turn)
+    .values(state=bound(turns.c.state), ended=func.coalesce(bound(turns.c.ended), turns.c.ended))
+)
+SET_STOP = Statement(update(sessions).where(_this).values(stop=bound(sessions.c.stop)))
+INSERT_DECISION = insertion(decisions)
+DECISIONS = Statement(
+    select(*(c for c in decisions.columns if c.name != "number"))
+    .where(decisions.c.session == _text("session"), decisions.c.entry == _text("entry"))
+    .order_by(decisions.c.index)
+)
+TURNS_BACK = Statement(_turns.where(ANY_TURN).order_by(*NEWEST_TURN).limit(_limit()))
 
 
 # Tending
 
-_tended = update(sessions).where(_this).values(tend_at=_bound(sessions.c.tend_at))
+_tended = update(sessions).where(_this).values(tend_at=bound(sessions.c.tend_at))
 TEND = Statement(_tended)
 TEND_AT_HEAD = Statement(_tended.where(sessions.c.head == _text("of_head")))
 _free = or_(
     sessions.c.lease_holder.is_(None),
-    sessions.c.lease_holder == _bound(sessions.c.lease_holder),
-    sessions.c.lease_expires <= _bound(sessions.c.lease_expires, "now"),
-    sessions.c.lease_expires > _bound(sessions.c.lease_expires, "latest"),
+    sessions.c.lease_holder == bound(sessions.c.lease_holder),
+    sessions.c.lease_expires <= bound(sessions.c.lease_expires, "now"),
+    sessions.c.lease_expires > bound(sessions.c.lease_expires, "latest"),
 )
-_due = select(sessions.c.id).where(DUE, sessions.c.tend_at <= _bound(sessions.c.tend_at, "due"), _free)
+_due = select(sessions.c.id).where(DUE, sessions.c.tend_at <= bound(sessions.c.tend_at, "due"), _free)
 _claimed = _due.order_by(sessions.c.tend_at, sessions.c.id).limit(_limit()).with_for_update(skip_locked=True)
 _claimed_ids = _claimed.cte("claimed")  # not a plain subquery: PostgreSQL might run that twice, and claim too many
 CLAIM_DUE = Statement(
     update(sessions)
     .where(sessions.c.id.in_(select(_claimed_ids.c.id)))
-    .values(tend_at=_bound(sessions.c.tend_at, "again"))
+    .values(tend_at=bound(sessions.c.tend_at, "again"))
     .returning(sessions.c.id)
 )
-RUNNING = Statement(
+_in_hand = (
     select(turns.c.number, sessions.c.id, sessions.c.lease_holder, sessions.c.lease_expires)
     .join(turns, turns.c.session == sessions.c.id)
-    .where(OPEN_TURN, turns.c.state == literal_column("'running'"))
     .order_by(turns.c.session, turns.c.sequence)  # or SQLite would read all turns ever
 )
+RUNNING = Statement(_in_hand.where(OPEN_TURN, turns.c.state == literal_column("'running'")))
+ALL_QUEUED = Statement(_in_hand.where(QUEUED_TURN))
 
 
 # Warm-ups
 
 _point = warmups.c.point == _text("point")
-_now, _latest = _bound(warmups.c.until, "now"), _bound(warmups.c.until, "latest")
+_now, _latest = bound(warmups.c.until, "now"), bound(warmups.c.until, "latest")
 _idle = and_(*(or_(column <= _now, column > _latest) for column in (warmups.c.until, warmups.c.expires)))
 
 
 def _enter() -> Statement:
     """Inserts the row, or locks the one that is there; gives the row that then stands."""
-    values = {column.name: _bound(column) for column in warmups.columns}
+    values = {column.name: bound(column) for column in warmups.columns}
     forms: list[ClauseElement] = [
         dialect.insert(warmups)
         .values(values)
@@ -345,15 +336,15 @@ def _enter() -> Statement:
 
 ENTER_WARMUP = _enter()
 SET_WARMUP = Statement(
-    update(warmups).where(_point).values({c.name: _bound(c) for c in warmups.columns if c.name != "point"})
+    update(warmups).where(_point).values({c.name: bound(c) for c in warmups.columns if c.name != "point"})
 )
 END_WARMUP = Statement(
     update(warmups)
-    .where(_point, warmups.c.token == _bound(warmups.c.token))
-    .values({name: _bound(warmups.c[name]) for name in ("until", "ttl")})
+    .where(_point, warmups.c.token == bound(warmups.c.token))
+    .values({name: bound(warmups.c[name]) for name in ("until", "ttl")})
     .values(holder=null(), expires=literal_column("0"))
 )
-DELETE_WARMUP = Statement(delete(warmups).where(_point, warmups.c.token == _bound(warmups.c.token)))
+DELETE_WARMUP = Statement(delete(warmups).where(_point, warmups.c.token == bound(warmups.c.token)))
 _swept = select(warmups.c.point).where(_idle).limit(_limit()).with_for_update(skip_locked=True).cte("swept")
 DELETE_WARMUPS = Statement(delete(warmups).where(warmups.c.point.in_(select(_swept.c.point))))
 
@@ -361,7 +352,8 @@ DELETE_WARMUPS = Statement(delete(warmups).where(warmups.c.point.in_(select(_swe
 # Deletion
 
 DELETE_ROWS = [
-    Statement(delete(table).where(table.c.session == _text("session"))) for table in (calls, prompts, tool_calls, turns)
+    Statement(delete(table).where(table.c.session == _text("session")))
+    for table in (calls, prompts, tool_calls, turns, decisions, followers, relays)
 ] + [Statement(delete(sessions).where(_this))]
 DELETE_TREE = Statement(delete(entries).where(entries.c.tree == _text("tree")))
 
@@ -376,6 +368,7 @@ def _unneeded() -> ClauseElement:
             *((sessions.c[name], sessions.c.id) for name in ("head", "base")),
             (calls.c.entry, calls.c.session),
             (tool_calls.c.entry, tool_calls.c.session),
+            (decisions.c.entry, decisions.c.session),
             *((turns.c[name], turns.c.session) for name in ("base", "entry", "reply")),
         )
     ]

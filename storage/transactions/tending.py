@@ -35,10 +35,11 @@ def claim_due(
 
 
 def orphans(db: Database, now: float, limit: int) -> list[str]:
-    """Sessions by the age of their running turn, each once."""
+    """Sessions by the age of their oldest turn that runs or is in the queue, each once."""
     now, here = db.time(now), Holder.current()
     orphaned: dict[str, None] = {}
-    for _, session, text, expires in sorted(db.run(sql.RUNNING, {}).fetchall()):
+    rows = db.run(sql.RUNNING, {}).fetchall() + db.run(sql.ALL_QUEUED, {}).fetchall()
+    for _, session, text, expires in sorted(rows):
         holder = read_holder(text)
         if holder is None or not holder.holds(expires, now, here):
             orphaned[session] = None

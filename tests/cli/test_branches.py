@@ -34,6 +34,20 @@ def entry_ids(warmline: Run, session: str = "one") -> list[str]:
     return [entry["id"] for entry in json.loads(warmline("show", session, "--json").out)["entries"]]
 
 
+def test_branches_are_listed_when_asked_for_and_say_what_they_were_made_of(warmline: Run, stored: Path) -> None:
+    made = json.loads(warmline("fork", "one", "--json").out)["id"]
+    names = lambda *options: [one["id"] for one in json.loads(warmline("list", "--json", *options).out)]  # noqa: E731
+    assert names() == ["empty", "one"]
+    assert names("--branches") == [made, "empty", "one"]
+    assert names("--parent", "on") == [made]
+    assert warmline("list", "--parent", "empty").out == "No such sessions.\n"
+    assert "ada, made of one" in warmline("list", "--branches").out
+    assert "left out: --branches lists them" in warmline("list").out
+    assert "left out" not in warmline("list", "--branches").out
+    assert json.loads(warmline("show", made, "--json").out)["parent"] == "one"
+    assert made in warmline("cost").out, "what branches cost is part of the bill"
+
+
 def exported(warmline: Run, session: str = "one") -> Messages:
     found: Messages = json.loads(warmline("export", session).out)
     return found
@@ -101,7 +115,7 @@ def test_what_cannot_be_done_changes_nothing(
     assert ran.code == code, ran.err
     assert "Traceback" not in ran.err
     assert entry_ids(warmline) == before
-    assert len(json.loads(warmline("list", "--json").out)) == 2
+    assert len(json.loads(warmline("list", "--branches", "--json").out)) == 2
 
 
 @pytest.mark.parametrize("arguments", [("fork", "on", "--at", "zzz"), ("rewind", "on", "f" * 32)])

@@ -83,6 +83,27 @@ def test_list_of_an_owner_without_sessions(warmline: Run, stored: str) -> None:
     assert warmline("list", "--owner", "bob").out == "No such sessions.\n"
 
 
+def test_list_of_what_waits(warmline: Run, tmp_path: Path) -> None:
+    @tool(needs_approval=True)
+    def pay(amount: int) -> str:
+        """Pays an amount in euros."""
+        raise AssertionError
+
+    async def waits() -> None:
+        async with simulated_manager(f"sqlite:///{tmp_path / 'sessions.db'}") as manager:
+            session = await manager.create(id="asks", model="claude-sonnet-5-5", max_tokens=500, tools=[pay])
+            await session.send("Please pay 30 euros.")
+            await manager.create(id="new", model="claude-sonnet-5-5", max_tokens=500)
+
+    anyio.run(waits)
+    assert [one["id"] for one in json.loads(warmline("list", "--state", "waiting", "--json").out)] == ["asks"]
+    assert [one["state"] for one in json.loads(warmline("list", "--state", "idle", "--json").out)] == ["idle"]
+    assert warmline("list", "--state", "running").out == "No such sessions.\n"
+    assert warmline("list").out.count("waiting") == 1
+    assert json.loads(warmline("show", "asks", "--json").out)["state"] == "waiting"
+    assert warmline("list", "--state", "asleep").code == 2
+
+
 def test_show_is_a_readable_transcript(warmline: Run, stored: str) -> None:
     shown = warmline("show", "one").out
     assert "you     What is the weather in Paris and in Rome?" in shown

@@ -16,6 +16,7 @@ from sessions.core.steps import (
     RunTools,
     SubmitResults,
     ToolRecord,
+    call_id,
     calls_of,
     close_open_calls,
     next_step,
@@ -81,6 +82,38 @@ def test_calls_are_run_then_submitted(first: str, second: str, theirs: bool, sto
         assert step == Finished("tool_use", (calls_of(content)[1],))
     else:
         assert step == SubmitResults((result("a"), result("b")))
+
+
+@pytest.mark.parametrize(("first", "second", "third"), list(product(["free", "held"], STATES, ["free", "held"])))
+def test_calls_that_wait_for_an_approval_do_not_run_and_are_waited_for(first: str, second: str, third: str) -> None:
+    """One call that was never started, one in every state that may be held too, and one of the caller's between."""
+    content = [call("a"), {**call("c"), "name": "ask"}, call("b")]
+    held = {0: first, 2: third}
+    journal = {} if second == "fresh" else {2: ToolRecord(2, result("b") if second == "done" else None)}
+    is_held = [index for index, word in held.items() if word == "held"]
+    step = next_step([entry("assistant", *content)], journal, by_caller=["ask"], held=is_held)
+    a, theirs, b = calls_of(content)
+    fresh = tuple(one for one in (a, b) if one.index not in is_held and one.index not in journal)
+    doubtful = (b,) if second == "in doubt" and third == "free" else ()
+    if fresh or doubtful:
+        assert step == RunTools(fresh, doubtful)
+    else:  # what has its result is waited for no more, whatever is said of it
+        assert step == Finished("tool_use", (a, theirs, b) if second != "done" else (a, theirs))
+
+
+def test_results_are_submitted_when_nothing_is_held_any_more() -> None:
+    last = entry("assistant", call("a"), call("b"))
+    done = {0: ToolRecord(0, result("a"))}
+    assert next_step([last], done, held=[1]) == Finished("tool_use", (calls_of(last.content)[1],))
+    done[1] = ToolRecord(1, result("b"))
+    assert next_step([last], done) == next_step([last], done, held=[1]) == SubmitResults((result("a"), result("b")))
+
+
+def test_the_name_of_a_call_is_its_own_and_stays() -> None:
+    """A service that was given it in one version must know it again in the next."""
+    assert call_id("s", "e", 0) == "568f49010b9d420d83b15a74ce8acd06"
+    places = [("s", "e", 0), ("s", "e", 1), ("s", "f", 0), ("t", "e", 0), ("se", "", 0), ("", "se", 0)]
+    assert len({call_id(*place) for place in places}) == len(places)
 
 
 def test_repeated_ids_are_told_apart_by_their_number() -> None:

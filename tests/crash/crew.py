@@ -16,18 +16,27 @@ import signal
 import sys
 import time
 import traceback
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
 
 from sessions import ConfigurationError, Session, SessionManager, SessionsError
 from storage import Holder, holders
 from tests.crash.worker import Job, _rehearse
 
+Work: TypeAlias = Callable[[Job, str, int], Coroutine[Any, Any, None]]
+"""What a worker does, given its job, the address that it is told things at, and its number."""
 
-async def work(job: Job, address: str, number: int) -> None:
-    """Sends what it is told to send, everything at the same time, until it is killed or nobody tells it any more."""
+
+def move(number: int) -> None:
+    """To the machine that the worker with this number is on."""
     platform.node = lambda: f"machine-{number % 2}"
     holders.host.cache_clear()
     assert Holder.current().host.startswith(platform.node())
+
+
+async def work(job: Job, address: str, number: int) -> None:
+    """Sends what it is told to send, everything at the same time, until it is killed or nobody tells it any more."""
+    move(number)
     tools = job.tools()
     async with job.manager(warmup=True, recover=True, tools=tools) as manager, asyncio.TaskGroup() as group:
         reader, writer = await asyncio.open_unix_connection(address)
@@ -58,24 +67,24 @@ async def _sent(
     return {"text": reply.text}
 
 
-def crew(job: Job, address: str) -> None:
+def crew(job: Job, address: str, work: Work) -> None:
     """Forks until its input ends. The workers are reaped by the system."""
     asyncio.run(_rehearse(job))  # its threads are idle by now: they hold no lock that a child would miss
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while line := sys.stdin.readline():
         if os.fork() == 0:
-            _be(job, address, int(line))
+            _be(job, address, int(line), work)
 
 
-def _be(job: Job, address: str, number: int) -> None:
+def _be(job: Job, address: str, number: int, work: Work) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     random.seed(f"{job.seed} {number}")
     try:
         asyncio.run(work(job, address, number))
     except ConfigurationError:  # the server is just being restarted: whoever looks after workers starts another one
         time.sleep(0.5)
-        _be(job, address, number)
+        _be(job, address, number, work)
     except KeyboardInterrupt:
         os._exit(0)
     except BaseException:
@@ -86,4 +95,4 @@ def _be(job: Job, address: str, number: int) -> None:
 
 
 if __name__ == "__main__":
-    crew(Job(**json.loads(sys.argv[1])), sys.argv[2])
+    crew(Job(**json.loads(sys.argv[1])), sys.argv[2], work)

@@ -43,6 +43,10 @@ class Member:
     pid: int
     writer: asyncio.StreamWriter
     asked: dict[int, asyncio.Future[str]] = field(default_factory=dict)
+    words: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """What it was asked."""
+    heard: dict[int, Callable[[str], None]] = field(default_factory=dict)
+    """Who takes what comes before an answer."""
 
 
 class Foreman:
@@ -51,8 +55,8 @@ class Foreman:
     `down` are the times at which the database was away, `known` those at which something was heard of a session.
     """
 
-    def __init__(self, job: Job, seed: int) -> None:
-        self._job, self._rng = job, random.Random(seed)
+    def __init__(self, job: Job, seed: int, crew: str = "tests.crash.crew") -> None:
+        self._module, self._job, self._rng = crew, job, random.Random(seed)
         self._address = str(Path(job.directory, "crew"))
         self._members: dict[int, Member] = {}
         self._meetings: set[asyncio.Task[None]] = set()
@@ -65,8 +69,8 @@ class Foreman:
         self.answered = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_unix_server(self._meet, self._address)
-        command = [sys.executable, "-W", "ignore", "-m", "tests.crash.crew", self._job.text, self._address]
+        self._server = await asyncio.start_unix_server(self._meet, self._address, limit=1 << 24)
+        command = [sys.executable, "-W", "ignore", "-m", self._module, self._job.text, self._address]
         self._crew = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=asyncio.subprocess.PIPE)
         for _ in range(WORKERS):
             self._hire()
@@ -101,7 +105,9 @@ class Foreman:
                 await writer.wait_closed()
 
     async def _hear_all(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        hello = json.loads(await reader.readline())
+        if not (line := await reader.readline()):
+            return  # it was ended just when it had come
+        hello = json.loads(line)
         member = self._members[hello["number"]] = Member(hello["number"], hello["pid"], writer)
         self._some.set()
         with contextlib.suppress(ConnectionError):
@@ -110,6 +116,9 @@ class Foreman:
         self._lose(member)
 
     def _hear(self, member: Member, answer: dict[str, Any]) -> None:
+        if "event" in answer:
+            member.heard[answer["id"]](answer["event"])
+            return
         waiting = member.asked.pop(answer["id"])
         if waiting.done():
             return
@@ -138,11 +147,10 @@ class Foreman:
 
     async def _say(self, session: str, message: int) -> None:
         while True:
-            await self._some.wait()
-            member = self._rng.choice(list(self._members.values()))
+            member = await self.somebody()
             self.known[session].append(time.time())
             try:
-                text = await self._ask(member, session, message)
+                text = await self.ask(member, session=session, message=message)
             except Gone:
                 self.happened["worker gone"] += 1
             except Failed as error:
@@ -153,13 +161,27 @@ class Foreman:
                 assert text == f"answer to message {message}", (message, text)
                 return
 
-    async def _ask(self, member: Member, session: str, message: int) -> str:
+    async def somebody(self) -> Member:
+        """A worker that lives; waits where there is none."""
+        while not self._members:
+            await self._some.wait()
+        return self._rng.choice(list(self._members.values()))
+
+    async def ask(self, member: Member, heard: Callable[[str], None] | None = None, **asked: Any) -> str:
+        """Its answer; `heard` takes what it says before. Raises `Gone` and `Failed`."""
         id = next(self._ids)
+        member.words[id] = asked
         waiting = member.asked[id] = asyncio.get_running_loop().create_future()
-        asked = {"id": id, "session": session, "message": message}
-        member.writer.write(json.dumps(asked).encode() + b"\n")
+        if heard is not None:
+            member.heard[id] = heard
+        member.writer.write(json.dumps({"id": id, **asked}).encode() + b"\n")
         answer: str = await waiting
         return answer
+
+    def open_asks(self) -> str:
+        """What was asked and is not answered, by worker."""
+        members = self._members.values()
+        return "; ".join(f"{member.number}: {[member.words[id] for id in member.asked]}" for member in members)
 
     # -- what goes wrong --
 

@@ -140,7 +140,7 @@ async def test_nothing_and_one() -> None:
             await session.batch(["red"], poll=0)
         with pytest.raises(ConfigurationError):
             await session.batch(["red", ""])
-        assert len(await manager.list()) == 2
+        assert len(await manager.list(branches=True)) == 2
 
 
 @everywhere
@@ -220,7 +220,7 @@ async def test_content_that_the_api_refuses_leaves_the_chain() -> None:
         bad, good = caught.value.results
         assert not bad.retryable
         assert good.text == "re: fine"
-        infos = {one.id: one.head for one in await manager.list()}
+        infos = {one.id: one.head for one in await manager.list(branches=True)}
         assert sorted(head is None for head in infos.values()) == [False, True, True]
 
 
@@ -273,7 +273,7 @@ async def test_a_call_cut_short_is_an_error_that_was_paid() -> None:
         session = await create(manager, tools=tools, max_tokens=50)
         with pytest.raises(BatchIncomplete, match="max_tokens"):
             await session.batch(["red"], idempotency_key="k")
-        branch = await manager.open(next(one.id for one in await manager.list() if one.calls))
+        branch = await manager.open(next(one.id for one in await manager.list(branches=True) if one.calls))
         assert (await branch.calls())[0].usage.output == 50
         await check_bills(world, branch)
 

@@ -194,7 +194,7 @@ async def test_the_branch_itself_waits_or_says_that_it_is_busy(tmp_path: Path) -
     world = World(echo, url=tmp_path / "a.db", latency=SLOW)
     await given_up(world, 11 * MINUTE)
     async with world.manager() as manager:
-        infos = await manager.list()
+        infos = await manager.list(branches=True)
         branches = [await manager.open(one.id) for one in infos if one.id != "fixed"]
         waiting = [one for one in branches if len(one.messages) == 1]
         assert len(waiting) == 2
@@ -247,7 +247,7 @@ async def test_results_that_are_gone_are_counted_as_expected(tmp_path: Path) -> 
             await turned(world, HOUR, lambda: session.batch(CONTENTS, idempotency_key="k"))
         results = caught.value.results
         assert [isinstance(one, Reply) for one in results] == [True, False, False]
-        branches = [await manager.open(one.id) for one in await manager.list() if one.id != "fixed"]
+        branches = [await manager.open(one.id) for one in await manager.list(branches=True) if one.id != "fixed"]
         lost = [one for branch in branches for one in await branch.calls() if one.status == "error"]
         assert [one.kind for one in lost] == ["batch"] * 2
         for one in lost:
@@ -261,7 +261,7 @@ async def test_branches_that_go_on_or_go_away_meanwhile(tmp_path: Path) -> None:
     world = World(echo, url=tmp_path / "a.db", latency=SLOW)
     await given_up(world, 11 * MINUTE)
     async with world.manager() as manager:
-        infos = [one for one in await manager.list() if one.id != "fixed"]
+        infos = [one for one in await manager.list(branches=True) if one.id != "fixed"]
         branches = {words(branch)[0]: branch for branch in [await manager.open(one.id) for one in infos]}
         await branches["green"].append([{"role": "assistant", "content": "I know."}])
         await branches["blue"].delete()
@@ -286,7 +286,9 @@ async def test_branches_of_a_call_that_died_before_it_sent_anything(tmp_path: Pa
             await session.batch(CONTENTS)
     await world.clock.advance(11)
     async with world.manager() as manager:
-        branches = [await manager.open(one.id) for one in await manager.list() if one.id != "fixed" and one.head]
+        branches = [
+            await manager.open(one.id) for one in await manager.list(branches=True) if one.id != "fixed" and one.head
+        ]
         assert branches
         with pytest.raises(SessionBusy, match="being made"):  # for all that is known, it still is
             await branches[0].resume()
@@ -307,7 +309,7 @@ async def test_a_branch_that_is_deleted_while_its_batch_is_waited_for(tmp_path: 
 
         async def delete() -> None:
             await world.clock.sleep(15 * MINUTE)
-            blue = next(one.id for one in await other.list(search="blue"))
+            blue = next(one.id for one in await other.list(search="blue", branches=True))
             await other.delete(blue)
 
         async with anyio.create_task_group() as group:
@@ -348,7 +350,9 @@ async def test_a_branch_whose_content_is_refused_says_so(tmp_path: Path) -> None
         with pytest.raises(TimeoutError):
             await turned(world, 11 * MINUTE, lambda: session.batch(["red", odd], timeout=660.0))
     async with world.manager() as manager:
-        branch = await manager.open(next(one.id for one in await manager.list(search="nobody knows this block")))
+        branch = await manager.open(
+            next(one.id for one in await manager.list(search="nobody knows this block", branches=True))
+        )
         with pytest.raises(ModelError, match="invalid_request_error"):
             await turned(world, HOUR, branch.resume)
         assert await branch.resume() is None
@@ -457,7 +461,7 @@ async def test_other_platforms_and_settings_are_refused_before_anything_is_store
             session = await manager.create(model="claude-sonnet-5-5", max_tokens=100, system=SYSTEM)
             with pytest.raises(ConfigurationError, match=r"no Message Batches: use map"):
                 await session.batch(CONTENTS)
-            assert len(await manager.list()) == 1
+            assert len(await manager.list(branches=True)) == 1
     await http.aclose()
     async with World(echo).manager() as manager:
         session = await create(manager, params={"speed": "fast"})

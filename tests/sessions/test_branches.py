@@ -124,7 +124,7 @@ async def test_map_with_a_limit_and_with_failures() -> None:
             await task
         assert most == 2
         assert len(world.requests) == 6
-        branches = [await manager.open(one.id) for one in await manager.list() if one.id != session.id]
+        branches = [await manager.open(one.id) for one in await manager.list(branches=True) if one.id != session.id]
         assert sorted(len(branch.messages) for branch in branches) == [1, 1, 2, 2, 2, 2]
     world.check()
 

@@ -63,6 +63,14 @@ async def test_an_owner_sees_only_what_is_theirs() -> None:
 
 
 @everywhere
+async def test_nobody_is_no_owner_to_be_limited_to() -> None:
+    async with World().manager() as manager:
+        for nobody in (None, "", 7):
+            with pytest.raises(ConfigurationError, match="owner"):
+                manager.for_owner(nobody)  # type: ignore[arg-type]
+
+
+@everywhere
 async def test_the_list_is_newest_first_with_totals_and_pages() -> None:
     world = World()
     async with world.manager() as manager:

@@ -40,10 +40,11 @@ def test_what_is_not_in_the_table_does_not_happen(happening: Happening, state: T
             states.after(row, happening)
 
 
-def test_every_state_is_open_or_over_and_two_of_the_over_ones_have_an_outcome() -> None:
+def test_every_state_is_open_or_over_or_waits_and_three_have_an_outcome() -> None:
     assert [state for state in STATES if turn(state).is_open] == ["running", "interrupted"]
     assert [state for state in STATES if states.is_over(turn(state))] == ["finished", "failed", "cancelled"]
-    assert [state for state in STATES if states.has_outcome(turn(state))] == ["finished", "cancelled"]
+    assert [state for state in STATES if states.has_outcome(turn(state))] == ["waiting", "finished", "cancelled"]
+    assert [state for state in STATES if not states.is_at_rest(turn(state))] == ["queued", "running"]
 
 
 def test_no_way_leads_out_of_a_turn_that_has_an_outcome() -> None:

@@ -152,6 +152,29 @@ async def test_a_conversation_waiting_for_its_own_tool_is_parked() -> None:
     at.check()
 
 
+@pytest.mark.parametrize("asks", [True, False])
+async def test_waiting_for_an_approval_is_waiting_for_a_human(asks: bool) -> None:
+    """A tool that runs long is sure to end: its prefix is kept. Who said that they are gone is not waited for."""
+    at = World()
+    at.engine.script = lambda request: Scripted("done" if request.results else [call("book")])
+
+    async def book() -> str:
+        """Books, in twenty minutes."""
+        await at.clock.sleep(1200.0)
+        return "booked"
+
+    async with at.manager() as manager:
+        session = await chat(manager, tools=[tool(book, needs_approval=asks)])
+        turn = await session.begin("go", expected_gap=30 * 24 * 3600.0)
+        await at.clock.advance(600.0)
+        assert (turn.state, "park" in await kinds(session)) == (("waiting", False) if asks else ("running", True))
+        if asks:
+            await session.approve(session.pending[0].call_id)
+        await at.clock.advance(1300.0)
+        assert (turn.state, session.state) == ("finished", "idle")
+    at.check()
+
+
 async def test_at_a_low_price_a_park_is_refreshed_and_then_left() -> None:
     at = world()
     async with at.manager() as manager:

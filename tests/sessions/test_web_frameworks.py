@@ -37,7 +37,7 @@ async def test_a_reply_is_plain_data() -> None:
 
 
 async def test_fastapi_gives_a_reply_out() -> None:
-    fastapi = pytest.importorskip("fastapi", reason="install the group dev")
+    fastapi = pytest.importorskip("fastapi", reason="install the extra examples")
     import httpx2
 
     async with World().manager() as manager:

@@ -17,8 +17,9 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import URL
 
 from storage import Statistics, StoreNotOpen, StoreUnavailable, threads
+from storage.records import SchemaState
 from storage.sqlite import functions, schema
-from storage.tables import REVISION
+from storage.tables import OLDEST, REVISION
 from storage.threads import Bell
 from storage.transactions import Cursor, Database, Work, side_by_side
 from storage.transactions.statements import Statement
@@ -84,6 +85,9 @@ class Plain:
 
     def backup(self, place: Path) -> None:
         raise StoreUnavailable("a plain store is copied with its program at rest")
+
+    def schema_state(self) -> SchemaState:
+        return SchemaState(REVISION, OLDEST)
 
     def statistics(self) -> Statistics:
         return self._statistics

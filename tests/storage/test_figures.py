@@ -11,8 +11,10 @@ from decimal import Decimal
 from pathlib import Path
 
 from storage import EntryRecord, Store
+from storage.sql import SQLStore
 from storage.sqlite import SQLite, SQLiteDatabase
-from storage.testing import call_record, change, entries_of, hold, session_record, turn_record
+from storage.testing import NOW, call_record, change, entries_of, hold, session_record, turn_record
+from storage.threads import outcome
 from storage.transactions import Database
 from storage.transactions.reading import chain
 from storage.transactions.writing import create
@@ -45,6 +47,39 @@ async def test_a_thousand_turns_of_two_kilobytes(store: Store, path: Path) -> No
         head = reply.id
     await store.close()
     assert path.stat().st_size <= 4_500_000
+
+
+async def test_a_turn_that_nobody_follows_or_stops_takes_these_statements(url: str) -> None:
+    """Counted one by one: what others may say of a turn is read where its session is read anyway."""
+    store = SQLStore(url)
+    await store.open()
+    await store.create(session_record())
+    seen: list[str] = []
+
+    def listen(db: Database) -> None:
+        assert isinstance(db, SQLiteDatabase)
+        db.raw.set_trace_callback(seen.append)
+
+    def said() -> list[str]:
+        words = [statement.split()[0] for statement in seen]
+        seen.clear()
+        return [word for word in words if word in ("SELECT", "INSERT", "UPDATE", "DELETE")]
+
+    await outcome(store.dialect.write(listen))
+    said()
+    lease = await hold(store)
+    assert said() == ["SELECT", "UPDATE"]
+    await store.renew(lease, seconds=60, now=NOW)
+    assert said() == ["UPDATE"]
+    turn = turn_record()
+    await store.commit(lease, change(None, "a", entries=entries_of("a"), turn=turn))
+    assert said() == ["SELECT", "SELECT", "INSERT", "INSERT", "UPDATE"]
+    last = change("a", "b", entries=entries_of("b", after=entries_of("a")[0]), calls=(call_record(),))
+    await store.commit(lease, replace(last, turn=replace(turn, state="finished")))
+    assert said() == ["SELECT", "SELECT", "SELECT", "INSERT", "INSERT", "UPDATE", "UPDATE"]
+    await store.release(lease)
+    assert said() == ["UPDATE"]
+    await store.close()
 
 
 def test_what_is_new_is_read_without_what_is_old(path: Path) -> None:

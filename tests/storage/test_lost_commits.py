@@ -16,8 +16,10 @@ from storage.testing import (
     OTHER,
     call_record,
     change,
+    decision_record,
     entries_of,
     hold,
+    relay_record,
     session_record,
     turn_record,
 )
@@ -82,19 +84,38 @@ async def _warm(store: Store) -> None:
     await store.led("p", led.token, ttl="5m", alive=60, now=NOW)
 
 
+async def _unleased(store: Store) -> None:
+    await store.create(session_record(head="a"), entries_of("a"))
+    await store.commit(await hold(store), change("a", "a", turn=turn_record(state="waiting")))
+    await store.queue(turn_record("q", key="k"))
+    await store.ask_stop("s", "q", now=NOW)
+    assert [await store.decide(decision_record("a", index), turn="t", of=2) for index in (0, 1)] == [1, 0]
+    await store.ask_stop("s", "t", now=NOW)
+
+
+async def _relay(store: Store) -> None:
+    await store.follow("s", "me", seconds=60, now=NOW)
+    await store.relay([relay_record("a"), relay_record("b")])
+    await store.relay([relay_record("c")])
+
+
 async def _state(store: Store) -> list[Any]:
     """What the store then says, without the times that are the server's own."""
     found: list[Any] = []
     for session in await store.list():
         found += [session, await store.chain(session.id, session.head), await store.calls(session.id)]
-        found += [await store.turns(session.id)]
+        found += [await store.turns(session.id), await store.decisions(session.id, "a")]
+    found += [[follower.reader for follower in await store.followed(now=NOW)]]
+    found += [[row.id for row in await store.relayed("s", "t")]]
     warmup = await store.lead("p", OTHER, seconds=60, now=NOW)
     await store.led("p", warmup.token, ttl=None, alive=0, now=NOW)
     return [*found, warmup.state]
 
 
 @pytest.mark.parametrize("fate", ["lose", "deliver and lose"])
-@pytest.mark.parametrize("work", [_commit, _last_commit, _turn_only, _delete, _record, _fork, _leases, _warm])
+@pytest.mark.parametrize(
+    "work", [_commit, _last_commit, _turn_only, _delete, _record, _fork, _leases, _warm, _unleased, _relay]
+)
 async def test_a_connection_lost_at_each_commit_of_a_work(
     work: Callable[[Store], Awaitable[None]], fate: Fate, new_store: Callable[[], str]
 ) -> None:
@@ -104,7 +125,7 @@ async def test_a_connection_lost_at_each_commit_of_a_work(
     await work(plain)
     expected = await _state(plain)
     await plain.close()
-    for number in range(1, 9):
+    for number in range(1, 12):
         url = new_store()
         with Relay(url) as relay:
             store = open_store(relay.url)

@@ -37,7 +37,7 @@ from storage.testing import (
 )
 from storage.threads import outcome
 from storage.transactions import Database
-from storage.transactions.statements import listing
+from storage.transactions.listing import page
 from tests.storage.refusals import refused
 
 
@@ -284,7 +284,7 @@ async def test_an_error_that_a_reader_keeps_keeps_nothing_open(store: Store) -> 
     await store.create(session_record("t"))
 
     def failing(db: Database) -> None:
-        answer = db.run(listing(owner=False, before=False, search=False, prefix=False), {"limit": 9})
+        answer = db.run(page(frozenset()), {"limit": 9})
         raise ZeroDivisionError(answer)
 
     (kept,) = await asyncio.gather(outcome(store.dialect.read(failing)), return_exceptions=True)

@@ -10,7 +10,19 @@ import pytest
 
 from storage import Store, open_store
 from storage.testing import ME, OTHER
-from storage.transactions.statements import CLAIM_DUE, DELETE_WARMUPS, RUNNING, Statement
+from storage.transactions.following import RELAYED
+from storage.transactions.listing import page
+from storage.transactions.statements import (
+    ALL_QUEUED,
+    CLAIM_DUE,
+    DELETE_WARMUPS,
+    LOAD,
+    OPEN,
+    QUEUED,
+    RUNNING,
+    TURNS_BACK,
+    Statement,
+)
 
 
 def rows(path: Path) -> int:
@@ -32,17 +44,43 @@ async def test_rows_of_no_use_go_as_others_come(store: Store, path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("statement", "index"),
-    [(CLAIM_DUE, "sessions_due"), (RUNNING, "turns_open"), (DELETE_WARMUPS, "warmups_until")],
-    ids=["claim_due", "orphans", "sweep"],
+    [
+        (CLAIM_DUE, "sessions_due"),
+        (RUNNING, "turns_open"),
+        (ALL_QUEUED, "turns_queued"),
+        (QUEUED, "turns_queued"),
+        (DELETE_WARMUPS, "warmups_until"),
+        (LOAD, "turns_sequence"),
+        (page(frozenset({"parent"})), "sessions_forked_from"),
+        (page(frozenset({"parent", "state"})), "turns_sequence"),
+        (TURNS_BACK, "turns_sequence"),
+        (OPEN, "turns_open"),
+        (RELAYED, "relays_place"),
+    ],
+    ids=[
+        "claim_due",
+        "orphans",
+        "orphans of the queue",
+        "queued",
+        "sweep",
+        "state",
+        "parent",
+        "states",
+        "turns",
+        "open_turn",
+        "relayed",
+    ],
 )
 async def test_what_is_idle_is_not_read(store: Store, path: Path, statement: Statement, index: str) -> None:
     raw = sqlite3.connect(path)
-    values = dict.fromkeys(("due", "now", "latest", "again", "limit"), 1.0) | {"lease_holder": "", **statement.fixed}
+    numbers = dict.fromkeys(("due", "now", "latest", "again", "limit", "after"), 1.0)
+    texts = dict.fromkeys(("lease_holder", "session", "parent", "state", "turn"), "")
+    values = {**numbers, **texts, **statement.fixed}
     plan = raw.execute(f"EXPLAIN QUERY PLAN {statement.text['sqlite']}", values).fetchall()
     raw.close()
     assert any(index in step[3] for step in plan)
     scanned = [step[3] for step in plan if step[3].startswith("SCAN") and index not in step[3]]
-    assert not {"SCAN sessions", "SCAN turns", "SCAN warmups"} & set(scanned)
+    assert not {"SCAN sessions", "SCAN turns", "SCAN warmups", "SCAN relays"} & set(scanned)
 
 
 async def test_a_caller_that_asyncio_cancels_leads_nothing(url: str) -> None:

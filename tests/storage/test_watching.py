@@ -13,7 +13,18 @@ import pytest
 from sqlalchemy import make_url
 
 from storage import LeaseTaken, Store, open_store
-from storage.testing import ME, NOW, OTHER, hold, session_record
+from storage.testing import (
+    ME,
+    NOW,
+    OTHER,
+    change,
+    decision_record,
+    entries_of,
+    hold,
+    relay_record,
+    session_record,
+    turn_record,
+)
 from storage.watching import CHANNEL, Watch, topic
 from tests.pooler import Pooler
 from tests.sessions.world import everywhere
@@ -92,6 +103,35 @@ async def test_the_end_of_a_warm_up_wakes_who_waits(empty_store: str) -> None:
                 with anyio.fail_after(5):
                     await watch.news()
                 with anyio.move_on_after(0.1) as scope:
+                    await elsewhere.news()
+                assert scope.cancelled_caught
+
+
+@everywhere
+async def test_what_is_said_without_a_lease_wakes_who_watches(empty_store: str) -> None:
+    """Each verb tells of its own name, once it is there to be read; what changes nothing tells nothing."""
+    async with two(empty_store) as (one, other):
+        await one.create(session_record(head="a"), entries_of("a"))
+        await one.commit(await hold(one), change("a", "a", turn=turn_record(state="waiting")))
+        for name, work, is_told in (
+            ("s", lambda: one.queue(turn_record("q")), True),
+            ("s", lambda: one.queue(turn_record("q")), False),
+            ("s", lambda: one.ask_stop("s", "q", now=NOW), True),
+            ("s", lambda: one.ask_stop("s", "q", now=NOW), False),
+            ("s", lambda: one.decide(decision_record("a"), turn="t", of=1), True),
+            ("s", lambda: one.ask_stop("s", "t", now=NOW), True),
+            ("followers", lambda: one.follow("s", "me", seconds=60, now=NOW), True),
+            ("followers", lambda: one.unfollow("s", "me"), True),
+            ("relays", lambda: one.relay([relay_record(), relay_record("b")]), True),
+            ("relays", lambda: one.relay([]), False),
+        ):
+            with other.watch(name) as watch, other.watch("another") as elsewhere:
+                await live(watch)
+                await work()
+                with anyio.move_on_after(5 if is_told else 0.1) as scope:
+                    await watch.news()
+                assert scope.cancelled_caught is not is_told
+                with anyio.move_on_after(0.02) as scope:
                     await elsewhere.news()
                 assert scope.cancelled_caught
 

@@ -18,6 +18,8 @@ from sessions import (
     Fixed,
     Miss,
     Outlook,
+    OwnedManager,
+    PendingCall,
     Reply,
     Session,
     SessionInfo,
@@ -25,6 +27,10 @@ from sessions import (
     SessionsError,
     Step,
     Tool,
+    ToolContext,
+    Turn,
+    TurnEvent,
+    TurnInfo,
     Usage,
     simulator,
     tool,
@@ -41,6 +47,26 @@ def plain(city: str) -> str:
 @tool(name="other", idempotent=True, timeout=5.0)
 async def decorated(number: int) -> list[dict[str, str]]:
     return [{"type": "text", "text": str(number)}]
+
+
+@tool(needs_approval=True)
+def pay(amount: int, ctx: ToolContext) -> str:
+    ctx.progress("asking the bank")
+    assert_type(ctx.call_id, str)
+    assert_type(ctx.owner, str | None)
+    assert_type(ctx.metadata, dict[str, Any])
+    return str(amount)
+
+
+async def above(given: dict[str, Any], context: ToolContext) -> bool:
+    return bool(given["amount"] > 10)
+
+
+def tools_of(owner: str | None, metadata: dict[str, Any]) -> list[Tool]:
+    return [
+        tool(pay, needs_approval=lambda given, context: owner is None),
+        tool(pay, name="more", needs_approval=above),
+    ]
 
 
 class Always:
@@ -71,6 +97,8 @@ async def manage() -> None:
         await manager.delete(session.id)
     async with SessionManager("sqlite://", client=AsyncAnthropic(), recover=True, tools=[plain, decorated]) as manager:
         assert_type(await manager.recover(in_doubt="rerun"), dict[str, Reply | SessionsError])
+    async with SessionManager("sqlite://", client=AsyncAnthropic(), tools=tools_of) as manager:
+        assert_type(pay, Tool)
 
 
 async def talk(session: Session) -> None:
@@ -91,6 +119,30 @@ async def talk(session: Session) -> None:
     async for step in session.run("Go on"):
         assert_type(step, Step)
     assert_type(await session.resume(in_doubt="rerun"), Reply | None)
+    async with session.resume_stream() as stream:
+        assert_type(await stream.get_final_reply(), Reply)
+
+
+async def follow(manager: SessionManager, session: Session) -> None:
+    turn = await session.begin("Hello", idempotency_key="k", timeout=30.0, while_running="interrupt")
+    assert_type(turn, Turn)
+    async for event in turn.follow(after=None):
+        assert_type(event, TurnEvent)
+        assert_type(event.to_json(), str)
+    assert_type(await turn.reply(), Reply)
+    await turn.stop()
+    assert_type(turn.ended, float | None)
+    assert_type(await manager.turn(session.id), Turn | None)
+    assert_type(await session.turns(), list[TurnInfo])
+    assert_type(session.state, Literal["idle", "running", "waiting", "interrupted"])
+    assert_type(session.pending, tuple[PendingCall, ...])
+    await session.approve(session.pending[0].call_id, input={"amount": 1})
+    await session.deny("call", reason="too much")
+    await session.refresh()
+    mine = manager.for_owner("ada")
+    assert_type(mine, OwnedManager)
+    assert_type(await mine.list(state="waiting", parent=session.id, branches=True), list[SessionInfo])
+    assert_type(await session.cost(branches=True), Cost)
 
 
 async def branch(session: Session) -> None:

@@ -1,4 +1,4 @@
-"""One turn of a session: load, decide, act, commit. `send`, `stream`, `run` and `resume` all drive this loop."""
+"""One turn of a session: load, decide, act, commit. All that asks the model drives this loop."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from sessions.core.steps import Finished, RunTools, SubmitResults, close_open_ca
 from sessions.core.transcript import tool_calls
 from sessions.core.ttl import PARK_AFTER
 from sessions.errors import ConfigurationError, ModelError, named
+from sessions.following.events import ApprovalNeeded
+from sessions.following.view import View
 from sessions.model.failures import is_refused
 from sessions.runtime import Runtime
 from sessions.telemetry import inside, start_turn
@@ -20,7 +22,7 @@ from sessions.turns import states
 from sessions.turns.asking import Asking
 from sessions.turns.batched import Part
 from sessions.turns.beginning import Beginning, Options
-from sessions.turns.outcome import Event, Outcome, Step
+from sessions.turns.outcome import Event, Outcome, Step, ended
 from sessions.turns.refused import advise, step_back
 from sessions.turns.stopping import Stop
 from sessions.turns.tool_round import ToolRound
@@ -28,7 +30,7 @@ from sessions.turns.writer import CANCELLED, TurnWriter
 from storage import TurnRecord
 
 
-class Turn:
+class Loop:
     """Runs one turn of a conversation under its lease. `content`: the user's words; `None`: finish what is open."""
 
     def __init__(
@@ -40,8 +42,10 @@ class Turn:
     ) -> None:
         self._runtime, self.conversation = runtime, conversation
         self._options = options
-        self._stop = Stop(is_offered=options.streams)
-        self._writer = TurnWriter(runtime, conversation)
+        self._stop = Stop()
+        self.error: BaseException | None = None
+        """Why it is being closed, where whoever drives it knows."""
+        self._writer = TurnWriter(runtime, conversation, options.begun)
         self._tools = ToolRound(self._writer, runtime.store, runtime.clock, self._stop, options.in_doubt)
         self._asking = Asking(runtime, self._writer, self._stop, streams=options.streams, branches=options.branches)
         self._beginning = Beginning(runtime, self._writer, self._tools, content, options)
@@ -53,7 +57,8 @@ class Turn:
 
         It is a `Part` where the turn's request is in a Message Batch: whoever drives the turn brings its reply in.
         """
-        patience = 0.0 if self._options.recovering else None
+        options = self._options
+        patience = 0.0 if options.recovering and options.patience is None else options.patience
         async with self._runtime.leases.hold(self.conversation.record.id, patience) as self._writer.hold:
             await self.conversation.catch_up(self._writer.hold.lease)
             if self._beginning.idle() >= PARK_AFTER:
@@ -79,16 +84,62 @@ class Turn:
             return
         writer = self._writer
         writer.span = start_turn(self.conversation.record.id, self.conversation.settings.model, writer.now())
+        self._begin_telling()
         try:
             async with aclosing(self._loop()) as happening:
                 async for happened in happening:
                     yield happened
         except BaseException as error:
+            writer.channel.error = self.error or error
             with anyio.CancelScope(shield=True):
                 await self._broke(error)
             raise
         finally:
             writer.end_spans()
+            self._end_telling()
+
+    # -- who reads along --
+
+    def _begin_telling(self) -> None:
+        """From now on the turn can be followed, and stopped, by others than the one who drives it."""
+        writer, hold = self._writer, self._writer.hold
+        self.conversation.pending = ()
+        channel = writer.channel = self._runtime.following.channel(self.conversation.record.id, writer.row.id)
+        channel.stop, channel.row = self.stop, writer.row
+        channel.begin(hold.lease.token, self._view)
+        hold.asked_to_stop = self._asked_to_stop
+        self._asked_to_stop(hold.lease.stop)
+
+    def _asked_to_stop(self, turn: str | None) -> None:
+        """Somebody, in whatever process, has asked that this turn (or an earlier one) be stopped."""
+        if turn == self._writer.row.id and not self._stop.pressed:
+            self.stop()
+
+    def _end_telling(self) -> None:
+        writer = self._writer
+        if writer.channel.is_followed and writer.row.state != "running":  # else it is left to recovery
+            writer.channel.end(ended(writer.row, writer.calls))
+        self._runtime.following.gone(writer.channel)
+
+    def _view(self) -> View:
+        """What there is of the turn now: stored entries, the reply under way, calls whose results are in no entry."""
+        writer, conversation = self._writer, self.conversation
+        last = conversation.position(conversation.head)
+        asking = writer.request.incoming if writer.request is not None and writer.is_asking else None
+        return View(
+            state=writer.row.state,
+            entries=conversation.entries[self._first() : last],
+            reply=asking if asking is not None and asking.started else None,
+            tools=self._tools.so_far(),
+        ).copy()
+
+    def _first(self) -> int:
+        """The place of the turn's first entry: behind all where its words have left the chain."""
+        conversation, row = self.conversation, self._writer.row
+        if row.entry is None:
+            return max(conversation.position(row.base), 0)
+        place = conversation.position(row.entry)
+        return place - 1 if place > 0 else len(conversation.entries)
 
     async def store_words(self, call: str) -> TurnRecord:
         """Stores the words of a turn whose request others send: `call` is what is known of it.
@@ -112,7 +163,7 @@ class Turn:
 
     async def _begin(self) -> bool:
         begins = await self._beginning.begin()
-        self._asking.own_marks = self._beginning.own_marks
+        self._asking.own_marks, self._asking.max_cost = self._beginning.own_marks, self._beginning.max_cost
         return begins
 
     def stop(self) -> None:
@@ -121,18 +172,23 @@ class Turn:
 
     async def _loop(self) -> AsyncGenerator[Event | Step | Outcome]:
         while True:
-            step = next_step(self.conversation.entries, await self._tools.read(), by_caller=self.conversation.by_caller)
-            if self._stop.pressed and not isinstance(step, Finished):
+            journal = await self._tools.read()
+            by_caller, held = self.conversation.by_caller, self._tools.held
+            step = next_step(self.conversation.entries, journal, by_caller=by_caller, held=held)
+            if self._stop.pressed and (held or not isinstance(step, Finished)):
                 yield await self._stop_here()
                 return
             if isinstance(step, Finished):
-                await self._finish(step.stop_reason)
-                yield self._writer.outcome()
+                await self._finish(step)
+                self.conversation.pending = self._tools.pending(step.waiting_for)
+                yield self._writer.outcome(pending=self.conversation.pending)
                 return
             if isinstance(step, RunTools):
                 with inside(self._writer.span):
                     await self._tools.run(step)
             elif isinstance(step, SubmitResults):
+                for result in self._tools.results() if self._options.streams else ():
+                    yield Event(result)
                 self._writer.stage("user", step.content)
                 yield Step("tool_results", list(step.content), self.conversation.last)
             else:
@@ -164,12 +220,20 @@ class Turn:
         if cancelled and not later:
             self._runtime.lifecycle.gave_up(self.conversation.record.id, row.id)
 
-    async def _finish(self, reason: str | None) -> None:
-        last = self.conversation.last
-        if self._writer.row.state == "running":
-            reply = last.id if last is not None and last.role == "assistant" else self._writer.row.reply
-            self._writer.row = states.ended(self._writer.row, reason, self._writer.now(), reply=reply)
-            await self._writer.commit(turn=self._writer.row)
+    async def _finish(self, step: Finished) -> None:
+        last, row = self.conversation.last, self._writer.row
+        if row.state != "running":
+            return
+        if self._tools.held:
+            row = states.waits(row, self._tools.held_text(), self._writer.now())
+        else:
+            reply = last.id if last is not None and last.role == "assistant" else row.reply
+            row = states.ended(row, step.stop_reason, self._writer.now(), reply=reply)
+        self._writer.row = row
+        await self._writer.commit(turn=row)
+        if self._tools.held:
+            calls = [call for call in self._tools.pending(step.waiting_for) if not call.by_caller]
+            self._writer.channel.publish(ApprovalNeeded(calls=tuple(calls)))
 
     async def _stop_here(self) -> Outcome:
         """The user pressed stop between two calls: finished tools keep their result, the rest is closed truthfully."""

@@ -1,0 +1,58 @@
+"""A follower that has seen more of a turn elsewhere is not told old things here."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+
+import anyio
+
+from sessions.following.channel import Channel
+from sessions.following.events import Snapshot, TurnEvent, event_id
+from sessions.following.view import View
+from tests.sessions.world import create, everywhere
+from tests.turns.acts import Held, real
+
+
+@everywhere
+async def test_what_is_of_an_earlier_attempt_is_not_told_to_who_has_seen_a_later_one() -> None:
+    """As where a turn that was queued in this process has begun in another one, which died."""
+    channel = Channel("session", "turn")
+    channel.begin(0, lambda: View(state="queued"))
+    heard: list[TurnEvent] = []
+
+    async def follow() -> None:
+        async for event in channel.follow(after=event_id(3, 7)):
+            heard.append(event)  # noqa: PERF401 - it is looked at meanwhile
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(follow)
+        await anyio.wait_all_tasks_blocked()
+        assert heard == []
+        channel.begin(4, lambda: View(state="running"))
+        await anyio.wait_all_tasks_blocked()
+        (snapshot,) = heard
+        assert isinstance(snapshot, Snapshot)
+        assert (snapshot.id, snapshot.state) == (event_id(4, 1), "running")
+        channel.leave()
+    channel = Channel("session", "turn")
+    channel.begin(0, lambda: View(state="queued"))
+    channel.leave()  # what there is of it is told elsewhere
+    assert [event async for event in channel.follow(after=event_id(3, 7))] == []
+
+
+@everywhere
+async def test_an_event_of_an_attempt_that_never_was_is_answered_by_a_snapshot() -> None:
+    model = Held()
+    world = real(model)
+    async with world.manager() as manager:
+        session = await create(manager)
+        await session.begin("one")
+        queued = await session.begin("two")
+        with anyio.fail_after(5):
+            async with aclosing(queued.follow(after=event_id(99, 1))) as events:
+                event = await anext(events)
+        assert isinstance(event, Snapshot)
+        assert event.state == "queued"
+        model.let_go()
+        assert (await queued.reply()).text == "You said: two"
+    world.check()

@@ -1,0 +1,167 @@
+"""Turns that wait for the user: what waits is seen and decided behind whatever queue, and stop means stop."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from storage import open_store
+from tests.sessions.world import World, call, create, everywhere, words
+from tests.turns.acts import Acts, Held, real
+
+
+def paying(model: Held) -> Any:
+    """Asks to pay in the first turn, and answers what comes later at once."""
+    return lambda request: f"You said: {request.text}" if request.turn > 1 else model(request)
+
+
+@everywhere
+async def test_what_waits_is_seen_from_elsewhere_though_others_are_queued_behind_it(tmp_path: Path) -> None:
+    acts, model = Acts(), Held(lambda request: "done" if request.results else [call("pay", amount=5)])
+    world = real(paying(model), url=tmp_path / "a.db")
+    async with world.manager() as one, world.manager() as two:
+        session = await create(one, tools=acts.tools)
+        first = await session.begin("pay")
+        queued = await session.begin("and then?")
+        other = await two.open(session.id, tools=acts.tools)
+        assert other.pending == ()  # it runs, and asks for nothing yet
+        model.let_go()
+        assert len((await first.reply()).pending) == 1
+        await other.refresh()
+        (pending,) = other.pending
+        await other.approve(pending.call_id)
+        assert (await first.reply()).text == "done"
+        assert (await queued.reply()).text == "You said: and then?"
+        assert acts.ran == [5]
+    world.check()
+
+
+@everywhere
+async def test_a_turn_that_is_stopped_in_the_queue_does_not_hide_the_one_that_waits(tmp_path: Path) -> None:
+    acts, model = Acts(), Held(lambda request: "done" if request.results else [call("pay", amount=5)])
+    world = real(paying(model), url=tmp_path / "a.db")
+    async with world.manager() as manager:
+        session = await create(manager, tools=acts.tools)
+        first = await session.begin("pay")
+        queued = await session.begin("never mind")
+        model.let_go()
+        await first.reply()
+        await queued.stop()
+        session = await manager.open(session.id, tools=acts.tools)
+        assert session.state == "waiting"
+        (pending,) = session.pending
+        await session.approve(pending.call_id)
+        assert (await first.reply()).text == "done"
+        assert acts.ran == [5]
+        assert words(session) == ["pay"]
+    world.check()
+
+
+@everywhere
+async def test_a_stop_while_it_is_found_out_whether_a_call_needs_approval_is_no_waiting() -> None:
+    asked, go = anyio.Event(), anyio.Event()
+
+    async def ask(input: Any, context: Any) -> bool:
+        asked.set()
+        await go.wait()
+        return True
+
+    acts = Acts(ask)
+    world = real(lambda request: [call("pay", amount=5)])
+    async with world.manager() as manager, anyio.create_task_group() as group:
+        session = await create(manager, tools=acts.tools)
+        turn = await session.begin("pay")
+        await asked.wait()
+        group.start_soon(turn.stop)
+        await anyio.wait_all_tasks_blocked()
+        go.set()
+        assert (await turn.reply()).stop_reason == "cancelled"
+        assert turn.state == "cancelled"
+        assert acts.ran == []
+        await session.refresh()
+        assert session.pending == ()
+    world.check()
+
+
+class Slow:
+    """A store whose `ask_stop` returns only when the turn has come to wait, without its worker having heard."""
+
+    def __init__(self, url: str, model: Held) -> None:
+        self._real: Any = open_store(url)
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    async def ask_stop(self, session: str, turn: str, *, now: float) -> Any:
+        before = await self._real.ask_stop(session, turn, now=now)
+        self._model.let_go()
+        while (await self._real.turn(session, id=turn)).state == "running":
+            await anyio.sleep(0.01)
+        return before
+
+
+@everywhere
+async def test_a_stop_from_elsewhere_that_comes_as_the_turn_begins_to_wait_stops_it(tmp_path: Path) -> None:
+    acts, model = Acts(), Held(lambda request: [call("pay", amount=5)])
+    world = World(model, url=tmp_path / "a.db")
+    async with world.manager() as one, world.manager(store=Slow(world.url, model)) as two:
+        session = await create(one, tools=acts.tools)
+        await session.begin("pay")
+        turn = await two.turn(session.id)
+        assert turn is not None
+        await turn.stop()
+        assert turn.state == "cancelled"
+        await session.refresh()
+        assert session.pending == ()
+        assert session.state == "idle"
+        assert acts.ran == []
+    world.check()
+
+
+class Late:
+    """A store whose `queue` tells late that it is done: as after a lost connection, when it is asked again."""
+
+    def __init__(self, url: str) -> None:
+        self._real: Any = open_store(url)
+        self.is_queued, self.go = anyio.Event(), anyio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    async def queue(self, turn: Any) -> Any:
+        row = await self._real.queue(turn)
+        self.is_queued.set()
+        await self.go.wait()
+        return row
+
+
+@everywhere
+async def test_a_turn_that_others_began_before_its_queuing_was_told_is_not_said_to_be_queued(tmp_path: Path) -> None:
+    first, second = Held(), Held()
+    world = real(lambda request: (first if request.turn == 1 else second)(request), url=tmp_path / "a.db")
+    late = Late(world.url)
+    async with world.manager(store=late) as manager, anyio.create_task_group() as group:
+        session = await create(manager)
+        one = await session.begin("one")
+        group.start_soon(session.begin, "two")
+        await late.is_queued.wait()
+        first.let_go()
+        await one.reply()
+        group.start_soon(manager.recover)
+        await second.asked.wait()
+        turn = await manager.turn(session.id)
+        assert turn is not None
+
+        late.go.set()
+        await anyio.sleep(0.1)
+        async with aclosing(turn.follow()) as events:
+            shown = (await anext(events)).to_json()
+        assert '"state":"running"' in shown
+        assert '"text":"two"' in shown
+        second.let_go()
+        assert (await turn.reply()).text == "You said: two"
+    world.check()
