@@ -59,6 +59,7 @@ class Batching:
 
         Waits for it, or raises `SessionBusy` where it is not there yet.
         """
+        # With the caller's own conversation: what is stored now is to show there.
         run = FanOut(self._runtime, self.client, part.group, part.of, {part.index: conversation})
         whole = await run.load()
         if wait and whole:

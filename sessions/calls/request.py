@@ -134,6 +134,7 @@ class Request:
             session=session,
             kind=self.kind,
             model=settings.model,
+            # A request that was restored was sent by another process: all that is known is when it was planned.
             started=self.started or self.planned,
             status=status,
             turn=turn,
@@ -197,6 +198,7 @@ class Requests:
         """Sends one that does not stream, and waits for its answer. Raises `ModelError`."""
         with self._among_others(request), inside(request.span):
             message, request.incoming.request_id = await self._client.send(request.body)
+            # In here: outside it is no longer among those under way.
             self.begun(request)
         request.incoming.feed({"type": "message_start", "message": message})
 
@@ -273,6 +275,7 @@ class Requests:
         except BaseException as error:
             record, _ = self.fail(request, conversation, error)
             with anyio.CancelScope(shield=True):
+                # It may have been paid for: the ledger has it also where its caller is cancelled.
                 await self._store.record(record, conversation.settings_record)
             raise
 

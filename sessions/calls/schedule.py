@@ -52,6 +52,7 @@ class Schedule:
         if not self._is_running and self.next() is not None:
             self._is_running = True
             self._background.start(self._run)
+        # Most turns change nothing of the next moment: a wait ends only for those that do.
         elif self._is_running and ((self._looks and rests) or (after is not None and self._due[0] == now + after)):
             self._changed.set()
 
