@@ -44,6 +44,7 @@ class Background:
         else:
             empty = contextvars.Context()  # as on Trio: no caller's trace or tenant goes along
             task = asyncio.get_running_loop().create_task(run(), context=empty)
+            # asyncio itself keeps its tasks by weak references only.
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

@@ -154,6 +154,7 @@ def _start(work: Callable[[], Awaitable[None]]) -> None:
         trio.lowlevel.spawn_system_task(work, context=contextvars.copy_context())
     else:
         task = asyncio.ensure_future(work())
+        # asyncio itself keeps its tasks by weak references only.
         _tasks.add(task)
         task.add_done_callback(_tasks.discard)
 

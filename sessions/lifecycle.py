@@ -126,6 +126,7 @@ class Lifecycle:
     async def unless_ended(self, work: Callable[[], Awaitable[T]]) -> T:
         """The result of `work()`, which is cancelled when the manager ends: then that is a `SessionsError`."""
         if not self.is_ending:
+            # Only the manager's end cancels this scope: the caller's own cancellation goes through it.
             with anyio.CancelScope() as scope:
                 self._waits.add(scope)
                 try:
@@ -153,6 +154,7 @@ class Lifecycle:
             with suppress(TimeoutError):
                 await within(self._clock, seconds, self._quiet)
         self.is_ending = True
+        # The manager may be left by a cancellation: its turns still stop behind a commit, and give their leases back.
         with anyio.CancelScope(shield=True):
             for wait in list(self._waits):
                 wait.cancel()
@@ -191,6 +193,7 @@ class Lifecycle:
         """A turn was cancelled and its row says so; whether by its own caller, the next seconds will show."""
         now = monotonic(self._clock)
         self._given_up.append((now, session, turn))
+        # Older ones can be no part of the manager's end any more.
         while self._given_up[0][0] < now - TOGETHER:
             self._given_up.popleft()
 

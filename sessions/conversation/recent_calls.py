@@ -48,6 +48,7 @@ class RecentCalls:
 
     def learn(self, call: Call, settings: Settings, digest: str) -> None:
         """Takes in what a call that reached the model shows about the cache. `settings`, `digest`: the present ones."""
+        # Gaps and waits count between turns: what is sent while nobody talks is no sign of the user.
         if call.kind == "turn":
             self.asked = max(self.asked or 0.0, call.started)
         if call.first_event is None or not call.points:

@@ -130,6 +130,7 @@ class Recovery:
         store, leases, now = self._runtime.store, self._runtime.leases, monotonic(self._runtime.clock)
         lease = await store.acquire(session, leases.holder, seconds=leases.seconds, now=now)
         row, head = await store.open_turn(session), (await store.load(session)).head
+        # Whoever it belongs to has gone on with it meanwhile.
         if row is None or (row.id, row.state) != (turn, "interrupted"):
             await store.release(lease)
             return
@@ -152,6 +153,7 @@ class Recovery:
     async def _opened(self, id: str) -> Conversation | None:
         """The conversation with its tools bound, or `None` where one of them was not given to the manager."""
         conversations = self._runtime.conversations
+        # A turn of this process has it by now.
         if self._runtime.leases.is_held(id):
             return None
         record = await conversations.find(id, None)
