@@ -25,6 +25,7 @@ class Background:
     def start(self, work: Callable[[], Awaitable[Any]]) -> None:
         """Runs `work()`; an error in it is logged."""
         scope, ended = anyio.CancelScope(), anyio.Event()
+        # Known before its first step: `close` must find it by then.
         self._running[ended] = scope
 
         async def run() -> None:

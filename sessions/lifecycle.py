@@ -170,6 +170,7 @@ class Lifecycle:
         try:
             await turn.close()
         except Exception as error:
+            # One that cannot be closed keeps the others from nothing.
             log.warning("a turn could not be closed in good order, recovery will find it: %s", error)
 
     async def _wait_for_the_rest(self) -> None:
@@ -184,6 +185,7 @@ class Lifecycle:
 
     async def _quiet(self) -> None:
         while self._is_busy:
+            # Made with no await since the look: no end is missed.
             self._less = anyio.Event()
             await self._less.wait()
 

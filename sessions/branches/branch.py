@@ -65,6 +65,7 @@ class BranchTurn:
 
     @asynccontextmanager
     async def _held(self, hold: Hold | None = None) -> AsyncIterator[Hold]:
+        # The first branch is held by whoever sends: its lease cannot be had a second time.
         if hold is not None:
             await self._conversation.catch_up(hold.lease)
             yield hold
@@ -91,6 +92,7 @@ class BranchTurn:
             request = await self._restored()
             if request is None:
                 return None
+            # A result has no times of its own: it was there when its batch had ended.
             request.first_event = ended
             if result["type"] != "succeeded":
                 return await self._failed(request, result)
@@ -172,6 +174,7 @@ class BranchTurn:
         else:
             writer.row = states.broken(writer.row, text, writer.now(), orphaned=False, recovering=False)
         if back:
+            # Words that the API refuses leave the chain, as in a turn of their own: nothing could be sent behind them.
             await writer.withdraw((record,))
         else:
             await writer.commit(turn=writer.row, calls=(record,))

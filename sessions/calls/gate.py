@@ -145,6 +145,7 @@ class WarmupGate:
         if written is None:
             self._lead(passage)
             return not points or not self._seconds_left(passage) or await self._leads_everywhere(passage, points[0])
+        # Its patience is over: it goes on, and writes what the other one writes too.
         if not self._seconds_left(passage):
             return True
         if passage.since is None:

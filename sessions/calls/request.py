@@ -148,6 +148,7 @@ class Request:
             cache_write_5m=usage.cache_write_5m,
             cache_write_1h=usage.cache_write_1h,
             output=usage.output,
+            # Counters that have not come are no zeros.
             counters=usage.counters and incoming.started,
             expected=text_of(self._expected),
             cost=cost(usage, prompt.profile, settings.params, batch=self.kind == "batch"),
@@ -297,6 +298,7 @@ def judge(conversation: Conversation, request: Request, *, turn: str | None = No
 
 def _miss(conversation: Conversation, request: Request, turn: str | None) -> Miss | None:
     incoming = request.incoming
+    # Before the answer begins nothing is said of the cache (docs/provider.md, 12).
     if request.first_event is None or not incoming.started:
         return None
     prompt, started = conversation.prompt, request.started or request.planned

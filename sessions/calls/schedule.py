@@ -71,6 +71,7 @@ class Schedule:
 
     async def wait(self, moment: float | None) -> bool:
         """Until that moment (`None`: without end), or until something changes before; whether the moment has come."""
+        # With no await since the caller looked when to wake: nothing that changes is missed.
         self._changed = anyio.Event()
         seconds = None if moment is None else max(0.0, moment - self._clock.now())
         with suppress(TimeoutError):

@@ -100,6 +100,7 @@ class Edit:
         for message in messages:
             content, _ = lift_marks(message["content"])
             pinned = [dict(block) for block in context]
+            # What another session with the same context has exported begins with it already.
             if last is None and message["role"] == "user" and content[: len(pinned)] != pinned:
                 content = [*context, *content]
             entry = make_entry(last, message["role"], content, self._clock.now())

@@ -68,6 +68,7 @@ class Leases:
         self._lifecycle.check()
         patience = self._busy_timeout if patience is None else patience
         deadline = monotonic(self._clock) + patience
+        # This variable keeps it: one that nobody holds, or waits at, is forgotten.
         turnstile = self._turnstiles.setdefault(session, _Turnstile())
         # From before the lease is asked for: one that comes just as the manager ends is given back too.
         with self._lifecycle.holding():
@@ -83,6 +84,7 @@ class Leases:
                     if not hold.released:
                         await self._release(hold)
                 finally:
+                    # After the lease: who is let in here before that would find it taken.
                     turnstile.semaphore.release()
 
     @contextmanager
@@ -141,6 +143,7 @@ class Leases:
             raise
 
     async def _acquire(self, session: str, deadline: float) -> Lease:
+        # Who has no time to wait takes no place in line, where it would only keep others back.
         place = _PLACE if deadline > monotonic(self._clock) else 0.0
 
         async def look() -> Lease | None:

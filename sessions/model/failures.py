@@ -33,6 +33,7 @@ def translated(request_id: str | None = None) -> Iterator[None]:
     except (SessionsError, Warning):
         raise
     except Exception as error:
+        # So the SDK says that there is no key, at the first request.
         if isinstance(error, TypeError) and "authentication method" in str(error):
             raise ConfigurationError(NO_KEY) from error
         if getattr(error, "is_of_script", False):  # of the simulator, which need not be loaded

@@ -86,6 +86,7 @@ class Beginning:
 
         Raises `SessionsError` where it was given up, `ConfigurationError` for words that cannot follow.
         """
+        # No other turn begins while this one has the lease; one with the same key may be queued (`TurnKeyTaken`).
         keyed, open_turn = await self.found(), await self.conversation.open_turn()
         asking = await self._asking()
         waiting = asking if asking is not None and asking.state == "waiting" else None

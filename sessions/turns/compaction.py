@@ -115,6 +115,7 @@ async def make_room(runtime: Runtime, writer: TurnWriter, count: int) -> bool:
         )
         moved = states.renamed(writer.row, summary.renamed)
         try:
+            # Two commits: each holds one turn's row, that of the summary and that of the turn under way.
             await runtime.store.commit(lease, paid)
             await runtime.store.commit(lease, replace(summary.change, turn=moved))
         finally:

@@ -52,6 +52,7 @@ class Driver:
         self._watch: anyio.CancelScope | None = None
 
     async def _driven(self) -> AsyncGenerator[Event | Step | Outcome]:
+        # Outside the try: a turn that is not taken was never under way.
         self._lifecycle.begin(self)
         try:
             while True:
@@ -118,6 +119,7 @@ class Driver:
         # First: whoever draws in another task begins nothing more.
         self._over = True
         if self._inside:
+            # A generator cannot be closed while another task is inside it.
             await self._interrupt()
         self._inside = True
         try:

@@ -133,6 +133,7 @@ class TurnHandle(Generic[R]):
                     yield event
                     if isinstance(event, Ended):
                         return
+            # What has ended is the channel, with its manager, not the turn.
             if self._runtime.lifecycle.is_ending:
                 raise SessionsError(ENDED)
         row = self._known  # as it is now: it may be stopped, or go on, while its entries are read

@@ -70,6 +70,7 @@ class Loop:
             if part is not None:
                 yield part
                 return
+            # Closed here, in this task and under the lease: left to itself it would end at any time, or after it.
             async with aclosing(self._under_lease()) as happening:
                 async for happened in happening:
                     yield happened
@@ -128,6 +129,7 @@ class Loop:
     def _view(self) -> View:
         """What there is of the turn now: stored entries, the reply under way, calls whose results are in no entry."""
         writer, conversation = self._writer, self.conversation
+        # Up to the head: what is staged is not durable, and may still be dropped.
         last = conversation.position(conversation.head)
         asking = writer.request.incoming if writer.request is not None and writer.is_asking else None
         return View(

@@ -232,6 +232,7 @@ class ToolRound:
         is_changed = call.index in self._inputs
         call = replace(call, input=self._inputs[call.index]) if is_changed else call
         channel = self._writer.channel
+        # Most turns are followed by nobody: what would be told of them is not even made.
         if channel.is_followed:
             id = self._id_of(last, call)
             channel.publish(ToolStarted(call_id=id, tool_use_id=call.id, name=call.name, input=call.input))

@@ -170,6 +170,7 @@ class TurnWriter:
         self.hold.released = change.release
         self.conversation.committed(change)
         self.gaps = None
+        # Another turn's row may be written under this lease: one that was left, or is passed over.
         if change.turn is not None and self.channel.turn == change.turn.id:
             self.channel.row = change.turn
             if self._is_new and self._begun is not None:
