@@ -58,6 +58,7 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
 def check_counts(least: int, **given: Any) -> None:
     """Each is a whole number that is not less than `least`."""
     for name, value in given.items():
+        # Not by isinstance: True is an int too.
         if type(value) is not int or not least <= value <= MOST:
             raise ConfigurationError(f"{name} must be a whole number, {least} or more, not {shown(value)}")
 
@@ -80,6 +81,7 @@ def dollars(name: str, given: Any) -> Decimal | None:
     if given is None:
         return None
     try:
+        # Through its text: 0.1 as a float is another number.
         found = Decimal(str(given))
     except (ArithmeticError, ValueError):
         found = Decimal("NaN")

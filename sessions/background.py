@@ -25,6 +25,7 @@ class Background:
     def start(self, work: Callable[[], Awaitable[Any]]) -> None:
         """Runs `work()`; an error in it is logged."""
         scope, ended = anyio.CancelScope(), anyio.Event()
+        # Known before its first step: `close` must find it by then.
         self._running[ended] = scope
 
         async def run() -> None:
@@ -44,6 +45,7 @@ class Background:
         else:
             empty = contextvars.Context()  # as on Trio: no caller's trace or tenant goes along
             task = asyncio.get_running_loop().create_task(run(), context=empty)
+            # asyncio itself keeps its tasks by weak references only.
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

@@ -76,6 +76,7 @@ async def within(clock: Clock, seconds: float | None, work: Callable[[], Awaitab
         group.cancel_scope.cancel()
     if failed:
         raise failed[0]
+    # A result that comes together with the end of the time counts.
     if not done:
         raise TimeoutError(f"not done after {seconds:g} seconds")
     return done[0]

@@ -65,6 +65,7 @@ async def outcome(work: Callable[[], Awaitable[Any]], clock: Clock, seconds: flo
         return job.outcome or Outcome(is_late=True)
     except anyio.get_cancelled_exc_class():
         await job.stop(clock)
+        # Work that has ended all the same is told: it has had its effect, and its result is to be stored.
         if job.outcome is None or isinstance(job.outcome.error, asyncio.CancelledError):
             raise  # the event loop that ends cancels both of us: the work may have had its effect
     if job.interrupt is not None:
@@ -154,6 +155,7 @@ def _start(work: Callable[[], Awaitable[None]]) -> None:
         trio.lowlevel.spawn_system_task(work, context=contextvars.copy_context())
     else:
         task = asyncio.ensure_future(work())
+        # asyncio itself keeps its tasks by weak references only.
         _tasks.add(task)
         task.add_done_callback(_tasks.discard)
 

@@ -126,6 +126,7 @@ class Lifecycle:
     async def unless_ended(self, work: Callable[[], Awaitable[T]]) -> T:
         """The result of `work()`, which is cancelled when the manager ends: then that is a `SessionsError`."""
         if not self.is_ending:
+            # Only the manager's end cancels this scope: the caller's own cancellation goes through it.
             with anyio.CancelScope() as scope:
                 self._waits.add(scope)
                 try:
@@ -153,6 +154,7 @@ class Lifecycle:
             with suppress(TimeoutError):
                 await within(self._clock, seconds, self._quiet)
         self.is_ending = True
+        # The manager may be left by a cancellation: its turns still stop behind a commit, and give their leases back.
         with anyio.CancelScope(shield=True):
             for wait in list(self._waits):
                 wait.cancel()
@@ -168,6 +170,7 @@ class Lifecycle:
         try:
             await turn.close()
         except Exception as error:
+            # One that cannot be closed keeps the others from nothing.
             log.warning("a turn could not be closed in good order, recovery will find it: %s", error)
 
     async def _wait_for_the_rest(self) -> None:
@@ -182,6 +185,7 @@ class Lifecycle:
 
     async def _quiet(self) -> None:
         while self._is_busy:
+            # Made with no await since the look: no end is missed.
             self._less = anyio.Event()
             await self._less.wait()
 
@@ -191,6 +195,7 @@ class Lifecycle:
         """A turn was cancelled and its row says so; whether by its own caller, the next seconds will show."""
         now = monotonic(self._clock)
         self._given_up.append((now, session, turn))
+        # Older ones can be no part of the manager's end any more.
         while self._given_up[0][0] < now - TOGETHER:
             self._given_up.popleft()
 

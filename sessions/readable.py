@@ -98,6 +98,7 @@ class ReadableSession:
     async def refresh(self) -> None:
         """Reads what others have written. While a turn of this process runs, it is known anyway."""
         with self.runtime.leases.alone(self.id) as is_alone, storage_errors():
+            # What a turn stages and commits in this process must not be read over.
             if is_alone:
                 self.runtime.lifecycle.check()
                 await self.conversation.catch_up()

@@ -81,6 +81,7 @@ def told(error: BaseException, limit: int = MAX_RESULT) -> Content:
 
 def shortened(text: str, limit: int, *, more: bool = False) -> str:
     """At most `limit` characters of it, with a note of what is missing. `more`: there was more than this text."""
+    # Half of a surrogate pair, which a tool may give, cannot be stored.
     kept = text[:limit].encode("utf-8", "replace").decode()
     if len(text) <= limit and not more:
         return kept

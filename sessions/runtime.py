@@ -88,6 +88,7 @@ def assembled(
         requests=requests,
         zero_token=ZeroToken(requests, store, clock, conversations, gate, forecaster),
         forecaster=forecaster,
+        # In a store that no other process can open nobody else has left anything.
         schedule=Schedule(clock, background, looks=store.is_shared),
         following=Following(store, clock, background, leases.look),
         limits=limits,

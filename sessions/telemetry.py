@@ -166,11 +166,13 @@ def _nanoseconds(seconds: float) -> int:
 
 def _tracer() -> Tracer | None:
     """The global tracer, where there is one that does something."""
+    # Who has set it up has imported it: nobody else is to wait for its import.
     if "opentelemetry.trace" not in sys.modules:
         return None
     from opentelemetry import trace
 
     provider = trace.get_tracer_provider()
+    # Until the application sets one, the global provider is OpenTelemetry's own stand-in.
     return None if type(provider).__module__ == "opentelemetry.trace" else _tracer_of(provider)
 
 

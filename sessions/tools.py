@@ -120,6 +120,7 @@ class Tool:
         if isinstance(self.approval, bool):
             return self.approval
         try:
+            # A copy: the input is part of the conversation, whatever the function does with it.
             answer: Any = self.approval(copy.deepcopy(given), context)
             answer = await answer if inspect.isawaitable(answer) else answer
         except (Exception, SystemExit):
@@ -161,6 +162,7 @@ class Tool:
 
     async def _value(self, given: Any, context: ToolContext) -> Any:
         if not self._is_async:
+            # Items are taken in the thread too: a generator runs its function's code at each.
             return await in_thread(lambda: taken(self._called(given, context), self.max_result))
         value = await self._called(given, context)
         return await in_thread(lambda: taken(value, self.max_result)) if isinstance(value, Iterator) else value

@@ -38,6 +38,7 @@ def _ours(error: storage.StorageError) -> errors.SessionsError:
         case storage.LeaseTaken():
             holder = f"{error.holder.host.partition('/')[0]}, process {error.holder.pid}"
             return errors.SessionBusy(f"the session is held by {holder}: try again later", holder=holder)
+        # Both say the same to a turn: the session has gone on without it.
         case storage.LeaseGone() | storage.HeadMoved():
             return errors.LeaseLost(f"{error} Open the session again and call resume().")
         case storage.EntryMissing() | storage.DecisionTaken() | storage.TurnMissing():

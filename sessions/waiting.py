@@ -75,4 +75,5 @@ class Renewal(Generic[T]):
                 for name, value in list(self._held.items()):
                     await self._renew(name, value)
         finally:
+            # With no await since nothing was held: what is held next starts the task anew.
             self._is_running = False

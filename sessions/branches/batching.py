@@ -59,10 +59,12 @@ class Batching:
 
         Waits for it, or raises `SessionBusy` where it is not there yet.
         """
+        # With the caller's own conversation: what is stored now is to show there.
         run = FanOut(self._runtime, self.client, part.group, part.of, {part.index: conversation})
         whole = await run.load()
         if wait and whole:
             await run.finish(POLL, until=part.index)
+        # A turn with words of its own does not wait: it only needs to know whether the reply is there.
         elif whole:
             await run.step()
         if part.index in run.pending:
@@ -70,6 +72,7 @@ class Batching:
             text = f"the last words of this session are in the Message Batch {batch}: resume() waits for the reply"
             raise SessionBusy(text, holder="a Message Batch")
         outcome = run.outcomes.get(part.index)
+        # What may succeed another time is asked for again in real time: the turn goes on.
         if isinstance(outcome, ModelError) and not outcome.retryable and wait:
             raise outcome
         return outcome if isinstance(outcome, Outcome) and outcome.stop_reason not in _OPEN and wait else None

@@ -42,6 +42,7 @@ async def store_words(
 def plan(runtime: Runtime, conversation: Conversation, *, alone: bool) -> Request:
     """The request of a branch: 1h marks on what all branches share, none on its own words, which nobody reads again."""
     prompt, now = conversation.prompt, runtime.clock.now()
+    # A batch may take hours (docs/provider.md, 15): five minutes would be over before most branches are processed.
     policy = runtime.forecaster.policy if alone else Fixed("1h")
     at = Circumstances(now, policy, known(NEVER), prices_for(prompt.profile, prompt.total), True)
     planned = make_plan(prompt, conversation.recent.warmth, at)
@@ -64,6 +65,7 @@ class BranchTurn:
 
     @asynccontextmanager
     async def _held(self, hold: Hold | None = None) -> AsyncIterator[Hold]:
+        # The first branch is held by whoever sends: its lease cannot be had a second time.
         if hold is not None:
             await self._conversation.catch_up(hold.lease)
             yield hold
@@ -90,6 +92,7 @@ class BranchTurn:
             request = await self._restored()
             if request is None:
                 return None
+            # A result has no times of its own: it was there when its batch had ended.
             request.first_event = ended
             if result["type"] != "succeeded":
                 return await self._failed(request, result)
@@ -116,6 +119,7 @@ class BranchTurn:
         """The request that the turn waits for, ready to be ended; `None` if it no longer does."""
         present = await self._present()
         part, expected = Part.of_row(present), Part.of_row(self._row)
+        # Somebody else has taken it in, or its request was sent anew in another batch.
         if present is None or part is None or part.flight is None or part != expected:
             return None
         self._writer.row = states.collected(present, self._writer.hold.lease.token)
@@ -170,6 +174,7 @@ class BranchTurn:
         else:
             writer.row = states.broken(writer.row, text, writer.now(), orphaned=False, recovering=False)
         if back:
+            # Words that the API refuses leave the chain, as in a turn of their own: nothing could be sent behind them.
             await writer.withdraw((record,))
         else:
             await writer.commit(turn=writer.row, calls=(record,))

@@ -216,6 +216,7 @@ class FanOut:
         """The lease of the first branch: under it nobody else sends or looks for anything of this fan-out."""
         self._lead = min(self._rows)
         async with self._runtime.leases.hold(branch_id(self.group, self._lead), self._patience) as hold:
+            # Again, under the lease: another process may have sent or found them meanwhile.
             await self.load()
             yield hold
 
@@ -233,6 +234,7 @@ class FanOut:
                 requests[index] = plan(self._runtime, await self.branch(index), alone=self.of == 1)
                 if index == 0 and len(waiting) > 1 and requests[0].plan.expected.cache_write:
                     break
+                # A plan awaits nothing: many thousands in a row would hold up all that runs beside them.
                 await anyio.lowlevel.checkpoint()
             for chunk in in_batches({index: request.body for index, request in requests.items()}):
                 await self._send_chunk(chunk, {index: requests[index] for index in chunk}, lead)
@@ -264,6 +266,7 @@ class FanOut:
             await self._each(ready, lambda index: self._change(index, self.pending[index].held_back(), hold=lead))
             raise
         except ModelError as error:
+            # One that may have been made stays announced: `_find` looks for it before another is sent.
             if not may_be_made(error):
                 await self._refused(ready, error, lead)
             raise

@@ -76,6 +76,7 @@ class Forecaster:
         if not self.tends(conversation) or not call.points or call.kind != "turn":
             return None
         now = self._clock.now()
+        # A park reads what is still alive: once the five minutes are over it would write all of it anew.
         if any(ttl == "5m" for _, _, ttl, _ in call.points):
             until = call.started + PARK_AFTER
             return max(0.0, until - now) if now < call.started + SECONDS["5m"] else None
@@ -87,11 +88,13 @@ class Forecaster:
         if owner is None or (owner in self._owners and now - self._owners[owner][0] < SECONDS["1h"]):
             return
         rows = await self._store.list(owner=owner, limit=OWNER_SESSIONS)
+        # Who has not come back for a day counts as somebody who never does.
         ended = [row for row in rows if row.totals.turns and now - row.updated_at > 24 * SECONDS["1h"]]
         gaps = NONE.together(Gaps.read(row.gaps) for row in rows)
         for _ in ended:
             gaps = gaps.plus(NEVER)
         self._owners[owner] = (now, gaps)
+        # Reading again leaves a known owner where it was, among those to be forgotten first.
         self._owners.move_to_end(owner)
         while len(self._owners) > OWNERS:
             self._owners.popitem(last=False)
@@ -104,12 +107,14 @@ class Forecaster:
         """Takes in a call of a turn, before its history does: whether it found what only a park had kept alive."""
         usage = call.usage
         prices = prices_for(conversation.prompt.profile, usage.total_input)
+        # Without a published price: a tenth of the input's, as with most models (docs/provider.md, 4).
         read = prices.read if prices else 0.1
         if self.tends(conversation):
             self.budget.earn(call.started, usage.input + usage.cache_read * read + usage.cache_write * 1.25)
         parked = conversation.recent.parked.get(call.hit or "")
         if parked is None or call.expected is None or not usage.counters or call.status != "ok":
             return
+        # Sooner the 5-minute entry may have been alive, later the parked one has lapsed: neither says how parks fare.
         if max(parked, conversation.recent.asked or 0.0) + SECONDS["5m"] < call.started <= parked + SECONDS["1h"]:
             self._judge(conversation, alive=usage.cache_read >= ENOUGH * call.expected.cache_read)
 

@@ -111,6 +111,7 @@ class WarmupGate:
             while not await self._passes(passage):
                 passage.plan = plan()
         except BaseException:
+            # Others may be waiting for what it was to write.
             await self.left(passage)
             raise
         if passage.since is not None:
@@ -120,6 +121,7 @@ class WarmupGate:
     async def opened(self, passage: Passage) -> None:
         """The response of that request has begun: who waits for what it wrote may go."""
         now = self._clock.now()
+        # Those in this process first, with no await between: the store may be slow, or fail.
         for point in passage.points:
             if not self._warmth.is_alive(point, now):
                 self._note_that_nothing_is_written(point)
@@ -130,6 +132,7 @@ class WarmupGate:
     async def left(self, passage: Passage) -> None:
         """The request is over, or never came; where its response has not begun, the next one leads."""
         self._hand_over(passage)
+        # Where the request was cancelled too: other processes would wait until its word in the store lapses.
         with anyio.CancelScope(shield=True):
             await self._end(passage)
 
@@ -137,10 +140,12 @@ class WarmupGate:
         """Whether the request may go as it is planned. False: something has changed, so it plans again."""
         points = passage.points = self._worth_waiting_for(passage)
         written = next((queue for point in points if (queue := self._queue_of_another(point, passage))), None)
+        # Who is going to wait leads nothing meanwhile: two requests can never wait for each other.
         self._hand_over(passage, keep=() if written else points)
         if written is None:
             self._lead(passage)
             return not points or not self._seconds_left(passage) or await self._leads_everywhere(passage, points[0])
+        # Its patience is over: it goes on, and writes what the other one writes too.
         if not self._seconds_left(passage):
             return True
         if passage.since is None:
@@ -181,6 +186,7 @@ class WarmupGate:
             with suppress(TimeoutError):
                 await within(self._clock, self._seconds_left(passage), place[1].wait)
         finally:
+            # Whoever lets it go has taken it out already.
             with suppress(ValueError):
                 queue.waiting.remove(place)
 
@@ -278,9 +284,11 @@ class WarmupGate:
 
     async def _end(self, passage: Passage) -> None:
         """Says in the store how it ended, if others were told there that this request writes."""
+        # Taken off at once: both `opened` and `left` come here, and it is said once.
         token, passage.token = passage.token, None
         point = next((point for point, leader in self._led_in_store.items() if leader is passage), None)
         if point is not None and token is not None:
+            # Before it is said: a renewal that is under way finds nobody leading, and says the end of its newer token.
             del self._led_in_store[point]
             await self._tell(point, token, written=passage.is_open)
 
@@ -290,4 +298,5 @@ class WarmupGate:
         try:
             await self._store.led(point, token, ttl=ttl, alive=alive if written else 0.0, now=monotonic(self._clock))
         except StorageError as error:
+            # Whoever waits in another process looks again, and goes on when the word lapses.
             log.warning("the store cannot be told that a prefix is written: %s", error)

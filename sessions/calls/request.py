@@ -134,6 +134,7 @@ class Request:
             session=session,
             kind=self.kind,
             model=settings.model,
+            # A request that was restored was sent by another process: all that is known is when it was planned.
             started=self.started or self.planned,
             status=status,
             turn=turn,
@@ -147,6 +148,7 @@ class Request:
             cache_write_5m=usage.cache_write_5m,
             cache_write_1h=usage.cache_write_1h,
             output=usage.output,
+            # Counters that have not come are no zeros.
             counters=usage.counters and incoming.started,
             expected=text_of(self._expected),
             cost=cost(usage, prompt.profile, settings.params, batch=self.kind == "batch"),
@@ -197,6 +199,7 @@ class Requests:
         """Sends one that does not stream, and waits for its answer. Raises `ModelError`."""
         with self._among_others(request), inside(request.span):
             message, request.incoming.request_id = await self._client.send(request.body)
+            # In here: outside it is no longer among those under way.
             self.begun(request)
         request.incoming.feed({"type": "message_start", "message": message})
 
@@ -273,6 +276,7 @@ class Requests:
         except BaseException as error:
             record, _ = self.fail(request, conversation, error)
             with anyio.CancelScope(shield=True):
+                # It may have been paid for: the ledger has it also where its caller is cancelled.
                 await self._store.record(record, conversation.settings_record)
             raise
 
@@ -294,6 +298,7 @@ def judge(conversation: Conversation, request: Request, *, turn: str | None = No
 
 def _miss(conversation: Conversation, request: Request, turn: str | None) -> Miss | None:
     incoming = request.incoming
+    # Before the answer begins nothing is said of the cache (docs/provider.md, 12).
     if request.first_event is None or not incoming.started:
         return None
     prompt, started = conversation.prompt, request.started or request.planned

@@ -52,6 +52,7 @@ class Schedule:
         if not self._is_running and self.next() is not None:
             self._is_running = True
             self._background.start(self._run)
+        # Most turns change nothing of the next moment: a wait ends only for those that do.
         elif self._is_running and ((self._looks and rests) or (after is not None and self._due[0] == now + after)):
             self._changed.set()
 
@@ -70,6 +71,7 @@ class Schedule:
 
     async def wait(self, moment: float | None) -> bool:
         """Until that moment (`None`: without end), or until something changes before; whether the moment has come."""
+        # With no await since the caller looked when to wake: nothing that changes is missed.
         self._changed = anyio.Event()
         seconds = None if moment is None else max(0.0, moment - self._clock.now())
         with suppress(TimeoutError):

@@ -35,8 +35,10 @@ def _body(conversation: Conversation, marks: tuple[Mark, ...]) -> dict[str, Any]
     open_calls = calls_of(last.content) if last is not None and last.role == "assistant" else []
     words: list[dict[str, Any]] = [result_block(call, PLACEHOLDER) for call in open_calls]
     if not _ends_with_words(conversation):
+        # A prompt ends with a user's message, in which each open call has its result (docs/provider.md, 10).
         placeholder = {"role": "user", "content": words or [{"type": "text", "text": PLACEHOLDER}]}
         body["messages"] = [*body["messages"], placeholder]
+    # 0 where the endpoint takes it (docs/provider.md, 8 and 14).
     body["max_tokens"] = conversation.prompt.profile.prewarm_max_tokens
     return body
 
@@ -62,14 +64,17 @@ class ZeroToken:
         if (reason := why_no_zero_token(conversation.settings, prompt.profile)) is not None:
             warnings.warn(f"prewarm() does nothing for this session: {reason}", stacklevel=4)
             return None
+        # A paused reply is sent again as it is (docs/provider.md, 11): no placeholder may stand behind it.
         if waits_for_server_tools(conversation.last):
             return None
         if not conversation.entries and conversation.settings.context:
             usage = await self.prewarm(await self._opened(conversation))
+            # It was another object's call: this one learns it from the ledger.
             await conversation.reload_calls()
             return usage
         async with await self._gate.enter(lambda: self._plan(conversation), prompt.profile.minimum_tokens) as passage:
             now, last = self._clock.now(), passage.plan.marks[-1] if passage.plan.marks else None
+            # Looked at inside the passage: another request may have written it while this one waited.
             if (
                 last is None
                 or last.tokens < prompt.profile.minimum_tokens

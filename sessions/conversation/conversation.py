@@ -200,6 +200,7 @@ class Conversation:
             if self.record.state == "waiting":  # decisions need no lease: the turn may be open again
                 self._open = None
         else:
+            # Forgotten before the reads: where one of them fails, the next lease proves nothing.
             self._token, self._open = None, None
             if not (self._loaded and await self._load_new()):
                 await self.take(await self._store.read(self.record.id, calls=RECENT_CALLS))
@@ -221,6 +222,7 @@ class Conversation:
     async def _load_new(self) -> bool:
         """Reads what has come behind the known head; whether that is all that has changed."""
         record, known = await self._store.load(self.record.id), self.record.head
+        # Other settings make another prompt, of which nothing that is kept here can be used.
         if record.settings != self.record.settings:
             return False
         if record.head == known:
@@ -232,6 +234,7 @@ class Conversation:
         try:
             rows = await self._store.chain(record.id, record.head, after=known)
         except HeadMoved:
+            # The known head is not on the chain any more: somebody rewound, or a summary stands in its place.
             return False
         newest = await self._recent_calls()
         with decoding(f"session {record.id!r}"):
@@ -268,6 +271,7 @@ class Conversation:
         self, record: SessionRecord, rows: Sequence[EntryRecord], calls: Sequence[CallRecord], *, whole: bool
     ) -> None:
         """All at once: a reader that is cancelled changes nothing."""
+        # First, because it may raise: of a damaged row nothing is taken over.
         new = [] if whole else [read_entry(row) for row in rows]
         self._note_record(record)
         if whole:

@@ -73,6 +73,7 @@ class Edit:
             raise
         if head != conversation.head:
             conversation.pending = ()
+        # After the commit: until then whoever reads the session sees what is stored.
         conversation.stage(written)
         conversation.committed(change)
 
@@ -85,6 +86,8 @@ class Edit:
             checked = check_history(messages, previous, count=len(conversation.entries), ids=ids)
         written = self._chained(checked)
         if any(has_thinking(message["content"]) for message in checked) and not conversation.settings.foreign:
+            # It was signed elsewhere: the API is asked to drop what it cannot bind, and does not refuse it then
+            # (docs/provider.md, 6).
             settings = replace(conversation.settings, foreign=True)
             await self.commit(written=written, settings=settings)
             conversation.use(settings)
@@ -97,6 +100,7 @@ class Edit:
         for message in messages:
             content, _ = lift_marks(message["content"])
             pinned = [dict(block) for block in context]
+            # What another session with the same context has exported begins with it already.
             if last is None and message["role"] == "user" and content[: len(pinned)] != pinned:
                 content = [*context, *content]
             entry = make_entry(last, message["role"], content, self._clock.now())

@@ -27,6 +27,7 @@ def make_entry(parent: Entry | None, role: Role, content: Sequence[Any], now: fl
         id=entry_id(parent_id, role, text),
         parent=parent_id,
         role=role,
+        # As it would be read back: what the caller changes in its own objects later changes no entry.
         content=decode(text),
         created_at=now,
         depth=parent.depth + 1 if parent else 1,

@@ -68,7 +68,9 @@ class Leases:
         self._lifecycle.check()
         patience = self._busy_timeout if patience is None else patience
         deadline = monotonic(self._clock) + patience
+        # This variable keeps it: one that nobody holds, or waits at, is forgotten.
         turnstile = self._turnstiles.setdefault(session, _Turnstile())
+        # From before the lease is asked for: one that comes just as the manager ends is given back too.
         with self._lifecycle.holding():
             hold = await self._lifecycle.unless_ended(lambda: self._take(session, turnstile, patience, deadline))
             self._held[session] = hold
@@ -76,11 +78,13 @@ class Leases:
             try:
                 yield hold
             finally:
+                # First: a renewal that meets the release must not take it for another worker's takeover (`_renew`).
                 del self._held[session]
                 try:
                     if not hold.released:
                         await self._release(hold)
                 finally:
+                    # After the lease: who is let in here before that would find it taken.
                     turnstile.semaphore.release()
 
     @contextmanager
@@ -139,6 +143,7 @@ class Leases:
             raise
 
     async def _acquire(self, session: str, deadline: float) -> Lease:
+        # Who has no time to wait takes no place in line, where it would only keep others back.
         place = _PLACE if deadline > monotonic(self._clock) else 0.0
 
         async def look() -> Lease | None:
@@ -156,6 +161,7 @@ class Leases:
         try:
             return await until(look, lambda: self._store.watch(session), self._clock, seconds_left)
         except BaseException as error:
+            # Where the store itself failed, the place lapses by itself.
             if place and (isinstance(error, LeaseTaken) or not isinstance(error, Exception)):
                 await self._leave(session)
             raise
@@ -168,6 +174,7 @@ class Leases:
 
     async def _release(self, hold: Hold) -> None:
         with anyio.CancelScope(shield=True):
+            # Where the turn was cancelled too: else everybody waits until the lease runs out.
             await self._store.release(hold.lease)
 
     async def _renew(self, session: str, hold: Hold) -> None:
@@ -179,6 +186,7 @@ class Leases:
             if hold.releasing or self._held.get(session) is not hold:
                 return  # given back meanwhile
             log.warning("session %s was taken over by another worker", session)
+            # The turn is not interrupted: the store refuses its next commit, and then it ends.
             hold.lost = True
         except StorageError as error:
             log.warning("the lease of session %s could not be renewed, trying again: %s", session, error)

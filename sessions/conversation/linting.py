@@ -55,6 +55,7 @@ class Linter:
 
     def _is_known(self, settings: Settings) -> bool:
         """Whether this very prefix has been looked at: sessions are made often, prefixes seldom."""
+        # Not the text, which may be long: of two prefixes with one hash no more than a hint is lost.
         prefix = hash(text_of([settings.model, list(settings.system), list(settings.tools), list(settings.context)]))
         known = prefix in self._seen
         self._seen[prefix] = None

@@ -62,6 +62,7 @@ class Transcripts:
 
     def touch(self, transcript: Droppable) -> None:
         """Somebody has used it, and its size may have changed: others go if there is no room for all."""
+        # By a weak reference: a session that its user lets go of takes its transcript along.
         self._note(ref(transcript, self._forget), transcript.size)
         if self.total > self.bound:
             self._make_room()
@@ -84,6 +85,7 @@ class Transcripts:
                 excess -= size
             if excess <= 0:
                 break
+        # In a loop of its own: dropping changes what the first one goes through.
         for kept, transcript in dropped:
             transcript.drop()
             self._note(kept, 0)

@@ -62,6 +62,7 @@ async def _newest(store: Store, session: str, is_wanted: Callable[[TurnRecord], 
         wanted = [row for row in rows if is_wanted(row)]
         if wanted or len(rows) < count:
             return wanted[-1] if wanted else None
+        # Compactions and what is queued stand in between: seldom more than a few, but nobody bounds them.
         count *= 4
 
 

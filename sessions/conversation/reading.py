@@ -42,6 +42,7 @@ async def summarized(store: Store, session: str, root: str) -> str | None:
         try:
             asked = (await store.load(asked)).forked_from
         except SessionMissing:
+            # It has been deleted, with the row that said what the summary stands for.
             return None
     return None
 

@@ -20,8 +20,10 @@ def past_of(call: Call) -> Past:
         id=call.id,
         kind=call.kind,
         started=call.started,
+        # What it wrote can be read once its answer has begun (docs/provider.md, 7).
         readable=call.first_event or call.started,
         covered=usage.cache_read + usage.cache_write,
+        # Planned sizes are estimates: of the input that was billed, the share that was to be cached.
         hoped=round(usage.total_input * share),
         deepest=deepest,
         ttl=ttl,  # type: ignore[arg-type]
@@ -48,11 +50,13 @@ class RecentCalls:
 
     def learn(self, call: Call, settings: Settings, digest: str) -> None:
         """Takes in what a call that reached the model shows about the cache. `settings`, `digest`: the present ones."""
+        # Gaps and waits count between turns: what is sent while nobody talks is no sign of the user.
         if call.kind == "turn":
             self.asked = max(self.asked or 0.0, call.started)
         if call.first_event is None or not call.points:
             return
         if call.kind in ("park", "refresh"):
+            # Its row may be read again (`Conversation.catch_up`), and counts once.
             self.idle = [*(other for other in self.idle if other.id != call.id), call][-RECENT_CALLS:]
         known = self.warmth.find(call.hit or "")
         if call.usage.cache_write_1h and call.usage.cache_read and known is not None and known.ttl == "5m":

@@ -35,6 +35,7 @@ def new_settings(old: Settings, changes: Mapping[str, Any], toolbox: Toolbox) ->
     if "tools" in changes:
         values |= {"tools": toolbox.definitions, "local_tools": tuple(toolbox.functions)}
     settings = make_settings(**values)
+    # Marks of what is given anew went with it: `make_settings` has read the new ones.
     kept = tuple(mark for mark in old.marks if mark[0] not in changes)
     facts = {"instructions": old.instructions, "unbound": old.unbound, "foreign": old.foreign}
     return replace(settings, marks=(*kept, *settings.marks), **facts)  # type: ignore[arg-type]
@@ -50,6 +51,7 @@ def prefix_changes(old: Settings, new: Settings) -> list[str]:
 
 def unbinds_thinking(old: Settings, new: Settings, entries: Sequence[Entry], profile_of: ProfileOf) -> bool:
     """Whether thinking in these entries is bound to what changes: system, or the set of tools (September 2026)."""
+    # In any order: thinking is bound to the set of tools (docs/provider.md, 6).
     same_tools = sorted(map(_text, old.tools)) == sorted(map(_text, new.tools))
     if same_tools and _text(old.system) == _text(new.system):
         return False
@@ -103,6 +105,7 @@ def without_foreign_thinking(conversation: Conversation, error: ModelError) -> S
     From then on it is asked to drop such blocks. The change is to be stored, so that it is made once
     (preserved-thinking page, September 2026).
     """
+    # Where the API is asked already, another try would be refused like this one.
     if conversation.settings.foreign or not belongs_elsewhere(error):
         return None
     return replace(conversation.settings, foreign=True)

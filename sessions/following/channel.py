@@ -79,10 +79,12 @@ class Channel:
         if self._view is None:
             if not isinstance(event, Snapshot):
                 return
+            # A reader's channel has no turn to look at: its view begins with the first snapshot that is read.
             self._view = View()
         if not event.id:
             self._count += 1
             event = replace(event, id=event_id(self._attempt, self._count))
+        # A snapshot is named after what came before the end: who asks for more behind it still gets the end.
         if not isinstance(event, Ended):
             self._id = event.id
         self._view.add(event)
@@ -111,6 +113,7 @@ class Channel:
 
     def _ring(self) -> None:
         if self._news is not None:
+            # One event for all who wait; the next who waits makes another.
             self._news.set()
             self._news = None
 

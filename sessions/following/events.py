@@ -233,6 +233,7 @@ def event_of(stored: Any) -> TurnEvent:
 
 def event_id(attempt: int, count: int) -> str:
     """The id of the event with this number in an attempt, which has the token of its lease; 0 while it is queued."""
+    # Padded, so that texts have the order of their numbers.
     return f"{attempt:010d}.{count:010d}"
 
 
@@ -260,6 +261,7 @@ def first_of(id: str) -> str:
 
 def _numbers(id: str | None) -> tuple[int, int]:
     """Attempt and number of an event; zeros where it is no id of ours."""
+    # Whoever follows may bring any text: `int` refuses one of thousands of digits.
     attempt, _, count = (id or "")[:_LONGEST].partition(".")
     return (int(attempt), int(count)) if attempt.isdecimal() and count.isdecimal() else (0, 0)
 
@@ -291,6 +293,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 _READ: dict[str, Any] = {
+    # `_written` has left out the parent of a first entry, which has no default.
     "entry": lambda value: Entry(**{"parent": None, **value}),
     "entries": lambda values: tuple(Entry(**{"parent": None, **value}) for value in values),
     "blocks": lambda values: tuple(BlockSoFar(**value) for value in values),

@@ -37,6 +37,7 @@ class Following:
         channel = self.known(session, turn)
         if (session, turn) not in self._own:
             self._own[session, turn] = channel
+            # Who followed it elsewhere looks anew, and finds this channel.
             self._reader.leave((session, turn))
             self._relay.begun()
         return channel

@@ -53,11 +53,13 @@ class Remote:
             parcel = unpacked(row.content)
         except (LookupError, TypeError, ValueError):
             log.warning("what was passed on of turn %s cannot be read, asking anew", row.turn)
+            # It goes on behind nothing that anybody has seen, so it counts as a gap.
             parcel = Parcel((), after="")
         if self.reader in parcel.readers:
             self._is_in_step = True
         elif not self._is_in_step or parcel.after is None:
             return  # for others
+        # It goes on behind something that was not seen here: a row between the two was missed.
         elif parcel.after != self._last and row.id > (self._last or ""):
             self._is_in_step = False
             self.ask()
@@ -119,6 +121,7 @@ class Reader:
         """Nobody here follows any more."""
         for place in list(self._remotes):
             self.leave(place)
+        # What cannot be taken back now lapses by itself.
         with suppress(StorageError):
             await self._take_leave()
 
@@ -154,6 +157,7 @@ class Reader:
     async def _announce(self) -> None:
         """Says whom we follow, apart from the reading: where others write, that may take its time."""
         while True:
+            # Made before the look at who is due: what is asked for meanwhile is not missed.
             self._is_due = anyio.Event()
             pause = RENEW_AFTER
             try:
@@ -170,6 +174,7 @@ class Reader:
 
     async def _serve(self, ear: Watch) -> None:
         while self._remotes or self._dropped:
+            # Made before the round: what is rung for meanwhile is not missed.
             self._alarm = anyio.Event()
             is_live = ear.is_live  # before the look: what comes after it is heard
             try:
@@ -180,6 +185,7 @@ class Reader:
                 await self._clock.sleep(PAUSE)
             with suppress(TimeoutError):
                 await within(self._clock, LIVE_PAUSE if is_live else PAUSE, self._alarm.wait)
+        # Before the group has ended, which takes a moment: who begins to follow in it starts a new task.
         self._is_running = False
 
     def _failed(self, error: StorageError) -> None:
@@ -197,6 +203,7 @@ class Reader:
 
     async def _take_leave(self) -> None:
         while self._dropped:
+            # Taken off first: where the store fails its word lapses by itself, after `SECONDS`.
             remote = self._dropped.pop()
             for reader in [*remote.former, remote.reader]:
                 if reader is not None:
@@ -209,6 +216,7 @@ class Reader:
         await self._store.follow(session, name, seconds=SECONDS, now=now)
         if remote.reader == name:  # else it asks anew already
             remote.renew_at = now + RENEW_AFTER
+        # After the new name stands: whoever runs the turn would see nobody in between, and stop writing.
         while remote.former:
             await self._store.unfollow(session, remote.former[-1])
             remote.former.pop()
@@ -232,6 +240,7 @@ class Reader:
         for remote in remotes:
             if remote.channel.is_over:
                 self.leave(remote.place)
+        # There may be more: the next look comes without a pause.
         if len(rows) >= _ROWS:
             self._alarm.set()
         return bool(rows)
@@ -244,5 +253,6 @@ class Reader:
             remote.channel.row = row
             if row.state == "queued":
                 remote.show_queued()
+        # It is at rest: what was passed on before its end is told first, then who follows goes on with what is stored.
         elif not await self._read([remote]):
             self.leave(remote.place)

@@ -107,6 +107,7 @@ class Relay:
     def begun(self) -> None:
         """A turn of ours begins: it is followed from elsewhere, perhaps."""
         self._is_look_due = True
+        # Of a store that no other process can open there is nobody elsewhere who reads.
         if not self._is_running and self._store.is_shared:
             self._is_running = True
             self._background.start(self._run)
@@ -147,9 +148,11 @@ class Relay:
         """A short turn is over before anybody could read along: the first look comes a while after the beginning."""
         pause = PAUSE
         while True:
+            # Made before the round: what is rung for meanwhile is not missed.
             self._alarm = anyio.Event()
             with suppress(TimeoutError):
                 await within(self._clock, pause, self._alarm.wait)
+                # Only behind an alarm: where none came, the pause has gathered enough.
                 await self._clock.sleep(TOGETHER)
             if not self._own and not self._relayed and self._sweep_at is None:
                 self._is_running = False
@@ -179,6 +182,7 @@ class Relay:
 
     async def _look(self) -> None:
         """Who follows now. What a new reader wants may be that the turn is stopped: that is looked for at once."""
+        # Before the read: news that comes while it runs makes another look due.
         self._is_look_due, self._looked = False, monotonic(self._clock)
         known, self._readers = self._readers, {}
         for row in await self._store.followed(now=monotonic(self._clock)):
@@ -200,12 +204,14 @@ class Relay:
 
     async def _pass_on(self) -> None:
         """One write, of all that happened since the last one in all turns that are followed elsewhere."""
+        # The task and `close` may both come here: a reader gets its rows in order, and each once.
         async with self._writing:
             await self._write()
 
     async def _write(self) -> None:
         for place, readers in self._readers.items():
             if readers and place in self._own and place not in self._relayed:
+                # It holds the channel: what is left of a turn goes out also when it is no longer among our own.
                 self._relayed[place] = Relayed(self._own[place])
         now, rows, over = self._clock.now(), list[RelayRecord](), list[Place]()
         for place, relayed in self._relayed.items():
@@ -215,6 +221,7 @@ class Relay:
             if is_over or not readers:
                 over.append(place)
         if rows:
+            # Before the write, which may have gone through where it fails: its rows are to be ended too.
             self._written, self._sweep_at = now, self._sweep_at or now + KEEP
             await self._store.relay(rows)
         for place in over:  # not before they are written

@@ -112,8 +112,10 @@ class View:
             self.tools, self.pending = other.tools, other.pending
         elif isinstance(event, EntryStored):
             self.entries.append(event.entry)
+            # The entry holds what they were: the reply itself, or the results of its calls.
             self.reply, self.tools = None, {}
         elif isinstance(event, Restarted):
+            # The entries stay: they are durable, whoever goes on with the turn.
             self.state, self.reply, self.tools, self.pending = "running", None, {}, ()
         elif isinstance(event, ToolStarted):
             self.tools[event.call_id] = ToolSoFar(event.call_id, event.tool_use_id, event.name, event.input)

@@ -80,6 +80,7 @@ class BatchClient:
         with translated():
             async for one in self._routes().list(limit=100):
                 if one.created_at.timestamp() < moment:
+                    # They come newest first.
                     break
                 found.append(one)
         return found

@@ -112,6 +112,7 @@ class SDKMessages:
         beta = is_beta(body)
         with translated():
             stream = await self._create(body, beta=beta, stream=True)
+        # Before anything is read, so that an error inside the stream names it too.
         incoming.request_id = request_id_in(stream.response.headers)
         raw = EventStream(stream, self.sdk, beta=beta)
         try:
@@ -137,6 +138,7 @@ class SDKMessages:
         from anthropic.types import Message
         from anthropic.types.beta import BetaMessage
 
+        # As `create` sends them: a header, and no field of the body.
         headers = {"anthropic-beta": ",".join(body["betas"])} if "betas" in body else {}
         return await self.sdk.post(
             "/v1/messages",
@@ -144,6 +146,7 @@ class SDKMessages:
             content=content,
             options={"headers": headers},
             stream=bool(stream),
+            # Of no event's type: the events are read from the response (`EventStream`).
             stream_cls=AsyncStream[object],
         )
 
@@ -244,6 +247,7 @@ def encoded(sdk: Any, body: Mapping[str, Any]) -> bytes | None:
     """
     from anthropic import AsyncAnthropic
 
+    # Not by isinstance: a subclass may make another request of it.
     if type(sdk) is not AsyncAnthropic or sdk.middleware or _is_traced(sdk):
         return None
     if not set(body) <= ENCODABLE | {"stream"}:

@@ -33,6 +33,7 @@ def translated(request_id: str | None = None) -> Iterator[None]:
     except (SessionsError, Warning):
         raise
     except Exception as error:
+        # So the SDK says that there is no key, at the first request.
         if isinstance(error, TypeError) and "authentication method" in str(error):
             raise ConfigurationError(NO_KEY) from error
         if getattr(error, "is_of_script", False):  # of the simulator, which need not be loaded
@@ -44,6 +45,8 @@ def is_connection_trouble(error: BaseException) -> bool:
     """Whether the connection failed, as opposed to the API refusing: worth another try."""
     from anthropic import APIConnectionError
 
+    # By the module's name: none of these libraries has to be installed, and a cut stream raises theirs
+    # (docs/provider.md, 17).
     library = type(error).__module__.partition(".")[0]
     return isinstance(error, APIConnectionError | OSError) or library in _LIBRARIES
 
@@ -54,6 +57,7 @@ def model_error(error: Exception, request_id: str | None = None) -> ModelError:
 
     if isinstance(error, APIStatusError):
         status = error.status_code
+        # 200: the error came inside a stream that had begun (docs/provider.md, 12).
         retryable = status in (408, 409, 429) or status >= 500 or status == 200
         found = _request_id_of(error) or request_id
         is_full = status == 400 and any(word in error.message.lower() for word in _TOO_LONG)

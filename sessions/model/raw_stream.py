@@ -53,6 +53,7 @@ class EventStream:
 
     async def close(self) -> None:
         """Closes the stream, read to its end or not; generators inside it that were left half-way are unwound."""
+        # Where the caller is cancelled too: else the connection stays taken in the SDK's pool.
         with anyio.CancelScope(shield=True):
             await _quietly(self._stream.close)
             if not self._events.is_read:  # unwinding takes longer than all the rest
@@ -152,6 +153,7 @@ class EventDecoder:
             chunk = chunk.removeprefix(b"\n")
         if not chunk:
             return []
+        # Bytes are split at \n, \r and \r\n only; text would be at other characters too.
         lines = chunk.splitlines()
         self._after_return = chunk.endswith(b"\r")
         is_whole = self._after_return or chunk.endswith(b"\n")

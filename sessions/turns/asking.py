@@ -80,21 +80,25 @@ class Asking:
                 "resume() or send() goes on"
             )
         self._calls += 1
+        # Before the gate: what is planned there is the prompt, which this may still change.
         await self.prepare()
         passage = await self._stop.run_unless_stopped(self._go_first_or_wait)
         if passage is None:
             return  # stopped while it waited: the turn's loop closes it
         try:
             async with passage:
+                # Inside the passage: where it raises, the next in line writes the prefix.
                 self._check_cost(passage.plan)
                 request = await self._write_down(passage)
                 async with aclosing(self._listen(request, passage)) as events:
                     async for event in events:
                         yield Event(event)
         except ModelError as error:
+            # Where it is healed nothing was added to the chain: the turn's loop comes back here, with other settings.
             if not await self._asks_to_drop(error):
                 raise
             return
+        # A stop that comes behind the end of the answer takes nothing of it back: it is whole, and paid.
         if self._stop.pressed and not request.incoming.ended:
             await self._keep_partial(request.incoming)
             yield self._writer.outcome(CANCELLED)
@@ -129,7 +133,10 @@ class Asking:
         request.incoming.heard = self._writer.channel.hear
         self._writer.send(request)
         self._writer.row = states.after(self._writer.row, "asks", call=request.stored)
+        # If this process dies from here on, the next worker finds what may have been paid for (`TurnWriter.settle`):
+        # the API has no key by which it could be asked (docs/provider.md, 12).
         await self._writer.commit(turn=self._writer.row)
+        # After the commit, which takes its time: lifetimes count from the start of the request (docs/provider.md, 2).
         self._runtime.requests.start(request, self._conversation, self._writer.span)
         return request
 
@@ -139,9 +146,11 @@ class Asking:
         Where the session was created with compact="auto", a summary makes room, at most one attempt a turn that fails.
         """
         instructions = self._conversation.settings.instructions
+        # Behind a reply they have no place (docs/provider.md, 10): there they wait for the next words.
         if instructions and (last := self._conversation.last) is not None and last.role != "assistant":
             self._writer.stage_instructions(instructions)
             self._conversation.adopt(replace(self._conversation.settings, instructions=()))
+            # With the commit that writes their entry: where that fails, they still wait.
             self._writer.settings = self._conversation.settings.to_json()
         if self._conversation.settings.compact == "auto" and self._compacts:
             await self._stop.run_unless_stopped(self._make_room)
@@ -153,6 +162,7 @@ class Asking:
         self._compacts = await make_room(self._runtime, self._writer, count)
         if self._compacts:
             self._writer.channel.show_again()  # its entries have other ids
+            # One message stands in place of the first `count` now.
             self.own_marks = tuple(mark._replace(message=mark.message - count + 1) for mark in self.own_marks)
 
     async def _go_first_or_wait(self) -> Passage:
@@ -170,6 +180,7 @@ class Asking:
         record = self._writer.failed_call(error)
         self._writer.row = states.after(self._writer.row, "asks")
         await self._writer.commit(turn=self._writer.row, calls=record, settings=settings.to_json())
+        # After the commit: where that fails, nothing here may be other than what is stored.
         self._conversation.use(settings)
         return True
 
@@ -183,6 +194,7 @@ class Asking:
             async with self._keeping(request.incoming):
                 await self._stop.run_unless_stopped(lambda: self._take_in(request, passage))
             return
+        # A stack: a stop may interrupt the opening of the stream, and what was opened is to be closed in either case.
         async with self._keeping(request.incoming), AsyncExitStack() as stack:
             stream = self._runtime.requests.stream(request, typed=True)
             events = await self._stop.run_unless_stopped(lambda: stack.enter_async_context(stream))
@@ -204,17 +216,21 @@ class Asking:
             self._runtime.requests.begun(request)
         if request.incoming.started and not passage.is_open:
             usage = request.incoming.usage
+            # Learnt before the gate opens: who waits there plans again with what is warm now.
             self._conversation.recent.warmth.learn(request.plan.marks, request.plan.hit, usage, request.started)
             await passage.opened()
 
     async def receive(self, incoming: Incoming) -> tuple[Call, Outcome | None]:
         """Decides what a reply means and stores it; an `Outcome` where it is not appended and ends the turn."""
         reason, content = incoming.stop_reason, _unique_ids(incoming.reply, self._conversation.tool_ids)
+        # A stream that ends early and cleanly raises nothing (docs/provider.md, 17).
         if reason is None:
             raise ModelError("the answer ended early, without a stop reason; resume() asks again", retryable=True,
                              request_id=incoming.request_id)  # fmt: skip
+        # Of a cut call the input may be {} or a list, and would run as if it were meant (docs/provider.md, 17).
         if (name := incoming.unfinished_call) is not None and reason != "refusal":
             raise ModelError(self._unfinished(name, reason), request_id=incoming.request_id)
+        # Neither may become a message (docs/provider.md, 11).
         if reason == "refusal" or is_empty_reply(content):
             self._check_limit(incoming, reason)
             return await self._end_without(content, reason)
@@ -253,6 +269,8 @@ class Asking:
 
     async def _append(self, incoming: Incoming, content: list[dict[str, Any]], reason: str) -> Call:
         writer = self._writer
+        # In this order: content that cannot be stored raises while the call can still fail, and the call is judged by
+        # the prompt that was sent, which the entry is no part of.
         written = self._made(incoming, content, reason, output_tokens=incoming.usage.output)
         record = writer.record("ok", reply=written.entry.id)
         writer.add(written)
@@ -261,7 +279,9 @@ class Asking:
         ended = writer.now() if is_last else None
         writer.row = states.answered(writer.row, reply=record.entry, stop_reason=reason, ended=ended)
         after = self._runtime.forecaster.due(self._conversation, writer.calls[-1])
+        # The last commit gives the lease back with it: a turn needs one transaction less.
         await writer.commit(turn=writer.row, calls=(record,), tend_after=after, release=is_last)
+        # After the commit: which session is due stands in the store.
         self._runtime.schedule.wake(after)
         return writer.calls[-1]
 
@@ -285,6 +305,7 @@ class Asking:
         content = incoming.partial()
         written = None if is_empty_reply(content) else self._made(incoming, content, CANCELLED)
         reply = written.entry.id if written is not None else None
+        # How long an answer is comes with its end (docs/provider.md, 12), which nobody waits for now.
         self._runtime.client.cut_short(incoming, self._conversation.prompt.profile)
         record = self._writer.record("cancelled", reply=reply, error="stopped by the user")
         if written is not None:

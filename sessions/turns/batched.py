@@ -34,6 +34,7 @@ class Part:
         """What the row keeps."""
         part = asdict(self)
         flight = part.pop("flight")
+        # The flight's facts stand where those of a turn's own request do: `TurnWriter.settle` reads both.
         return text_of({"batch": part, **(flight or {})})
 
     @property
@@ -63,6 +64,7 @@ class Part:
         stored = json.loads(row.call)
         if "batch" not in stored:
             return None  # a request of the turn's own, under way
+        # A row may have been written by another version, with fields that are not known here.
         known = {field.name for field in fields(cls)}
         part = {name: value for name, value in stored.pop("batch").items() if name in known}
         return cls(**part, flight=stored or None)

@@ -86,6 +86,7 @@ class Beginning:
 
         Raises `SessionsError` where it was given up, `ConfigurationError` for words that cannot follow.
         """
+        # No other turn begins while this one has the lease; one with the same key may be queued (`TurnKeyTaken`).
         keyed, open_turn = await self.found(), await self.conversation.open_turn()
         asking = await self._asking()
         waiting = asking if asking is not None and asking.state == "waiting" else None
@@ -107,6 +108,7 @@ class Beginning:
             is_found = keyed is not None and keyed.id == open_turn.id
             open_turn = await self._settled(open_turn, goes_on=self._content is None or is_found)
             keyed = open_turn if is_found else keyed
+        # After `_asking`, which says what was held: such calls wait whatever their tools say by now.
         journal = await self._tools.read()
         ended = await self._ended_here()
         if self._content is None and self._is_finished(journal, ended) and not self._is_to_wait(open_turn):
@@ -116,6 +118,7 @@ class Beginning:
         await self._runtime.forecaster.learn_owner(self.conversation.record.owner)
         if self._content is not None and waiting is not None:
             self._check_results(self._content)  # before anything changes
+            # A commit of its own, since one holds the row of one turn.
             await self._writer.commit(turn=states.passed_over(waiting, self._writer.now()))
         self._accepted = max(self.conversation.answered, self.conversation.position(ended))
         await self._go_on_or_fail(open_turn if self._content is None else keyed)
@@ -200,6 +203,7 @@ class Beginning:
         words = None if continued else self._content
         self._writer.begin(self._row(known, {} if words is None else self._stage_words(words)))
         if continued:
+            # What it may cost, and what it gives in the end, counts the calls of its earlier attempts too.
             rows = await self._store.calls(self.conversation.record.id)
             self._writer.calls = [Call.of(row) for row in rows if row.turn == self._writer.row.id]
         if words is not None:
@@ -285,6 +289,7 @@ class Beginning:
         self.own_marks = tuple(
             Where("messages", len(conversation.entries), index)
             for index, block in enumerate(content)
+            # By identity: blocks may be equal, and results before the words have moved their places.
             if any(block is marked_block for marked_block in marked)
         )
         written = self._writer.stage("user", content)
@@ -348,6 +353,7 @@ def queued_row(session: str, content: list[dict[str, Any]], options: Options, no
     limit = None if options.max_cost is None else str(options.max_cost)
     asked = {"words": content, "expected_gap": options.expected_gap, "max_cost": limit}
     return states.queued(
+        # Written without a lease, so there is no token to make an id of.
         uuid.uuid4().hex,
         session,
         started=now,

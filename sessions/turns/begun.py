@@ -92,6 +92,7 @@ class Begun:
             except Exception as error:
                 self._failed(error)
             finally:
+                # Whatever came of it: whoever begins the turn waits for this.
                 self._is_known.set()
 
         self._runtime.lifecycle.check_takes_turns()
@@ -123,8 +124,10 @@ class Begun:
         stop_running: Callable[[], Any],
     ) -> None:
         try:
+            # Results go first: what is queued may be waiting for just these.
             if not _are_results(content) and await self._is_behind_others():
                 raise SessionBusy("other turns of this session are queued: try again later")
+            # Without patience: who has to wait is to have its words in a row, not in this process.
             await self._drive(replace(options, patience=0.0, begun=self._begun), content)
             if self._row is None:  # its key was used a moment ago, and that turn has ended
                 self._row = await self._found(content, options)
@@ -173,13 +176,16 @@ class Begun:
         if row.state != "queued" or runtime.following.own(session, row.id) is not None:
             self._begun(row)  # who ran what was queued before has begun it already, here or elsewhere
             return
+        # Before what runs is stopped, which takes its time: the words are durable, and `begin` returns.
         channel = self._announced(row)
         timer = self._watch_time(channel)
         try:
             if while_running == "interrupt":
+                # The words are in line by now: nobody else's come between the stop and them.
                 await stop_running()
             await run_queued(runtime, self._conversation, self._collect, until=row)
         except Exception as error:
+            # `_give_up` may have set why already.
             channel.error = channel.error or error
             raise
         finally:
@@ -209,6 +215,7 @@ class Begun:
                 return  # whoever runs it sees to it
             channel.error = TimeoutError(f"the turn had not begun after {seconds:g} seconds: it is not run any more")
             try:
+                # The store decides: another worker may have begun it in this moment.
                 await self._runtime.store.ask_stop(channel.session, channel.turn, now=self._runtime.clock.now())
                 await self._end_of_queued(channel)
             except StorageError as error:
@@ -240,6 +247,7 @@ async def run_queued(
     A turn that ends with an error does not keep the next one waiting. Gives the newest outcome.
     """
     session, has_failed, outcome = conversation.record.id, False, None
+    # Recovery looks again in a few seconds, and has other sessions to see to.
     patience = 0.0 if recovering else FOR_EVER
     while await runtime.store.queued(session) is not None:
         next_one = _Next(runtime, conversation, collect, recovering=recovering)
@@ -249,10 +257,12 @@ async def run_queued(
             outcome = next_one.outcome or outcome
         except (SessionsError, TimeoutError) as error:
             row = next_one.row
+            # Nothing had begun, and `until` has left the queue: it is the one that failed.
             if row is None and until is not None and not await _is_queued(runtime, until):
                 raise
             if recovering or runtime.lifecycle.is_ending or (has_failed if row is None else row.id == _id(until)):
                 raise
+            # Where nothing had begun it is tried once more; twice in a row is more than one turn's trouble.
             has_failed = row is None
             log.warning("a queued turn of session %s could not be finished: %s", session, error)
         if until is not None and not await _is_queued(runtime, until):

@@ -62,6 +62,7 @@ def room_before(conversation: Conversation) -> int | None:
     closed = next((n for n in range(len(entries), 0, -1) if _is_closed(entries[n - 1])), 0)
     if closed == 0 or (closed == 1 and entries[0].stop_reason == "compaction"):
         return None
+    # What it stands for must be more than what is too much: else the request for it is paid for nothing.
     return closed if prompt.tokens_of(closed) > excess else None
 
 
@@ -93,12 +94,14 @@ async def make_room(runtime: Runtime, writer: TurnWriter, count: int) -> bool:
     False where no summary came: then nothing has changed.
     """
     conversation = writer.conversation
+    # What is staged is stored first: below, all that is not is dropped (`roll_back`), and the chain is read again.
     await writer.commit(turn=writer.row)
     try:
         row, incoming = await _summarize(runtime, conversation, count)
     except ModelError as error:  # the window may still hold the next request
         log.warning("session %s could not be compacted: %s", conversation.record.id, error)
         return False
+    # The summary is paid for: no cancellation comes between it and the store any more.
     with anyio.CancelScope(shield=True):
         summary = _made(conversation, writer.hold.lease, row, incoming, conversation.entries[count:])
         lease = writer.hold.lease
@@ -112,6 +115,7 @@ async def make_room(runtime: Runtime, writer: TurnWriter, count: int) -> bool:
         )
         moved = states.renamed(writer.row, summary.renamed)
         try:
+            # Two commits: each holds one turn's row, that of the summary and that of the turn under way.
             await runtime.store.commit(lease, paid)
             await runtime.store.commit(lease, replace(summary.change, turn=moved))
         finally:
@@ -139,6 +143,7 @@ async def _summarize(runtime: Runtime, conversation: Conversation, count: int) -
             async for _ in events:
                 if request.first_event is None:
                     requests.begun(request)
+        # In here: an answer without a summary is a failed call of the ledger.
         _summary(request.incoming)
     record, _ = requests.end(request, conversation, "ok")
     return record, request.incoming

@@ -37,6 +37,8 @@ async def decide(
     )
     assert row is not None
     try:
+        # Counted under the session's lock: of two processes that decide the last two calls, one is told that none is
+        # left, and goes on with the turn. Its row is `running` by then: if that process dies, recovery finds it.
         left = await store.decide(decision, turn=row.id, of=len(held))
     except DecisionTaken:
         raise Conflict(f"call {id} has been decided already: refresh() shows what is open") from None

@@ -52,6 +52,7 @@ class Driver:
         self._watch: anyio.CancelScope | None = None
 
     async def _driven(self) -> AsyncGenerator[Event | Step | Outcome]:
+        # Outside the try: a turn that is not taken was never under way.
         self._lifecycle.begin(self)
         try:
             while True:
@@ -90,8 +91,10 @@ class Driver:
             await self.close()
         if not self._over:
             self._begin_watching()
+            # The one scope for all who may interrupt: the time limit, `close` in another task, the manager's end.
             with anyio.CancelScope() as self._drawing:
                 happened = await self._draw()
+        # What came in the same moment is given: only who would get nothing is told of the end.
         if self._ended and not self._replied and happened is None:
             raise SessionsError(ENDED)
         if self._late and not self._replied and happened is None:
@@ -113,8 +116,10 @@ class Driver:
 
     async def close(self) -> None:
         """Ends the turn; one that has not finished is left for `resume()`. Who draws in another task gets the end."""
+        # First: whoever draws in another task begins nothing more.
         self._over = True
         if self._inside:
+            # A generator cannot be closed while another task is inside it.
             await self._interrupt()
         self._inside = True
         try:
@@ -127,6 +132,7 @@ class Driver:
     async def _interrupt(self) -> None:
         """Waits until nobody else is inside the turn, and sees to it that this comes soon."""
         with anyio.CancelScope(shield=True):
+            # Again each time: another task's `close` may come in first.
             while self._inside:
                 if self._drawing is not None:
                     self._drawing.cancel()
@@ -150,6 +156,7 @@ class Driver:
             self._background.start(self._end_in_time)
 
     def _end_watching(self) -> None:
+        # When time is up the watch itself closes the turn: it must not cancel itself there.
         if self._watch is not None and not self._late:
             self._watch.cancel()
 
@@ -160,6 +167,7 @@ class Driver:
             await self._clock.sleep(self._left_to_wait)
             self._late = not self._replied
             if self._late:
+                # Before the close, which the turn sees as a cancellation: its followers hear the reason.
                 self.turn.error = self._too_late()
             await self.close()
 

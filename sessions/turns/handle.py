@@ -69,6 +69,7 @@ class TurnHandle(Generic[R]):
 
     def __init__(self, runtime: Runtime, row: TurnRecord, reply_of: Callable[[Outcome], Awaitable[R]]) -> None:
         self._runtime, self._row, self._reply_of = runtime, row, reply_of
+        # Held as long as this handle: a turn that begins here later, queued or recovered, has the same channel then.
         self._here = runtime.following.known(row.session, row.id)
         self._there: Channel | None = None
 
@@ -132,6 +133,7 @@ class TurnHandle(Generic[R]):
                     yield event
                     if isinstance(event, Ended):
                         return
+            # What has ended is the channel, with its manager, not the turn.
             if self._runtime.lifecycle.is_ending:
                 raise SessionsError(ENDED)
         row = self._known  # as it is now: it may be stopped, or go on, while its entries are read
@@ -145,6 +147,7 @@ class TurnHandle(Generic[R]):
     async def _live(self) -> Channel | None:
         """Where it is told of, here or in another worker; `None` where it is at rest."""
         following = self._runtime.following
+        # Memory first: a turn that runs here costs no read.
         if (channel := following.own(self.session_id, self.id)) is not None:
             return channel
         await self._load()
@@ -168,6 +171,7 @@ class TurnHandle(Generic[R]):
         if row is None:
             raise SessionsError(f"turn {self.id} of session {self.session_id} is gone: the session was deleted")
         self._row = row
+        # While it runs here its channel is ahead of what has just been read.
         if self._runtime.following.own(self.session_id, self.id) is None:
             self._here.row = row
 
@@ -201,6 +205,7 @@ class TurnHandle(Generic[R]):
             if channel is self._runtime.following.own(self.session_id, self.id):
                 await channel.over()
             else:
+                # Another worker's turn is read only while somebody follows it.
                 async with aclosing(channel.follow()) as events:
                     async for _ in events:
                         continue
@@ -238,6 +243,7 @@ class TurnHandle(Generic[R]):
     async def _stopped(self) -> bool:
         """Asks whoever runs it to stop, and waits for its end; false where it had gone on, and is to be asked again."""
         channel = self._runtime.following.own(self.session_id, self.id)
+        # One that is only queued here has a channel too, and nothing to stop: that goes through the store.
         if channel is not None and channel.stop is not None:
             channel.stop()
             await channel.over()
@@ -290,6 +296,7 @@ async def entries_of(store: Store, row: TurnRecord) -> list[Entry]:
         rows = await store.chain(row.session, head, after=row.base)
     except HeadMoved:  # the session was rewound, or has a summary in place of what lay before
         rows = []
+    # The words are not on the present chain: the turn's own reply leads back to them.
     if row.reply is not None and all(entry.id != row.entry for entry in rows):
         rows = await store.chain(row.session, row.reply)
     first = next((place for place, entry in enumerate(rows) if entry.id == row.entry), len(rows))
@@ -306,6 +313,7 @@ async def turns_of(store: Store, session: str) -> list[TurnInfo]:
     for record in await store.calls(session):
         calls.setdefault(record.turn, []).append(Call.of(record))
     rows = [row for row in await store.turns(session) if row.stop_reason != "compaction"]
+    # Calls that the caller is to answer wait at the end only: behind a later turn they are closed.
     newest = next((row.id for row in reversed(rows) if row.state != "queued"), None)
     return [_info(row, calls.get(row.id, []), is_newest=row.id == newest) for row in rows]
 

@@ -61,13 +61,16 @@ class Loop:
         patience = 0.0 if options.recovering and options.patience is None else options.patience
         async with self._runtime.leases.hold(self.conversation.record.id, patience) as self._writer.hold:
             await self.conversation.catch_up(self._writer.hold.lease)
+            # Idle conversations are looked after no sooner than that: most turns save this read.
             if self._beginning.idle() >= PARK_AFTER:
                 await self.conversation.reload_calls()
+            # Under the lease, on the newest settings: another process may have bound other tools.
             self.conversation.check_tools()
             part = Part.of_row(await self.conversation.open_turn())
             if part is not None:
                 yield part
                 return
+            # Closed here, in this task and under the lease: left to itself it would end at any time, or after it.
             async with aclosing(self._under_lease()) as happening:
                 async for happened in happening:
                     yield happened
@@ -92,6 +95,7 @@ class Loop:
         except BaseException as error:
             writer.channel.error = self.error or error
             with anyio.CancelScope(shield=True):
+                # How it ended is written also where its caller is cancelled: else it would look like a dead worker's.
                 await self._broke(error)
             raise
         finally:
@@ -107,6 +111,7 @@ class Loop:
         channel = writer.channel = self._runtime.following.channel(self.conversation.record.id, writer.row.id)
         channel.stop, channel.row = self.stop, writer.row
         channel.begin(hold.lease.token, self._view)
+        # Heard from here on, and then looked at once: a wish may have come with the lease, before the row was known.
         hold.asked_to_stop = self._asked_to_stop
         self._asked_to_stop(hold.lease.stop)
 
@@ -124,6 +129,7 @@ class Loop:
     def _view(self) -> View:
         """What there is of the turn now: stored entries, the reply under way, calls whose results are in no entry."""
         writer, conversation = self._writer, self.conversation
+        # Up to the head: what is staged is not durable, and may still be dropped.
         last = conversation.position(conversation.head)
         asking = writer.request.incoming if writer.request is not None and writer.is_asking else None
         return View(
@@ -175,6 +181,7 @@ class Loop:
             journal = await self._tools.read()
             by_caller, held = self.conversation.by_caller, self._tools.held
             step = next_step(self.conversation.entries, journal, by_caller=by_caller, held=held)
+            # A turn at its end is not stopped any more; one that would begin to wait for approvals is.
             if self._stop.pressed and (held or not isinstance(step, Finished)):
                 yield await self._stop_here()
                 return
@@ -189,6 +196,7 @@ class Loop:
             elif isinstance(step, SubmitResults):
                 for result in self._tools.results() if self._options.streams else ():
                     yield Event(result)
+                # Written with the next request's row (`Asking`), before that is sent: one commit for both.
                 self._writer.stage("user", step.content)
                 yield Step("tool_results", list(step.content), self.conversation.last)
             else:
@@ -222,6 +230,7 @@ class Loop:
 
     async def _finish(self, step: Finished) -> None:
         last, row = self.conversation.last, self._writer.row
+        # The commit of its last reply has ended it.
         if row.state != "running":
             return
         if self._tools.held:
@@ -233,6 +242,7 @@ class Loop:
         await self._writer.commit(turn=row)
         if self._tools.held:
             calls = [call for call in self._tools.pending(step.waiting_for) if not call.by_caller]
+            # After the commit: who hears of it may decide at once, in any process.
             self._writer.channel.publish(ApprovalNeeded(calls=tuple(calls)))
 
     async def _stop_here(self) -> Outcome:

@@ -63,6 +63,7 @@ async def advise(writer: TurnWriter, store: Store, error: ModelError) -> None:
     entries, accepted = writer.conversation.entries, _accepted(writer)
     new = {entry.id for entry in entries[accepted:]}
     recent = await store.calls(writer.conversation.record.id, limit=_LOOK, newest_first=True)
+    # A call's entry is the head that it was asked from: one of these was sent and failed before.
     if any(call.status == "error" and call.first_event is None and call.entry in new for call in recent):
         last = repr(entries[accepted - 1].id) if accepted else None
         why = "it has failed on this content before; if that is the cause (a picture that the endpoint cannot read)"

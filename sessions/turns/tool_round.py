@@ -95,6 +95,7 @@ class ToolRound:
     async def _read_decisions(self, last: Entry) -> None:
         """Which calls wait for the user, which were denied, and with what input those approved run."""
         before = held_of(self._asked_for, last)
+        # Most turns end here, without a read.
         if not before and not self._toolbox.may_need_approval:
             return
         decisions = await self._decisions(last) if self._counts else {}
@@ -199,6 +200,7 @@ class ToolRound:
             self._note(last, call, result_block(call, INTERRUPTED, is_error=True))
         starting = [*again, *step.fresh]
         self._writer.unsaved += [self._tool_row(last, call) for call in step.fresh]
+        # Stored before any of them begins: a start without a result is in doubt, a call without a start never ran.
         self.journal.update({call.index: ToolRecord(call.index) for call in step.fresh})
         await self._writer.commit()
         remaining = len(starting)
@@ -217,6 +219,7 @@ class ToolRound:
                     group.cancel_scope.cancel()
 
         async with anyio.create_task_group() as group:
+            # A stop ends the tools only: the turn's loop goes on, keeps what has ended and closes the rest.
             self._stop.scope = group.cancel_scope
             for call in starting:
                 group.start_soon(run_one, call)
@@ -229,6 +232,7 @@ class ToolRound:
         is_changed = call.index in self._inputs
         call = replace(call, input=self._inputs[call.index]) if is_changed else call
         channel = self._writer.channel
+        # Most turns are followed by nobody: what would be told of them is not even made.
         if channel.is_followed:
             id = self._id_of(last, call)
             channel.publish(ToolStarted(call_id=id, tool_use_id=call.id, name=call.name, input=call.input))

@@ -117,6 +117,7 @@ class TurnWriter:
         `tend_after`: seconds until the cache of the session is to be looked after, if nothing happens before.
         `release`: the turn is over, and the lease is given back with it.
         """
+        # Taken now: other tools of the turn may end, and add theirs, while this commit is under way.
         pending, unsaved = tuple(self._pending), tuple(self.unsaved)
         turn = self.row if turn is None and self._is_row_due else turn
         if back and (texts := self.instructions_behind(self.conversation.position(head))):
@@ -141,6 +142,7 @@ class TurnWriter:
             release=release,
             updated_at=self.now(),
         )
+        # Before the commit: a renewal that finds the lease gone meanwhile is told that nobody took it (`Leases`).
         self.hold.releasing = release
         try:
             await self._runtime.store.commit(self.hold.lease, change)
@@ -149,6 +151,7 @@ class TurnWriter:
                 self.hold.releasing = False
                 self.conversation.roll_back()
                 raise
+            # What is kept here follows the store; the cancellation goes on.
             self._written(change, pending, unsaved)
             raise
         self._written(change, pending, unsaved)
@@ -159,6 +162,7 @@ class TurnWriter:
         return tuple(str(block.get("text")) for entry in leaving if entry.role == "system" for block in entry.content)
 
     def _written(self, change: Change, pending: Sequence[Written], unsaved: Sequence[ToolCallRecord]) -> None:
+        # By identity: what came while the store wrote stays for the next commit.
         self._pending = [entry for entry in self._pending if not any(entry is other for other in pending)]
         self.unsaved = [row for row in self.unsaved if not any(row is other for other in unsaved)]
         self.settings = None
@@ -166,6 +170,7 @@ class TurnWriter:
         self.hold.released = change.release
         self.conversation.committed(change)
         self.gaps = None
+        # Another turn's row may be written under this lease: one that was left, or is passed over.
         if change.turn is not None and self.channel.turn == change.turn.id:
             self.channel.row = change.turn
             if self._is_new and self._begun is not None:
@@ -205,6 +210,7 @@ class TurnWriter:
         record = _expected_record(json.loads(row.call), row, kind)
         record = replace(record, cost=self._price(record))
         await self.commit(turn=settled, calls=(record,))
+        # Its span died with its process; the metrics count it all the same.
         end_call(None, Call.of(record))
         return settled
 
@@ -240,7 +246,9 @@ class TurnWriter:
         self.is_asking = False
         self.calls.append(call)
         self.channel.publish(UsageKnown(usage=call.usage, cost=call.cost))
+        # This worker is in use: from now on it looks for what others have left, too.
         self._runtime.schedule.wake(None)
+        # Before the conversation learns it: whether a park had kept its prefix alive shows in what was known until now.
         self._runtime.forecaster.observe(self.conversation, call)
         self.conversation.learn(call if reply is None else replace(call, entry=self.request.asked_from))
         return record

@@ -97,6 +97,7 @@ class Recovery:
     async def _one(self, id: str, in_doubt: InDoubt) -> Recovered:
         try:
             with storage_errors():
+                # Its row first: of a branch that waits for a batch the conversation need not be read.
                 part = Part.of_row(await self._runtime.store.open_turn(id))
                 if part is not None:
                     return await self._look(id, part)
@@ -105,6 +106,7 @@ class Recovery:
                 return {}
             loop = Loop(self._runtime, conversation, None, Options(in_doubt=in_doubt, recovering=True))
             outcome = await Driver(self._runtime, loop, self._batching.collect).outcome()
+            # What is queued behind it may have nobody else to run it.
             queued = await run_queued(self._runtime, conversation, self._batching.collect, recovering=True)
             outcome = queued or outcome
             return {} if outcome is None else {id: (conversation, outcome)}
@@ -130,6 +132,7 @@ class Recovery:
         store, leases, now = self._runtime.store, self._runtime.leases, monotonic(self._runtime.clock)
         lease = await store.acquire(session, leases.holder, seconds=leases.seconds, now=now)
         row, head = await store.open_turn(session), (await store.load(session)).head
+        # Whoever it belongs to has gone on with it meanwhile.
         if row is None or (row.id, row.state) != (turn, "interrupted"):
             await store.release(lease)
             return
@@ -152,6 +155,7 @@ class Recovery:
     async def _opened(self, id: str) -> Conversation | None:
         """The conversation with its tools bound, or `None` where one of them was not given to the manager."""
         conversations = self._runtime.conversations
+        # A turn of this process has it by now.
         if self._runtime.leases.is_held(id):
             return None
         record = await conversations.find(id, None)

@@ -69,6 +69,7 @@ class Tending:
     async def run(self) -> None:
         """Looks after what falls due, until nothing is known to fall due any more."""
         try:
+            # Asked again: leaving the group takes a moment, and what is named in it finds this still running.
             while self._schedule.next() is not None:
                 async with anyio.create_task_group() as group:
                     while (moment := self._next()) is not None or self._at_work:
@@ -92,6 +93,7 @@ class Tending:
                 self._leases.holder,
                 now=self._clock.now(),
                 limit=room,
+                # A look for what others have left gives a worker that lives the time to come first.
                 late=0.0 if own else LATE,
                 seconds=CLAIM,
                 lease_now=monotonic(self._clock),
@@ -122,6 +124,7 @@ class Tending:
     async def _look_after(self, session: str) -> None:
         conversation = await self._open_conversation(session)
         again = await self._tended(conversation)
+        # Only while the head is this one: a turn that has come meanwhile has said itself when the session is due.
         await self._store.tend(session, again, now=self._clock.now(), head=conversation.head)
         if again is not None:
             self._schedule.add(again)
@@ -143,6 +146,7 @@ class Tending:
                     conversation.record.id,
                 )
             return wished.otherwise.again
+        # Before it is sent: those that are decided at the same time share one limit.
         budget.spend(evidence.now, wished.price)
         return await self._send(conversation, wished)
 
