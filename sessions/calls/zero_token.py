@@ -6,6 +6,8 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
+import anyio
+
 from sessions.calls.forecaster import Forecaster
 from sessions.calls.gate import WarmupGate
 from sessions.calls.request import Requests
@@ -95,7 +97,8 @@ class ZeroToken:
         async with requests.outside_of_turns(conversation, kind, plan, body, waited=waited) as request:
             await requests.answer(request)
         record, call = requests.end(request, conversation, "ok")
-        await self._store.record(record, conversation.settings_record)
+        with anyio.CancelScope(shield=True):  # it is paid: whoever waits for it may leave just now
+            await self._store.record(record, conversation.settings_record)
         conversation.learn(call)
         return call
 

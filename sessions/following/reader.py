@@ -145,8 +145,9 @@ class Reader:
                     group.start_soon(self._announce)
                     await self._serve(ear)
                     group.cancel_scope.cancel()
-        finally:
+        except BaseException:  # where it ends by itself `_serve` has said so, and the next task may run by now
             self._is_running = False
+            raise
 
     async def _listen(self, ear: Watch) -> None:
         while True:

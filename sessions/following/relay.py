@@ -133,8 +133,9 @@ class Relay:
                     group.start_soon(self._listen, ear)
                     await self._serve(ear)
                     group.cancel_scope.cancel()
-        finally:
+        except BaseException:  # where it ends by itself `_serve` has said so, and the next task may run by now
             self._is_running = False
+            raise
 
     async def _listen(self, ear: Watch) -> None:
         while True:
@@ -184,9 +185,10 @@ class Relay:
         """Who follows now. What a new reader wants may be that the turn is stopped: that is looked for at once."""
         # Before the read: news that comes while it runs makes another look due.
         self._is_look_due, self._looked = False, monotonic(self._clock)
-        known, self._readers = self._readers, {}
+        found: dict[Place, set[str]] = {}
         for row in await self._store.followed(now=monotonic(self._clock)):
-            self._readers.setdefault((row.session, turn_of(row.reader)), set()).add(row.reader)
+            found.setdefault((row.session, turn_of(row.reader)), set()).add(row.reader)
+        known, self._readers = self._readers, found
         for place, readers in self._readers.items():
             if place in self._own and readers - known.get(place, set()):
                 await self._look_at(place[0])

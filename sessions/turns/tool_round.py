@@ -203,6 +203,8 @@ class ToolRound:
         # Stored before any of them begins: a start without a result is in doubt, a call without a start never ran.
         self.journal.update({call.index: ToolRecord(call.index) for call in step.fresh})
         await self._writer.commit()
+        if self._stop.pressed:
+            return  # meanwhile: none of them begins, and the turn's loop closes them
         remaining = len(starting)
         failed: list[Exception] = []
 

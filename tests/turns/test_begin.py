@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from sessions import (
     Turn,
     tool,
 )
+from sessions.core.steps import INTERRUPTED
 from sessions.simulator import Fault, Latency, Scripted
-from storage import open_store
+from storage import Change, Lease, open_store
+from storage.sql import SQLStore
 from tests.sessions.world import World, answers, call, create, everywhere, words
 from tests.turns.acts import Acts, Held, real
 
@@ -454,3 +457,31 @@ async def test_the_limit_of_a_queued_turn_is_kept_with_it() -> None:
         with pytest.raises(BudgetExceeded):
             await queued.reply()
         assert words(session) == ["one", "two"]
+
+
+class Pressing(SQLStore):
+    """A store in which the user presses stop while the starts of tools are being written."""
+
+    press: Callable[[], None]
+
+    async def commit(self, lease: Lease, change: Change) -> None:
+        if change.tool_calls and all(row.ended is None for row in change.tool_calls):
+            self.press()
+        await super().commit(lease, change)
+
+
+@everywhere
+async def test_a_stop_while_the_starts_are_written_lets_no_tool_begin(tmp_path: Path) -> None:
+    acts = Acts(approval=False)
+    world = World(lambda request: "next" if request.turn > 1 else [call("pay", amount=5), call("look")])
+    store = Pressing(f"sqlite:///{tmp_path / 'a.db'}")
+    async with world.manager(store=store) as manager:
+        session = await create(manager, tools=acts.tools)
+        stream = session.stream("pay")
+        store.press = stream.stop
+        async with stream:
+            reply = await stream.get_final_reply()
+        assert (reply.stop_reason, acts.ran, session.state) == ("cancelled", [], "idle")
+        assert [block["content"] for block in session.messages[-1]["content"]] == [INTERRUPTED] * 2
+        assert (await session.send("and now?")).text == "next"
+    world.check()
