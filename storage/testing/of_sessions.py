@@ -175,7 +175,7 @@ async def the_state_of_a_session_is_that_of_its_newest_turn(store: Store) -> Non
         states = [(await store.load("s")).state, (await store.read("s", calls=1)).record.state, listed.state]
         equal((id, state, states), (id, state, [expected] * 3))
 
-    await expect("older", 1, "finished", "tool_use", "waiting")
+    await expect("older", 1, "finished", "end_turn", "idle")
     for id in ("first", "second"):
         await expect(id, 2, "queued", None, "running")
         await expect(id, 2, "running", None, "running")

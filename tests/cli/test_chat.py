@@ -32,7 +32,7 @@ def test_commands_of_the_chat(warmline: Run) -> None:
     assert "1 calls: read" in ran.out
     assert "There is no such command." in ran.out
     assert "Conflict: " in ran.err
-    assert len(warmline("list", "--json").out.split('"id"')) == 3
+    assert len(warmline("list", "--branches", "--json").out.split('"id"')) == 3
 
 
 def test_a_turn_is_taken_back_and_an_answer_asked_again(warmline: Run) -> None:
