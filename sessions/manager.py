@@ -224,8 +224,8 @@ class SessionManager:
         tools = tool_list(settings.pop("tools", None) or ())
         settings |= {"tools": Toolbox(tools).definitions}
         with caller_errors():
-            for name, value in settings.items():
-                encode([{name: value}], where=name)
+            for setting, value in settings.items():
+                encode([{setting: value}], where=setting)
             content = encode([settings])
         name = f"prewarm-{blake2b(content.encode(), digest_size=8).hexdigest()}"
         try:

@@ -180,9 +180,9 @@ class Session(ReadableSession):
         arguments.check_choice("while_running", while_running, get_args(WhileRunning))
         words, options, seconds = self._asked(content, expected_gap, idempotency_key, timeout)
         options = replace(options, max_cost=arguments.dollars("max_cost", max_cost))
+        begun = self._begun(seconds)
         with storage_errors():
-            row = await self._begun(seconds).begin(words, options, while_running, self._stop_running)
-        return self._turn(row)
+            return self._turn(await begun.begin(words, options, while_running, self._stop_running))
 
     def _begun(self, timeout: float | None = None) -> Begun:
         return Begun(self.runtime, self.conversation, self._batching.collect, timeout=timeout)

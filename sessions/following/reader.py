@@ -13,6 +13,7 @@ from sessions.following.channel import FIRST, Channel
 from sessions.following.events import Ended, Snapshot, event_id
 from sessions.following.parcels import Parcel, new_reader, unpacked
 from sessions.following.relay import Place
+from sessions.following.serving import Serving
 from storage import RelayRecord, StorageError, Store
 from storage.watching import Watch
 
@@ -90,10 +91,11 @@ class Reader:
     """
 
     def __init__(self, store: Store, clock: Clock, background: Background, is_own: Callable[[Place], bool]) -> None:
-        self._store, self._clock, self._background, self._is_own = store, clock, background, is_own
+        self._store, self._clock, self._is_own = store, clock, is_own
         self._remotes: dict[Place, Remote] = {}
         self._dropped: list[Remote] = []
-        self._is_running = self._is_failing = False
+        self._serving = Serving(store, background, "relays", self._serve, self._listen, self._announce)
+        self._is_failing = False
         self._alarm, self._is_due = anyio.Event(), anyio.Event()
 
     def channel(self, place: Place) -> Channel:
@@ -131,23 +133,9 @@ class Reader:
 
     def _begin(self) -> None:
         self._ring()
-        if not self._is_running:
-            self._is_running = True
-            self._background.start(self._run)
+        self._serving.start()
 
     # -- the task --
-
-    async def _run(self) -> None:
-        try:
-            with self._store.watch("relays") as ear:
-                async with anyio.create_task_group() as group:
-                    group.start_soon(self._listen, ear)
-                    group.start_soon(self._announce)
-                    await self._serve(ear)
-                    group.cancel_scope.cancel()
-        except BaseException:  # where it ends by itself `_serve` has said so, and the next task may run by now
-            self._is_running = False
-            raise
 
     async def _listen(self, ear: Watch) -> None:
         while True:
@@ -155,7 +143,7 @@ class Reader:
             self._alarm.set()
             await self._clock.sleep(GAP)
 
-    async def _announce(self) -> None:
+    async def _announce(self, _: Watch) -> None:
         """Says whom we follow, apart from the reading: where others write, that may take its time."""
         while True:
             # Made before the look at who is due: what is asked for meanwhile is not missed.
@@ -186,8 +174,6 @@ class Reader:
                 await self._clock.sleep(PAUSE)
             with suppress(TimeoutError):
                 await within(self._clock, LIVE_PAUSE if is_live else PAUSE, self._alarm.wait)
-        # Before the group has ended, which takes a moment: who begins to follow in it starts a new task.
-        self._is_running = False
 
     def _failed(self, error: StorageError) -> None:
         if not self._is_failing:

@@ -16,6 +16,7 @@ from sessions.clock import Clock, monotonic, within
 from sessions.following.channel import Channel
 from sessions.following.events import Delta, TurnEvent
 from sessions.following.parcels import packed, turn_of
+from sessions.following.serving import Serving
 from storage import RelayRecord, StorageError, Store
 from storage.watching import Watch
 
@@ -93,11 +94,12 @@ class Relay:
         look: Callable[[str], Awaitable[None]],
         lost: Callable[[Channel], None],
     ) -> None:
-        self._store, self._clock, self._background = store, clock, background
+        self._store, self._clock = store, clock
         self._own, self._look_at, self._lost = own, look, lost
         self._readers: dict[Place, set[str]] = {}
         self._relayed: dict[Place, Relayed] = {}
-        self._is_running = self._is_failing = False
+        self._serving = Serving(store, background, "followers", self._serve, self._listen)
+        self._is_failing = False
         self._is_look_due = True
         self._looked = float("-inf")
         self._sweep_at: float | None = None
@@ -108,9 +110,8 @@ class Relay:
         """A turn of ours begins: it is followed from elsewhere, perhaps."""
         self._is_look_due = True
         # Of a store that no other process can open there is nobody elsewhere who reads.
-        if not self._is_running and self._store.is_shared:
-            self._is_running = True
-            self._background.start(self._run)
+        if self._store.is_shared:
+            self._serving.start()
 
     def ended(self, channel: Channel) -> None:
         """It has ended: what is left of it goes out at once."""
@@ -125,17 +126,6 @@ class Relay:
                 await self._store.end_relays(before=self._clock.now() - KEEP)
 
     # -- the task --
-
-    async def _run(self) -> None:
-        try:
-            with self._store.watch("followers") as ear:
-                async with anyio.create_task_group() as group:
-                    group.start_soon(self._listen, ear)
-                    await self._serve(ear)
-                    group.cancel_scope.cancel()
-        except BaseException:  # where it ends by itself `_serve` has said so, and the next task may run by now
-            self._is_running = False
-            raise
 
     async def _listen(self, ear: Watch) -> None:
         while True:
@@ -156,7 +146,6 @@ class Relay:
                 # Only behind an alarm: where none came, the pause has gathered enough.
                 await self._clock.sleep(TOGETHER)
             if not self._own and not self._relayed and self._sweep_at is None:
-                self._is_running = False
                 return
             is_live = ear.is_live  # before the look: what comes after it is heard
             try:

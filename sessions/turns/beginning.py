@@ -135,8 +135,7 @@ class Beginning:
         """
         if self._options.begun is None or self._content is None or open_turn is None or open_turn.state != "running":
             return
-        has_results = any(block["type"] == "tool_result" for block in self._content)
-        if not has_results and (keyed is None or keyed.id != open_turn.id):
+        if not are_results(self._content) and (keyed is None or keyed.id != open_turn.id):
             raise SessionBusy("a turn of this session, which its worker left, is to end first: try again later")
 
     async def _outcome(self, row: TurnRecord) -> Outcome:
@@ -338,6 +337,11 @@ async def stored_outcome(store: Store, row: TurnRecord) -> Outcome:
     raw = {"id": last.response_id if last else None, "model": last.model if last else None}
     reason = "cancelled" if row.state == "cancelled" else row.stop_reason
     return Outcome(content, reason, raw | {"usage": _api_usage(last)}, tuple(calls))
+
+
+def are_results(content: list[dict[str, Any]]) -> bool:
+    """Whether the words answer open calls, which all that is queued, or was left, may wait for."""
+    return any(block["type"] == "tool_result" for block in content)
 
 
 async def found(store: Store, session: str, key: str | None, digest: str | None) -> TurnRecord | None:

@@ -19,7 +19,7 @@ from sessions.following.view import View
 from sessions.runtime import Runtime
 from sessions.translate import storage_errors
 from sessions.turns import states
-from sessions.turns.beginning import Options, digest_of, found, queued_row
+from sessions.turns.beginning import Options, are_results, digest_of, found, queued_row
 from sessions.turns.driver import Collect, Driver
 from sessions.turns.loop import Loop
 from sessions.turns.outcome import Outcome, ended
@@ -45,6 +45,7 @@ class Begun:
         self._runtime, self._conversation, self._collect, self._timeout = runtime, conversation, collect, timeout
         self._row: TurnRecord | None = None
         self._error: BaseException | None = None
+        self._channel: Channel | None = None
         self._is_known = anyio.Event()
 
     async def begin(
@@ -106,6 +107,8 @@ class Begun:
 
     def _begun(self, row: TurnRecord) -> None:
         self._row = row
+        # Held until whoever begins it has its handle: the turn may have ended by then, and the channel knows.
+        self._channel = self._runtime.following.known(row.session, row.id)
         self._is_known.set()
 
     def _failed(self, error: Exception) -> None:
@@ -125,7 +128,7 @@ class Begun:
     ) -> None:
         try:
             # Results go first: what is queued may be waiting for just these.
-            if not _are_results(content) and await self._is_behind_others():
+            if not are_results(content) and await self._is_behind_others():
                 raise SessionBusy("other turns of this session are queued: try again later")
             # Without patience: who has to wait is to have its words in a row, not in this process.
             await self._drive(replace(options, patience=0.0, begun=self._begun), content)
@@ -333,8 +336,3 @@ async def _until_it_moves(runtime: Runtime, conversation: Conversation, row: Tur
 async def _is_queued(runtime: Runtime, row: TurnRecord) -> bool:
     present = await runtime.store.turn(row.session, id=row.id)
     return present is not None and present.state == "queued"
-
-
-def _are_results(content: list[dict[str, Any]]) -> bool:
-    """Whether the words answer open calls, which all that is queued may wait for."""
-    return any(block["type"] == "tool_result" for block in content)

@@ -76,14 +76,15 @@ async def compact(runtime: Runtime, conversation: Conversation, lease: Lease) ->
     if reason is not None:
         raise ConfigurationError(f"this conversation cannot be compacted: {reason}")
     row, incoming = await _summarize(runtime, conversation, len(conversation.entries))
-    summary = _made(conversation, lease, row, incoming)
-    try:
-        await runtime.store.commit(
-            lease, replace(summary.change, turn=summary.turn, calls=(summary.call,), prompts=summary.prompts)
-        )
-    finally:
-        conversation.roll_back()
-    await conversation.catch_up()
+    with anyio.CancelScope(shield=True):  # it is paid: whoever asked for it may leave just now
+        summary = _made(conversation, lease, row, incoming)
+        try:
+            await runtime.store.commit(
+                lease, replace(summary.change, turn=summary.turn, calls=(summary.call,), prompts=summary.prompts)
+            )
+        finally:
+            conversation.roll_back()
+        await conversation.catch_up()
     return Call.of(summary.call)
 
 

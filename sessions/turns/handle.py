@@ -71,7 +71,8 @@ class TurnHandle(Generic[R]):
         self._runtime, self._row, self._reply_of = runtime, row, reply_of
         # Held as long as this handle: a turn that begins here later, queued or recovered, has the same channel then.
         self._here = runtime.following.known(row.session, row.id)
-        if runtime.following.own(row.session, row.id) is None:
+        here, is_own = self._here.row, runtime.following.own(row.session, row.id) is not None
+        if not is_own and (here is None or not states.is_over(here) or here.token < row.token):
             self._here.row = row  # as it is stored: it may have been decided since it was told of here
         self._there: Channel | None = None
 
