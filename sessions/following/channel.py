@@ -46,6 +46,8 @@ class Channel:
         """Of one that is queued: the seconds that it may take, and when, by the monotonic clock, they are over."""
         self.is_over = False
         self.followers = 0
+        self.was_followed = False
+        """Whether anybody has begun to follow it, however long they stayed."""
 
     # -- whoever runs the turn, or reads it --
 
@@ -129,6 +131,7 @@ class Channel:
         Ends when the turn does (the last event is `Ended`), or when nobody here tells of it any more.
         """
         self.followers += 1
+        self.was_followed = True
         try:
             place = self.place_behind(after)
             while True:

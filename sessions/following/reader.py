@@ -37,9 +37,13 @@ class Remote:
         self.place, self.channel = place, Channel(*place, lags=True)
         self.reader: str | None = None
         self.former: list[str] = []
-        self.number, self.renew_at, self.heard = 0, 0.0, now
+        self.number, self.renew_at, self.made, self.heard = 0, 0.0, now, now
         self._last: str | None = None
         self._is_in_step = False
+
+    def is_left(self, now: float) -> bool:
+        """Whether nobody follows it any more. Who has just asked for it may have something to read before."""
+        return not self.channel.followers and (self.channel.was_followed or now >= self.made + SECONDS)
 
     def ask(self) -> None:
         """Asks anew, by another name: whoever runs the turn looks what is wanted, and shows all there is."""
@@ -181,8 +185,9 @@ class Reader:
         self._is_failing = True
 
     async def _round(self) -> None:
+        now = monotonic(self._clock)
         for place, remote in list(self._remotes.items()):
-            if not remote.channel.followers or self._is_own(place):
+            if remote.is_left(now) or self._is_own(place):
                 self.leave(place)
         await self._read(list(self._remotes.values()))
         now = monotonic(self._clock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import Any
 
 import anyio
@@ -130,6 +131,21 @@ async def test_readers_come_and_go(url: str) -> None:
     expected = await stored(cluster, session.id)
     check(first, expected)
     check(second, expected)
+
+
+@anywhere
+async def test_who_has_asked_for_a_channel_finds_it_open(url: str) -> None:
+    """Between the asking and the following something may be read, which takes its time on a busy machine."""
+    cluster = Cluster(url, lambda _: LONG)
+    async with cluster.worker() as one, cluster.worker() as other:
+        session = await talk(one)
+        turn = await session.begin("hi")
+        channel = other.runtime.following.elsewhere(session.id, turn.id)
+        await anyio.sleep(5 * LOOK)
+        assert not channel.is_over
+        async with aclosing(channel.follow()) as events, cluster.speaking(0.05, TOKEN):
+            assert isinstance(await anext(events), Snapshot)
+        await turn.stop()
 
 
 async def until_nobody_follows(manager: Any) -> None:
