@@ -22,6 +22,7 @@ FROZEN = 10.0
 """Seconds that a process may sleep inside a transaction before the server ends it: its locks keep others waiting."""
 
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_COMMIT = "COMMIT"
 _LIMITS = (
     "SELECT set_config('idle_in_transaction_session_timeout', %s::text, true),"
     " set_config('lock_timeout', %s::text, true)"
@@ -125,16 +126,24 @@ def transaction(
     done: list[T] = []
     failure: BaseException | None = None
     committing = False
+    # A pipeline ends with a Flush behind its Sync (psycopg 3.3). A pooler that has just taken its connection back gives
+    # the client another one for that, which no answer ever ends: the client would keep it at rest, and others wait.
+    # So a pooler sees the end of the pipeline inside the transaction, at the price of one more round trip.
+    ends_inside = raw.prepare_threshold is None  # so it is where a pooler was seen: it keeps no plans
     try:
         with raw.pipeline() as pipeline:
             try:
                 raw.execute(_BEGIN, prepare=False)
                 raw.execute(_LIMITS, (f"{FROZEN * 1000:.0f}", f"{patience * 1000:.0f}"))
                 done.append(work(PostgreSQLDatabase(raw, schema, pipeline, again)))
-                committing = True
-                raw.execute("COMMIT", prepare=False)
+                committing = not ends_inside
+                if committing:
+                    raw.execute(_COMMIT, prepare=False)
             except BaseException as error:  # raised below: the pipeline would write into the user's log
                 failure = error
+        if failure is None and ends_inside:
+            committing = True
+            raw.execute(_COMMIT, prepare=False)
     except psycopg.Error as error:  # the end waits for what is still unanswered
         failure = failure or first_failure(error)
     if committing and isinstance(failure, psycopg.OperationalError) and is_lost(failure):
