@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from sessions.clock import Clock
 from sessions.conversation.conversation import Conversation
 from sessions.conversation.entries import make_entry
 from sessions.conversation.opening import Conversations
+from sessions.core.cache import Where
 from sessions.core.idle import waits_for_server_tools, why_no_zero_token
 from sessions.core.plan import Plan, make_plan, render
 from sessions.core.steps import calls_of, result_block
@@ -32,17 +34,30 @@ def _ends_with_words(conversation: Conversation) -> bool:
 
 
 def _body(conversation: Conversation, marks: tuple[Mark, ...]) -> dict[str, Any]:
+    """The request: the prompt as far as its last mark. Whatever lies behind it would be billed, and kept nowhere."""
     body = render(conversation.prompt, marks)
-    last = conversation.last
-    open_calls = calls_of(last.content) if last is not None and last.role == "assistant" else []
+    messages = _up_to(body["messages"], marks[-1].where) if marks else body["messages"]
+    asked = [message for message in messages if message["role"] == "assistant"][-1:]
+    answered = {block.get("tool_use_id") for message in messages[-1:] for block in message["content"]}
+    open_calls = [call for message in asked for call in calls_of(message["content"]) if call.id not in answered]
     words: list[dict[str, Any]] = [result_block(call, PLACEHOLDER) for call in open_calls]
-    if not _ends_with_words(conversation):
+    if not messages or messages[-1]["role"] == "assistant":
         # A prompt ends with a user's message, in which each open call has its result (docs/provider.md, 10).
-        placeholder = {"role": "user", "content": words or [{"type": "text", "text": PLACEHOLDER}]}
-        body["messages"] = [*body["messages"], placeholder]
+        messages = [*messages, {"role": "user", "content": words or [{"type": "text", "text": PLACEHOLDER}]}]
+    elif words and messages[-1]["role"] == "user":
+        messages = [*messages[:-1], {**messages[-1], "content": [*messages[-1]["content"], *words]}]
     # 0 where the endpoint takes it (docs/provider.md, 8 and 14).
-    body["max_tokens"] = conversation.prompt.profile.prewarm_max_tokens
-    return body
+    return {**body, "messages": messages, "max_tokens": conversation.prompt.profile.prewarm_max_tokens}
+
+
+def _up_to(messages: Sequence[dict[str, Any]], where: Where) -> list[dict[str, Any]]:
+    """The messages as far as this place. A reply is kept whole: its thinking and its calls belong together."""
+    if where.tier != "messages":
+        return []
+    last = messages[where.message]
+    if last["role"] != "assistant":
+        last = {**last, "content": last["content"][: where.block + 1]}
+    return [*messages[: where.message], last]
 
 
 class ZeroToken:

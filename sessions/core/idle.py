@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from sessions.core.cache import SECONDS
@@ -158,6 +158,8 @@ def plan_idle(prompt: Prompt, warmth: Warmth, at: Circumstances, waited: float) 
         return None
     slots = with_anchor(prompt, {last: "assistant"}, warmth, at.now)
     plan = predict(prompt, slots, "1h", readable_point(prompt, slots, warmth, at.now))
+    # What lies behind the last mark is not sent.
+    plan = replace(plan, expected=replace(plan.expected, input=0))
     if not plan.expected.cache_read:
         return None
     hours = [index for index in live_points(prompt, warmth, at.now) if live_entry(prompt, warmth, index).ttl == "1h"]

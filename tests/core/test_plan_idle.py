@@ -159,3 +159,14 @@ def test_whatever_the_conversation_it_pays_a_read_and_an_hour_for_the_rest(
     assert plan.expected.cache_read > 0
     assert plan.expected.total_input == outlook.prefix == prompt.total
     assert outlook.new == plan.expected.cache_write_1h
+
+
+def test_what_lies_behind_the_last_mark_of_an_hour_is_not_sent() -> None:
+    """Parked early, then the talk went on with five-minute entries that have lapsed: only the old hour is read."""
+    prompt, warmth = in_talk()
+    _, parked = seen(prompt, warmth)
+    warmth.learn(parked.marks, parked.hit, parked.expected, PARK_AFTER)
+    kept = prompt.total
+    prompt.extend(entries_of([user("c " * 5000), REPLY]))
+    _, plan = seen(prompt, warmth, PARK_AFTER + HOUR - 60.0)
+    assert plan.expected == Usage(cache_read=kept)
