@@ -232,7 +232,8 @@ class Begun:
 
     async def _end_of_queued(self, channel: Channel) -> None:
         row = None if channel.is_over else await self._runtime.store.turn(channel.session, id=channel.turn)
-        if row is not None and states.is_at_rest(row):
+        # What another worker has made of it was not told here: of a turn with words the stored snapshot tells.
+        if row is not None and row.entry is None and states.is_at_rest(row):
             channel.row = row
             channel.end(ended(row, ()))
 

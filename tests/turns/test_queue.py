@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 from sessions import ConfigurationError, ModelError, SessionBusy, SessionsError, Turn, tool
 from sessions.simulator import Fault, Latency
+from storage import open_store
 from tests.crash.test_killed_anywhere import Dying
 from tests.servers import lease_lapses, short_leases, without_gate
 from tests.sessions.world import World, answers, call, create, everywhere, results, words
-from tests.turns.acts import Acts, Held, real
+from tests.turns.acts import Acts, Follower, Held, real
 
 
 @everywhere
@@ -538,4 +540,42 @@ async def test_results_of_the_caller_come_before_what_is_queued() -> None:
         assert (await answer.reply()).text == "done"
         assert (await queued.reply()).text == "You said: and then?"
         assert words(session) == ["go", "and then?"]
+    world.check()
+
+
+class Late:
+    """A store of which nobody who waits for a lease gets one before `go` is set."""
+
+    def __init__(self, url: str) -> None:
+        self._real: Any = open_store(url)
+        self.go = anyio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    async def acquire(self, *given: Any, queue: float, **also: Any) -> Any:
+        if queue:
+            await self.go.wait()
+        return await self._real.acquire(*given, queue=queue, **also)
+
+
+@everywhere
+async def test_who_follows_a_turn_in_the_queue_hears_all_of_it_where_another_worker_has_run_it(tmp_path: Path) -> None:
+    model, follower = Held(), Follower()
+    world = World(model, url=tmp_path / "a.db")
+    late = Late(world.url)
+    async with world.manager() as one, world.manager(store=late) as two, anyio.create_task_group() as group:
+        session = await create(one)
+        await session.begin("one")
+        other = await two.open(session.id)
+        turn = await other.begin("two")
+        group.start_soon(follower.follow, turn)
+        await follower.attached.wait()
+        last = await session.begin("three")
+        model.let_go()
+        assert (await last.reply()).text == "You said: three"  # and before that "two", which was queued first
+        late.go.set()
+        assert (await turn.reply()).text == "You said: two"
+    assert follower.view.state == "finished"
+    assert follower.text == "twoYou said: two"
     world.check()
