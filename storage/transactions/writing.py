@@ -6,6 +6,7 @@ Plain functions, the same for every dialect. Where it matters, they ask first an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from storage.errors import EntryMissing, HeadMoved, LeaseGone, SessionExists, TurnKeyTaken
@@ -117,7 +118,14 @@ def _is_written(db: Database, lease: Lease, change: Change, session: Mapping[str
         return bool(session["head"] == change.head)
     if change.calls:
         return db.run(sql.HAS_CALL, {"session": lease.session, "id": change.calls[0].id}).fetchone() is not None
-    return change.turn is not None and turn(db, lease.session, None, change.turn.id) == change.turn
+    return change.turn is not None and _stands(turn(db, lease.session, None, change.turn.id), change.turn)
+
+
+def _stands(stored: TurnRecord | None, written: TurnRecord) -> bool:
+    """Whether the row was written: one that waits may have been stopped since, or decided, which needs no lease."""
+    if stored is not None and written.state == "waiting":
+        stored = replace(stored, state=written.state, ended=written.ended)
+    return stored == written
 
 
 def record(db: Database, call: CallRecord, prompt: PromptRecord | None) -> Steps[None]:

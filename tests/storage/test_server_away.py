@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from sqlalchemy import make_url
 from storage import HeadMoved, LeaseGone, ServerAway, SessionExists, SessionMissing, Store, StoreUnavailable, open_store
 from storage.sql import SQLStore
 from storage.testing import (
+    NOW,
     call_record,
     change,
     entries_of,
@@ -137,6 +139,26 @@ async def test_a_commit_is_truthful_although_the_session_was_taken_over(
     with pytest.raises(LeaseGone):
         await store.commit(lease, change("b", "b", turn=turn_record("t3", sequence=3)))
     assert [turn.id for turn in await store.turns("s")] == ["t", "t2"]
+
+
+@pytest.mark.parametrize("state", ["cancelled", "running"])
+async def test_a_commit_that_was_lost_undoes_no_stop_and_no_decision_that_came_since(
+    state: str, direct: str, relay: Relay, store: Store
+) -> None:
+    """What waits is stopped and decided without a lease, so also before a worker has heard that it waits."""
+    await store.create(session_record())
+    lease = await hold(store)
+    running = turn_record(state="running", pending=None)
+    await store.commit(lease, change(None, None, turn=running))
+    waits = replace(running, state="waiting", pending="[1]", ended=NOW)
+    relay.fate = _taken_over(direct, "lose", by="UPDATE sessions SET title = 'looked at'")
+    await store.commit(lease, change(None, None, turn=waits))
+    assert await store.turn("s", id="t") == waits
+    relay.fate = _taken_over(direct, "deliver and lose", by=f"UPDATE turns SET state = '{state}', ended = ended + 1")
+    await store.commit(lease, change(None, None, turn=replace(waits, pending="[2]")))
+    stored = await store.turn("s", id="t")
+    assert stored is not None
+    assert (stored.state, stored.pending, stored.ended) == (state, "[2]", NOW + 1)
 
 
 async def test_other_refusals_stay_what_they_are(direct: str, relay: Relay, store: Store) -> None:
