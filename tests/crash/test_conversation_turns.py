@@ -65,8 +65,6 @@ class Follower:
     view: View = field(default_factory=View)
     ids: list[str] = field(default_factory=list)
     ended: Ended | None = None
-    is_passed_over: bool = False
-    """Whether other words came in place of decisions: what it shows is that it waits, and it has ended."""
 
     def hear(self, event: TurnEvent) -> None:
         last = self.ids[-1] if self.ids else ""
@@ -83,7 +81,7 @@ class Follower:
 
     @property
     def saw_the_end(self) -> bool:
-        return self.is_passed_over or (self.ended is not None and self.ended.state in ("finished", "cancelled"))
+        return self.ended is not None and self.ended.state in ("finished", "cancelled")
 
     def __repr__(self) -> str:
         return f"<follower of message {self.message} of {self.session}, turn {self.turn}>"
@@ -196,8 +194,7 @@ class Users:
 
         asked = {"do": "follow", "turn": follower.turn, "after": follower.ids[-1] if follower.ids else None}
         try:
-            state = json.loads(await self._ask(follower.session, hear, seconds=seconds, **asked))
-            follower.is_passed_over = state == "finished" and follower.shows_waiting
+            await self._ask(follower.session, hear, seconds=seconds, **asked)
         except (Gone, Failed):
             await asyncio.sleep(0.05)
         if faults:
@@ -404,13 +401,14 @@ async def _check_calls(
         if block["type"] == "tool_result"
     }
     ids = set[str]()
+    is_stopped = next((row.state == "cancelled" for row in reversed(rows) if row.entry is not None), False)
     for entry in session.entries:
         calls = calls_of(entry.content) if entry.role == "assistant" else []
         decisions = {one.index: one for one in await store.decisions(session.id, entry.id)} if calls else {}
         for call in calls:
             ids.add(id := call_id(session.id, entry.id, call.index))
-            is_open = entry is session.entries[-1] and rows[-1].state == "cancelled"  # closed with the next words
-            text = results.get(call.id, NOT_RUN) if is_open else results[call.id]
+            # Of a turn that was stopped while it waited: they are closed when words follow.
+            text = results.get(call.id, NOT_RUN) if is_stopped and entry.id == session.head else results[call.id]
             if call.name == "look":
                 assert text in (f"did look {call.input['key']}", INTERRUPTED, NOT_RUN), text
                 continue
@@ -459,8 +457,7 @@ def _check_followers(session: Session, rows: list[TurnRecord], followers: list[F
         entries = stored.get(follower.turn, [])
         seen = follower.view.entries
         if follower.saw_the_end:
-            shown = "waiting" if follower.is_passed_over else states[follower.turn]
-            assert follower.view.state == shown, f"{follower} saw {follower.view.state}"
+            assert follower.view.state == states[follower.turn], f"{follower} saw {follower.view.state}"
             assert seen == entries, f"{follower} saw {len(seen)} entries, {len(entries)} are stored"
         else:
             assert seen == entries[: len(seen)], f"{follower} saw entries that are not stored"

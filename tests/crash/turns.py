@@ -128,21 +128,18 @@ class Worker:
 
         return Turn(self._manager.runtime, row, reply_of)
 
-    async def _follow(self, session: Session, asked: dict[str, Any], tell: Tell) -> str:
+    async def _follow(self, session: Session, asked: dict[str, Any], tell: Tell) -> None:
         turn = await self._turn(session, asked["turn"])
         with anyio.move_on_after(asked["seconds"]):
             async with aclosing(turn.follow(asked["after"])) as events:
                 async for event in events:
                     tell(event.to_json())
-            row = await self._manager.runtime.store.turn(session.id, id=turn.id)
-            return row.state if row is not None else "gone"
-        return "left"
 
     async def _stop(self, session: Session, asked: dict[str, Any], tell: Tell) -> str:
         turn = await self._turn(session, asked["turn"])
         await turn.stop()
         row = await self._manager.runtime.store.turn(session.id, id=turn.id)
-        return row.state if row is not None else "gone"  # one that was passed over is shown as waiting
+        return row.state if row is not None else "gone"
 
     async def _decide(self, session: Session, asked: dict[str, Any], tell: Tell) -> int:
         """Decides some of what waits: how each went is told."""
