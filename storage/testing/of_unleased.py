@@ -89,6 +89,20 @@ async def of_one_sequence_the_first_written_is_queued_first(store: Store) -> Non
         await store.ask_stop("s", id, now=NOW)
 
 
+async def a_turn_that_begins_stands_before_those_that_were_queued_meanwhile(store: Store) -> None:
+    """Its worker has not heard of them, and they run after it; of turns before it nothing changes."""
+    lease = await grown(store, "a")
+    await store.commit(lease, change("a", "a", turn=turn_record("first", state="finished")))
+    for id in ("one", "two"):
+        await store.queue(turn_record(id))
+    begins = turn_record("begins", sequence=2, state="running")
+    for row in (begins, replace(begins, state="finished")):
+        await store.commit(lease, change("a", "a", turn=row))
+        places = [(turn.id, turn.sequence) for turn in await store.turns("s")]
+        equal(places, [("first", 1), ("begins", 2), ("one", 3), ("two", 4)])
+    equal((await store.queue(turn_record("three"))).sequence, 5)
+
+
 async def a_turn_is_asked_to_stop(store: Store) -> None:
     """ask_stop gives the state before; what nobody runs is cancelled then, and what has ended stays as it is."""
     lease = await grown(store, "a")

@@ -275,6 +275,8 @@ SET_STATE = Statement(
     .where(_same_turn)
     .values(state=bound(turns.c.state), ended=func.coalesce(bound(turns.c.ended), turns.c.ended))
 )
+_behind = and_(QUEUED_TURN, turns.c.session == _text("session"), turns.c.sequence >= bound(turns.c.sequence))
+MOVE_QUEUED = Statement(update(turns).where(_behind).values(sequence=turns.c.sequence + literal_column("1")))
 SET_STOP = Statement(update(sessions).where(_this).values(stop=bound(sessions.c.stop)))
 INSERT_DECISION = insertion(decisions)
 DECISIONS = Statement(

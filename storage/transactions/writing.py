@@ -106,7 +106,7 @@ def commit(db: Database, lease: Lease, change: Change) -> Steps[None]:
     for tool_call in change.tool_calls:
         db.run(sql.INSERT_TOOL_CALL, tool_call_cells(tool_call))
     if change.turn is not None:
-        session["turns"] += _put_turn(db, change.turn, same_turns)
+        session["turns"] += _put_turn(db, change.turn, same_turns, session["turns"])
     db.run(sql.MOVE, changed_cells(change, session) | {"session": lease.session})
     if change.release and session["lease_queue"]:  # not for nothing: telling puts commits in a row
         db.tell(lease.session)
@@ -188,13 +188,16 @@ def _ask_turn(db: Database, turn: TurnRecord | None) -> Cursor | None:
     return db.run(sql.SAME_TURNS, {"session": turn.session, "id": turn.id, "key": turn.key})
 
 
-def _put_turn(db: Database, turn: TurnRecord, same: Cursor | None) -> int:
-    """Inserts the turn or replaces the one with its id; how many turns there are more than before."""
+def _put_turn(db: Database, turn: TurnRecord, same: Cursor | None, count: int) -> int:
+    """Inserts the turn or replaces the one with its id; how many turns there are more than before, `count`."""
     present = {str(id) for (id,) in same.fetchall()} if same is not None else set()
     if turn.key is not None and present - {turn.id}:
         raise TurnKeyTaken(turn.session, turn.key)
     if present:
         db.run(sql.UPDATE_TURN, turn_cells(turn) | {"of_session": turn.session, "of_id": turn.id})
         return 0
+    # Others were queued since its worker has looked: it runs before those, and so it stands before them.
+    if turn.state != "queued" and turn.sequence <= count:
+        db.run(sql.MOVE_QUEUED, {"session": turn.session, "sequence": turn.sequence})
     db.run(sql.INSERT_TURN, turn_cells(turn))
     return 1

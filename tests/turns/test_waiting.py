@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 
 from storage import open_store
-from tests.sessions.world import World, call, create, everywhere, words
+from tests.sessions.world import World, answers, call, create, everywhere, words
 from tests.turns.acts import Acts, Held, real
 
 
@@ -164,4 +164,44 @@ async def test_a_turn_that_others_began_before_its_queuing_was_told_is_not_said_
         assert '"text":"two"' in shown
         second.let_go()
         assert (await turn.reply()).text == "You said: two"
+    world.check()
+
+
+class Slower:
+    """A store that commits the first turn only when `go` is set; `commits`: that is about to happen."""
+
+    def __init__(self, url: str) -> None:
+        self._real: Any = open_store(url)
+        self.commits, self.go = anyio.Event(), anyio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    async def commit(self, *given: Any) -> None:
+        self.commits.set()
+        await self.go.wait()
+        await self._real.commit(*given)
+
+
+@everywhere
+async def test_what_was_queued_just_before_the_words_of_another_turn_came_is_the_newer_one(tmp_path: Path) -> None:
+    """Else what it waits for would be hidden by the turn that ran before it."""
+    acts, model = Acts(), answers("hello", [call("pay", amount=5)], "done")
+    world = real(model, url=tmp_path / "a.db")
+    slower = Slower(world.url)
+    async with world.manager(store=slower) as one, world.manager() as two, anyio.create_task_group() as group:
+        session = await create(two, tools=acts.tools)
+        other = await one.open(session.id, tools=acts.tools)
+        group.start_soon(other.begin, "hi")
+        await slower.commits.wait()
+        turn = await session.begin("pay")
+        slower.go.set()
+        assert len((await turn.reply()).pending) == 1
+        session = await two.open(session.id, tools=acts.tools)
+        assert [turn.state for turn in await session.turns()] == ["finished", "waiting"]
+        assert session.state == "waiting"
+        (pending,) = session.pending
+        await session.approve(pending.call_id)
+        assert (await turn.reply()).text == "done"
+        assert acts.ran == [5]
     world.check()
