@@ -96,7 +96,8 @@ class TurnMissing(StorageError):
             problem = f"session {session!r} has no turn {turn!r}: take an id from the session's own turns"
         else:
             problem = (
-                f"turn {turn!r} of session {session!r} is {state} and waits for no decision: load the session again"
+                f"turn {turn!r} of session {session!r} is {state}: it neither begins nor waits for a decision;"
+                " load the session again"
             )
         super().__init__(problem)
         self.session = session

@@ -151,8 +151,10 @@ class Store(Protocol):
     async def commit(self, lease: Lease, change: Change) -> None:
         """Writes the whole change in one transaction, durable on return.
 
-        Raises `SessionMissing`, `LeaseGone` if the token is not the newest or was released (an expired lease that
-        nobody took still counts), `HeadMoved`, `EntryMissing`, `TurnKeyTaken`; then nothing is written.
+        A new turn that is not queued takes its place before those that are. Raises `SessionMissing`, `LeaseGone` if the
+        token is not the newest or was released (an expired lease that nobody took still counts), `HeadMoved`,
+        `EntryMissing`, `TurnKeyTaken`, `TurnMissing` for a turn that is to run and was stopped in the queue; then
+        nothing is written.
         """
 
     async def record(self, call: CallRecord, prompt: PromptRecord | None = None) -> None:

@@ -103,6 +103,17 @@ async def a_turn_that_begins_stands_before_those_that_were_queued_meanwhile(stor
     equal((await store.queue(turn_record("three"))).sequence, 5)
 
 
+async def a_turn_that_was_stopped_in_the_queue_does_not_begin(store: Store) -> None:
+    """Although a worker has just taken it up; nothing of its words is written then."""
+    lease = await grown(store, "a")
+    turn = await store.queue(turn_record("q"))
+    equal(await store.ask_stop("s", "q", now=NOW), "queued")
+    begins = change("a", "b", entries=entries_of("a", "b")[1:], turn=replace(turn, state="running", entry="b"))
+    await raises(TurnMissing, store.commit(lease, begins))
+    stopped = replace(turn, state="cancelled", ended=NOW)
+    equal([(await store.load("s")).head, await store.turns("s")], ["a", [stopped]])
+
+
 async def a_turn_is_asked_to_stop(store: Store) -> None:
     """ask_stop gives the state before; what nobody runs is cancelled then, and what has ended stays as it is."""
     lease = await grown(store, "a")

@@ -262,7 +262,7 @@ UPDATE_TURN = Statement(
     update(turns).where(_same_turn).values({c.name: bound(c) for c in turns.columns if c.name not in _fixed})
 )
 SAME_TURNS = Statement(
-    select(turns.c.id).where(
+    select(turns.c.id, turns.c.state).where(
         turns.c.session == _text("session"), or_(turns.c.id == _text("id"), turns.c.key == _text("key"))
     )
 )

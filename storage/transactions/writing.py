@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from storage.errors import EntryMissing, HeadMoved, LeaseGone, SessionExists, TurnKeyTaken
+from storage.errors import EntryMissing, HeadMoved, LeaseGone, SessionExists, TurnKeyTaken, TurnMissing
 from storage.records import CallRecord, Change, EntryRecord, Lease, PromptRecord, SessionRecord, TurnRecord
 from storage.values import tokens
 
@@ -84,7 +84,7 @@ def _locked(db: Database, tree: str) -> list[str]:
 def commit(db: Database, lease: Lease, change: Change) -> Steps[None]:
     """Asks first and writes then: on a server that is one round trip each.
 
-    Raises `SessionMissing`, `LeaseGone`, `HeadMoved`, `EntryMissing`, `TurnKeyTaken`.
+    Raises `SessionMissing`, `LeaseGone`, `HeadMoved`, `EntryMissing`, `TurnKeyTaken`, `TurnMissing`.
     """
     locked = db.run(sql.LOCK, {"session": lease.session})
     same_turns, same_calls = _ask_turn(db, change.turn), _ask_calls(db, lease.session, change.calls)
@@ -189,10 +189,16 @@ def _ask_turn(db: Database, turn: TurnRecord | None) -> Cursor | None:
 
 
 def _put_turn(db: Database, turn: TurnRecord, same: Cursor | None, count: int) -> int:
-    """Inserts the turn or replaces the one with its id; how many turns there are more than before, `count`."""
-    present = {str(id) for (id,) in same.fetchall()} if same is not None else set()
-    if turn.key is not None and present - {turn.id}:
+    """Inserts the turn or replaces the one with its id; how many turns there are more than before, `count`.
+
+    Raises `TurnKeyTaken`, and `TurnMissing` for one that is to run and was stopped before it began.
+    """
+    present = {str(id): str(state) for id, state in same.fetchall()} if same is not None else {}
+    if turn.key is not None and present.keys() - {turn.id}:
         raise TurnKeyTaken(turn.session, turn.key)
+    # Stopped in the queue, which needs no lease, since its worker has looked: its words are not said.
+    if turn.state == "running" and present.get(turn.id) == "cancelled":
+        raise TurnMissing(turn.session, turn.id, "cancelled")
     if present:
         db.run(sql.UPDATE_TURN, turn_cells(turn) | {"of_session": turn.session, "of_id": turn.id})
         return 0

@@ -579,3 +579,39 @@ async def test_who_follows_a_turn_in_the_queue_hears_all_of_it_where_another_wor
     assert follower.view.state == "finished"
     assert follower.text == "twoYou said: two"
     world.check()
+
+
+class Stopped:
+    """A store in which somebody stops the turn that was queued just before its words are committed."""
+
+    def __init__(self, url: str) -> None:
+        self._real: Any = open_store(url)
+        self.stops: str | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    async def commit(self, lease: Any, change: Any) -> None:
+        if change.turn is not None and change.turn.id == self.stops:
+            self.stops = None
+            assert await self._real.ask_stop(lease.session, change.turn.id, now=1.0) == "queued"
+        await self._real.commit(lease, change)
+
+
+@everywhere
+async def test_a_stop_in_the_queue_holds_although_the_turn_has_just_been_taken_up(tmp_path: Path) -> None:
+    model = Held()
+    world = World(model, url=tmp_path / "a.db")
+    store = Stopped(world.url)
+    async with world.manager(store=store) as manager:
+        session = await create(manager)
+        _, second, third = [await session.begin(word) for word in ("one", "two", "three")]
+        store.stops = second.id
+        model.let_go()
+        assert (await third.reply()).text == "You said: three"
+        assert (await second.reply()).stop_reason == "cancelled"
+        assert second.state == "cancelled"
+        assert words(session) == ["one", "three"]
+        assert [turn.state for turn in await session.turns()] == ["finished", "cancelled", "finished"]
+    assert len(world.requests) == 2
+    world.check()
