@@ -8,7 +8,7 @@ from typing import Any
 
 from sessions.conversation.entries import Written, read_entry, read_messages
 from sessions.conversation.memory import Transcripts, size_of
-from sessions.conversation.pending import read_pending, state_of
+from sessions.conversation.pending import read_pending, state_after
 from sessions.conversation.recent_calls import RECENT_CALLS, RecentCalls
 from sessions.core.gaps import Gaps
 from sessions.core.prompt import Prompt, kept_text, text_digest
@@ -314,9 +314,9 @@ class Conversation:
     def committed(self, change: Change) -> None:
         """The commit went through: the chain now ends at its head, and the session's row is as it says."""
         new: dict[str, Any] = {name: text for name in _KEPT if (text := getattr(change, name)) is not None}
+        new["state"] = state_after(change, self.record.state)
         if (turn := change.turn) is not None:
             self._note_turn(turn)
-            new["state"] = state_of(turn)
             if turn.sequence > self.record.totals.turns:
                 new["totals"] = replace(self.record.totals, turns=turn.sequence)
         self.record = replace(self.record, head=change.head, updated_at=change.updated_at, **new)

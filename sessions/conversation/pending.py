@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable
 from sessions.core.steps import ToolCall, call_id, calls_of
 from sessions.core.transcript import Entry
 from sessions.following.events import PendingCall
-from storage import Store, TurnRecord
+from storage import Change, Store, TurnRecord
 from storage.records import SessionState
 
 
@@ -19,6 +19,13 @@ def state_of(turn: TurnRecord) -> SessionState:
     if turn.state == "waiting" or (turn.state == "finished" and turn.stop_reason == "tool_use"):
         return "waiting"
     return "interrupted" if turn.state == "interrupted" else "idle"
+
+
+def state_after(change: Change, before: SessionState) -> SessionState:
+    """The same when a change was written: calls that are no longer at the end wait for nobody."""
+    if change.turn is not None:
+        return state_of(change.turn)
+    return "idle" if before == "waiting" and change.head != change.expected_head else before
 
 
 def held_of(row: TurnRecord | None, last: Entry) -> set[int]:

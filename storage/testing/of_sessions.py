@@ -169,7 +169,7 @@ async def the_state_of_a_session_is_that_of_its_newest_turn(store: Store) -> Non
     equal((await store.load("s")).state, "idle")
 
     async def expect(id: str, sequence: int, state: TurnState, stop_reason: str | None, expected: str) -> None:
-        turn = turn_record(id, sequence=sequence, state=state, stop_reason=stop_reason, entry="a")
+        turn = turn_record(id, sequence=sequence, state=state, stop_reason=stop_reason, entry="a", reply="a")
         await store.commit(lease, change("a", "a", turn=turn))
         (listed,) = await store.list()
         states = [(await store.load("s")).state, (await store.read("s", calls=1)).record.state, listed.state]
@@ -200,9 +200,24 @@ async def a_turn_that_runs_counts_before_newer_ones(store: Store) -> None:
         ("t", 1, "finished", "end_turn", "a", "idle"),
         ("queued", 3, "queued", None, None, "running"),
     ):
-        turn = turn_record(id, sequence=sequence, state=state, stop_reason=reason, entry=entry)
+        turn = turn_record(id, sequence=sequence, state=state, stop_reason=reason, entry=entry, reply="a")
         await store.commit(lease, change("a", "a", turn=turn))
         equal((id, state, (await store.load("s")).state), (id, state, expected))
+
+
+async def a_turn_waits_only_while_its_reply_is_the_head(store: Store) -> None:
+    """Where the head has moved on without a turn, or back, nobody is to decide or to answer anything."""
+    lease = await grown(store, "a", "b")
+    for state in ("waiting", "finished"):
+        turn = turn_record(state=state, stop_reason="tool_use", entry="a", reply="b")
+        await store.commit(lease, change("b", "b", turn=turn))
+        equal((await store.load("s")).state, "waiting")
+        await store.commit(lease, change("b", "c", entries=entries_of("a", "b", "c")[2:]))
+        equal([(await store.load("s")).state, (await store.list(state="waiting"))], ["idle", []])
+        await store.commit(lease, change("c", "a"))
+        equal([session.state for session in await store.list()], ["idle"])
+        await store.commit(lease, change("a", "b"))
+        equal([session.state for session in await store.list(state="waiting")], ["waiting"])
 
 
 async def sessions_are_listed_by_state_and_parent(store: Store) -> None:

@@ -59,7 +59,7 @@ def page(filters: frozenset[str], branches: bool = True) -> Statement:
 def _with_states(query: Select[Any]) -> Select[Any]:
     """Looked for when the page is known, not for each session that might stand on it."""
     rows = query.limit(bindparam("limit", type_=Integer())).subquery("page")
-    return select(rows, state_of(rows.c.id)).order_by(rows.c.updated_at.desc(), rows.c.id.desc())
+    return select(rows, state_of(rows.c.id, rows.c.head)).order_by(rows.c.updated_at.desc(), rows.c.id.desc())
 
 
 def _text(name: str) -> ColumnElement[Any]:
@@ -72,7 +72,7 @@ _CONDITIONS: dict[str, ColumnElement[bool]] = {
     "owner": sessions.c.owner == _text("owner"),
     "prefix": func.substr(sessions.c.id, 1, func.length(_text("prefix"))) == _text("prefix"),
     "before": or_(sessions.c.updated_at < _before_time, _same_time),
-    "state": state_of(sessions.c.id) == _text("state"),
+    "state": state_of(sessions.c.id, sessions.c.head) == _text("state"),
     "parent": sessions.c.forked_from == _text("parent"),
 }
 

@@ -137,7 +137,7 @@ def _kept(name: str) -> ColumnElement[Any]:
 
 
 INSERT_SESSION = insertion(sessions)
-LOAD = Statement(select(sessions, state_of(sessions.c.id)).where(_this))
+LOAD = Statement(select(sessions, state_of(sessions.c.id, sessions.c.head)).where(_this))
 LOCK = Statement(select(*(c for c in sessions.columns if c.name not in COLD)).where(_this).with_for_update())
 LOCK_TREE = Statement(
     select(sessions.c.id).where(sessions.c.tree == _text("tree")).order_by(sessions.c.id).with_for_update()

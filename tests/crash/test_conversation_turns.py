@@ -255,9 +255,9 @@ async def _run(seed: int, directory: Path, say: Callable[[str], None]) -> None:
         await open_store(store).upgrade()
         job = TurnsJob(store, url, str(directory), pause=0.05, seed=seed)
         await _create(job, names)
-        began = time.time()
         async with Foreman(job, seed, "tests.crash.turns") as foreman:
-            users = Users(foreman, seed)
+            await foreman.somebody()  # they take their time to start where much else runs
+            began, users = time.time(), Users(foreman, seed)
             limit = asyncio.Semaphore(AT_ONCE)
 
             async def converse(session: str) -> None:

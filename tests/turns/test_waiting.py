@@ -205,3 +205,29 @@ async def test_what_was_queued_just_before_the_words_of_another_turn_came_is_the
         assert (await turn.reply()).text == "done"
         assert acts.ran == [5]
     world.check()
+
+
+@everywhere
+async def test_a_session_does_not_wait_any_more_when_its_head_has_moved_on(tmp_path: Path) -> None:
+    acts = Acts()
+    by_caller = {"name": "ask", "description": "Asks.", "input_schema": {"type": "object"}}
+    world = World(
+        lambda request: [call("pay", amount=5) if request.text == "pay" else call("ask")], url=tmp_path / "a.db"
+    )
+    async with world.manager() as one, world.manager() as two:
+        for asks, back in (("pay", True), ("ask", True), ("ask", False)):
+            session = await create(one, tools=[*acts.tools, by_caller])
+            reply = await session.send(asks)
+            other = await two.open(session.id, tools=acts.tools)
+            assert (session.state, other.state) == ("waiting", "waiting")
+            if back:
+                await session.rewind(session.entries[0].id)
+            else:
+                result = {"type": "tool_result", "tool_use_id": reply.pending[0].tool_use_id, "content": "yes"}
+                await session.append([{"role": "user", "content": [result]}])
+            await other.refresh()
+            assert (session.state, other.state) == ("idle", "idle")
+            assert (session.pending, other.pending) == ((), ())
+        assert await one.list(state="waiting") == []
+        assert acts.ran == []
+    world.check()
