@@ -75,6 +75,8 @@ class TurnHandle(Generic[R]):
         if not is_own and (here is None or not states.is_over(here) or here.token < row.token):
             self._here.row = row  # as it is stored: it may have been decided since it was told of here
         self._there: Channel | None = None
+        self._is_answered = False
+        """Whether the session has gone on behind calls that the caller was to run, which no row tells."""
 
     def __repr__(self) -> str:
         return f"<Turn {self.id} of session {self.session_id}, {self.state}>"
@@ -100,7 +102,10 @@ class TurnHandle(Generic[R]):
     @property
     def state(self) -> TurnState:
         """`queued`, `running`, `waiting`, `interrupted`, `finished`, `cancelled` or `failed`; see `Session.state`."""
-        return states.shown(self._known)
+        return self._shown(self._known)
+
+    def _shown(self, row: TurnRecord) -> TurnState:
+        return "finished" if self._is_answered and row.state == "finished" else states.shown(row)
 
     @property
     def started(self) -> float:
@@ -171,6 +176,8 @@ class TurnHandle(Generic[R]):
     async def _load(self) -> None:
         with storage_errors():
             row = await self._runtime.store.turn(self.session_id, id=self.id)
+            if row is not None and row.state == "finished" and states.shown(row) == "waiting":
+                self._is_answered = (await self._runtime.store.load(self.session_id)).head != row.reply
         if row is None:
             raise SessionsError(f"turn {self.id} of session {self.session_id} is gone: the session was deleted")
         self._row = row
@@ -179,11 +186,12 @@ class TurnHandle(Generic[R]):
             self._here.row = row
 
     async def _snapshot(self, row: TurnRecord) -> Snapshot:
-        state = states.shown(row)
+        state = self._shown(row)
         with storage_errors():
             entries = await entries_of(self._runtime.store, row)
             pending = await self._pending(row) if state == "waiting" else ()
-        return Snapshot(id=event_id(row.token, _last_of(row) - 1), state=state, entries=tuple(entries), pending=pending)
+        id = event_id(row.token, _last_of(state) - 1)
+        return Snapshot(id=id, state=state, entries=tuple(entries), pending=pending)
 
     async def _pending(self, row: TurnRecord) -> tuple[PendingCall, ...]:
         """The calls that it waits for; none where the session has gone on, or back."""
@@ -197,7 +205,8 @@ class TurnHandle(Generic[R]):
     async def _end(self, row: TurnRecord) -> Ended:
         with storage_errors():
             calls = await calls_of_turn(self._runtime.store, row)
-        return replace(ended(row, calls), id=event_id(row.token, _last_of(row)))
+        state = self._shown(row)
+        return replace(ended(row, calls), state=state, id=event_id(row.token, _last_of(state)))
 
     async def reply(self) -> R:
         """Waits for its end, and gives its reply: of a turn that waits, with the calls it waits for (`pending`).
@@ -272,9 +281,9 @@ class TurnHandle(Generic[R]):
         return states.is_at_rest(self._row) and self._row.state != "waiting"
 
 
-def _last_of(row: TurnRecord) -> int:
+def _last_of(state: TurnState) -> int:
     """One that waits may still end otherwise, under the same token: who has heard of the one hears of the other."""
-    return _LAST - 2 if row.state == "waiting" else _LAST
+    return _LAST - 2 if state == "waiting" else _LAST
 
 
 def _age(row: TurnRecord) -> tuple[int, bool, bool]:

@@ -68,7 +68,9 @@ class Follower:
     ended: Ended | None = None
 
     def hear(self, event: TurnEvent) -> None:
-        last = self.ids[-1] if self.ids else ""
+        # An attempt may have come to nothing before its words were stored: then the turn is queued as before.
+        is_queued_again = isinstance(event, Snapshot) and event.state == "queued" and not self.view.entries
+        last = self.ids[-1] if self.ids and not is_queued_again else ""
         is_all_there_is = isinstance(event, Snapshot) and event.id == last  # so it may begin where it goes on elsewhere
         assert event.id > last or is_all_there_is, f"{self}: {event.type} {event.id} came behind {last}"
         assert self.ids or isinstance(event, Snapshot), f"{self} saw {event.type} first, not a snapshot"

@@ -10,7 +10,7 @@ import anyio
 
 from storage import open_store
 from tests.sessions.world import World, answers, call, create, everywhere, words
-from tests.turns.acts import Acts, Held, real
+from tests.turns.acts import Acts, Follower, Held, real
 
 
 def paying(model: Held) -> Any:
@@ -230,4 +230,30 @@ async def test_a_session_does_not_wait_any_more_when_its_head_has_moved_on(tmp_p
             assert (session.pending, other.pending) == ((), ())
         assert await one.list(state="waiting") == []
         assert acts.ran == []
+    world.check()
+
+
+@everywhere
+async def test_a_turn_whose_calls_the_caller_has_answered_waits_no_more(tmp_path: Path) -> None:
+    tool = {"name": "ask", "description": "Asks.", "input_schema": {"type": "object"}}
+    world = World(answers([call("ask")], "fine"), url=tmp_path / "a.db")
+    async with world.manager() as one, world.manager() as two:
+        session = await create(one, tools=[tool])
+        here = await session.begin("hi")
+        (pending,) = (await here.reply()).pending
+        there = await two.turn(session.id)
+        assert there is not None
+        assert (here.state, there.state) == ("waiting", "waiting")
+        before = Follower()
+        await before.follow(there)
+        assert (before.view.state, before.types) == ("waiting", ["snapshot", "ended"])
+        result = {"type": "tool_result", "tool_use_id": pending.tool_use_id, "content": "yes"}
+        await session.send([result])
+        for turn, after in ((here, None), (there, None), (there, before.seen[-1].id)):
+            seen = Follower()
+            await seen.follow(turn, after)
+            assert (turn.state, seen.view.state, seen.types) == ("finished", "finished", ["snapshot", "ended"])
+            reply = await turn.reply()
+            assert (reply.stop_reason, reply.pending) == ("tool_use", ())
+        assert [turn.state for turn in await session.turns()] == ["finished", "finished"]
     world.check()
