@@ -105,6 +105,7 @@ class Users:
 
     async def converse(self, session: str, messages: Iterable[int]) -> None:
         """Says them in this order; the next one often before the one before is answered."""
+        self._alive(session)
         async with asyncio.TaskGroup() as group:
             for message in messages:
                 while_running = self._rng.choice(["queue", "queue", "interrupt"])
