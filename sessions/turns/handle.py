@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Generic, TypeVar
 
+from sessions.clock import within
 from sessions.conversation.entries import read_entry
+from sessions.conversation.leases import LEASE_SECONDS
 from sessions.conversation.pending import read_pending
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry
 from sessions.core.usage import Usage
-from sessions.errors import ModelError, SessionsError
+from sessions.errors import ModelError, SessionBusy, SessionsError
 from sessions.following.channel import Channel
 from sessions.following.events import (
     Ended,
@@ -30,9 +32,11 @@ from sessions.following.events import (
 from sessions.ledger import Call, total_cost
 from sessions.lifecycle import ENDED
 from sessions.runtime import Runtime
+from sessions.tools import Toolbox
 from sessions.translate import storage_errors
 from sessions.turns import states
-from sessions.turns.beginning import stored_outcome
+from sessions.turns.beginning import Options, stored_outcome
+from sessions.turns.loop import Loop
 from sessions.turns.outcome import Outcome, ended
 from storage import HeadMoved, Store, TurnRecord
 
@@ -247,7 +251,8 @@ class TurnHandle(Generic[R]):
         """Stops it, wherever it runs, and returns when what there is has been stored; one at rest stays as it is.
 
         Finished blocks and the text so far are kept as the reply, running tools are closed truthfully. A worker that
-        cannot be heard sees it when it renews its lease, within 3 seconds.
+        cannot be heard sees it when it renews its lease, within 3 seconds. What a dead one left is stopped here when
+        its lease has run out, within 10 seconds.
         """
         while not await self._stopped():
             continue  # it began to wait for approvals, or went on elsewhere, before it heard of it
@@ -270,15 +275,34 @@ class TurnHandle(Generic[R]):
             channel.end(ended(self._row, ()))
         if before == "running":
             self._runtime.following.ask(self.session_id, self.id)  # a new follower makes the worker look
-            async with aclosing(self.follow()) as events:
-                async for _ in events:
-                    continue
+            try:
+                await within(self._runtime.clock, LEASE_SECONDS, self._followed_to_its_end)
+            except TimeoutError:
+                await stop_what_is_left(self._runtime, self.session_id, self.id)
         await self._load()
         return self._is_settled
+
+    async def _followed_to_its_end(self) -> None:
+        async with aclosing(self.follow()) as events:
+            async for _ in events:
+                continue
 
     @property
     def _is_settled(self) -> bool:
         return states.is_at_rest(self._row) and self._row.state != "waiting"
+
+
+async def stop_what_is_left(runtime: Runtime, session: str, turn: str) -> None:
+    """Ends a turn whose worker is gone; where that still has the session, or another worker by now, it is theirs."""
+    # Outside: it is the store that says whose the session is.
+    with suppress(SessionBusy), storage_errors():
+        # Without tools: none of them runs.
+        conversation = await runtime.conversations.open(session, Toolbox())
+        loop = Loop(runtime, conversation, None, Options(row=turn, patience=0.0))
+        loop.stop()
+        async with aclosing(loop.drive()) as happening:
+            async for _ in happening:
+                continue
 
 
 def _last_of(state: TurnState) -> int:

@@ -65,7 +65,8 @@ class Loop:
             if self._beginning.idle() >= PARK_AFTER:
                 await self.conversation.reload_calls()
             # Under the lease, on the newest settings: another process may have bound other tools.
-            self.conversation.check_tools()
+            if not self._stop.pressed:  # else none of them runs
+                self.conversation.check_tools()
             part = Part.of_row(await self.conversation.open_turn())
             if part is not None:
                 yield part

@@ -11,6 +11,7 @@ import pytest
 
 from sessions import ConfigurationError, ModelError, SessionBusy, SessionsError, Turn, tool
 from sessions.simulator import Fault, Latency
+from sessions.turns.handle import stop_what_is_left
 from storage import open_store
 from tests.crash.test_killed_anywhere import Dying
 from tests.servers import lease_lapses, short_leases, without_gate
@@ -614,4 +615,57 @@ async def test_a_stop_in_the_queue_holds_although_the_turn_has_just_been_taken_u
         assert words(session) == ["one", "three"]
         assert [turn.state for turn in await session.turns()] == ["finished", "cancelled", "finished"]
     assert len(world.requests) == 2
+    world.check()
+
+
+async def test_what_a_dead_worker_left_is_stopped_by_whoever_asks(new_place: Callable[[], str]) -> None:
+    """Without a worker that recovers, and by one that has none of the turn's tools."""
+    started = anyio.Event()
+
+    @tool
+    async def wait() -> str:
+        """Waits."""
+        started.set()
+        await anyio.sleep_forever()
+        return "never"
+
+    for asks in (True, False):
+        url, model, started = new_place(), Held(), anyio.Event()
+        world = World(model if asks else answers([call("wait"), call("wait")]), url=url)
+        store = Dying(url, 1000, after=False)
+        async with world.manager(**without_gate(url)) as other:
+            async with world.manager(store=store, **without_gate(url)) as manager:
+                short_leases(manager, url)
+                session = await create(manager, tools=[wait])
+                begun = await session.begin("one")
+                await (model.asked if asks else started).wait()
+                store.dead = True
+            turn = await other.turn(session.id)
+            assert turn is not None
+            async with anyio.create_task_group() as group:
+                group.start_soon(turn.stop)
+                await lease_lapses(manager)
+                await world.clock.advance(25)
+            assert (turn.id, turn.state) == (begun.id, "cancelled")
+            assert (await turn.reply()).stop_reason == "cancelled"
+            assert len(world.requests) == 1
+            assert [call.status for call in await (await other.open(session.id)).calls()] == ["error" if asks else "ok"]
+            session = await other.open(session.id, tools=[wait])
+            assert ("may or may not" in str(session.messages[-1])) is not asks
+            model.let_go()
+            assert (await session.send("two")).stop_reason == "end_turn"
+            assert words(session) == ["one", "two"]
+        world.check()
+
+
+@everywhere
+async def test_what_a_living_worker_runs_is_not_taken_for_what_a_dead_one_left(tmp_path: Path) -> None:
+    model = Held()
+    world = World(model, url=tmp_path / "a.db")
+    async with world.manager() as one, world.manager() as two:
+        session = await create(one)
+        turn = await session.begin("one")
+        await stop_what_is_left(two.runtime, session.id, turn.id)
+        model.let_go()
+        assert (await turn.reply()).text == "You said: one"
     world.check()
