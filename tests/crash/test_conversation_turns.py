@@ -487,7 +487,7 @@ def _check_followers(session: Session, rows: list[TurnRecord], followers: list[F
 def _longest_silence(foreman: Foreman, engine: Engine) -> float:
     """The most seconds for which nothing was heard of a session that had something to do, the server being there."""
     for exchange in engine.requests:
-        if exchange.request is None or not (exchange.body or {})["max_tokens"]:
+        if exchange.request is None or not (exchange.body or {}).get("max_tokens"):
             continue  # refused at the door; or it keeps the prefix of a conversation that is at rest
         numbers = [number for message in exchange.request.messages if (number := number_of(message)) is not None]
         times = (exchange.started, exchange.began, exchange.ended)
