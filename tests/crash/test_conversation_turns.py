@@ -68,7 +68,7 @@ class Follower:
     ended: Ended | None = None
 
     def hear(self, event: TurnEvent) -> None:
-        # An attempt may have come to nothing before its words were stored: the turn is queued as before, or was stopped.
+        # An attempt may have come to nothing before its words were stored: it is queued as before, or was stopped.
         has_not_begun = isinstance(event, Snapshot) and attempt_of(event.id) == 0 and not self.view.entries
         last = self.ids[-1] if self.ids and not has_not_begun else ""
         is_all_there_is = isinstance(event, Snapshot) and event.id == last  # so it may begin where it goes on elsewhere
