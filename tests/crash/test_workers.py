@@ -20,10 +20,11 @@ import pytest
 
 from sessions import Session, Usage
 from sessions.conversation.leases import LEASE_SECONDS
-from sessions.simulator import Engine, Exchange, Latency, Request, Scripted
+from sessions.simulator import Engine, Exchange, Latency
 from storage import Store, open_store
 from tests.crash.outside import SYSTEM, bill, check_chain, conversation, effects, model_server, texts
 from tests.crash.test_kills import check_told
+from tests.crash.turns import number_of
 from tests.crash.worker import MODEL, Job, script
 from tests.servers import make_database, own_server
 
@@ -44,15 +45,11 @@ Pairs = list[tuple[Exchange, Exchange]]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 
-class Model:
-    """What the model answers, and which message each request was about."""
-
-    def __init__(self) -> None:
-        self.about: dict[int, int] = {}
-
-    def __call__(self, request: Request) -> Scripted:
-        self.about[request.index] = int(request.text.split()[-1])
-        return script(request)
+def session_of(exchange: Exchange) -> str:
+    """The session that a request was about: the newest of its words say which message that was."""
+    assert exchange.request is not None
+    numbers = [number for message in exchange.request.messages if (number := number_of(message)) is not None]
+    return f"s{numbers[-1] // 100}"
 
 
 @pytest.mark.parametrize("way", ["straight", pytest.param("behind-a-pooler", marks=FULL)])
@@ -60,8 +57,7 @@ async def test_workers_of_a_back_end(way: str, tmp_path: Path, capsys: pytest.Ca
     seed = int(os.environ.get("WARMLINE_SEED") or random.SystemRandom().randrange(10**6))
     with capsys.disabled():
         sys.stdout.write(f"\n{TURNS} turns, seed {seed}: ")
-    model = Model()
-    engine = Engine(model, keep=1_000_000, keep_messages=10**7)
+    engine = Engine(script, keep=1_000_000, keep_messages=10**7)
     names = {f"s{number}": range(100 * number, 100 * number + EACH) for number in range(TURNS // EACH)}
     with (
         own_server() as (server, control),
@@ -88,11 +84,11 @@ async def test_workers_of_a_back_end(way: str, tmp_path: Path, capsys: pytest.Ca
         seconds = time.time() - began
         found = bill(url)
         assert found["refused"] == 0, [one.error for one in engine.requests if one.state == "refused"]
-        longest = _longest_silence(foreman, engine, model)
+        longest = _longest_silence(foreman, engine)
         together = _written_together(engine.requests)
         with capsys.disabled():
             sys.stdout.write(_figures(foreman, engine, job, seconds, longest, together))
-        await _check(job, names, engine, model)
+        await _check(job, names, engine)
         assert longest <= LEASE_SECONDS + SLACK, f"a session was stuck for {longest:.1f} seconds"
         assert not together, f"a prefix was written by two workers at the same time: {together}"
 
@@ -105,11 +101,11 @@ async def _create(job: Job, names: Iterable[str]) -> None:
             )
 
 
-async def _check(job: Job, names: dict[str, range], engine: Engine, model: Model) -> None:
+async def _check(job: Job, names: dict[str, range], engine: Engine) -> None:
     by_session: dict[str, list[Exchange]] = {name: [] for name in names}
     for exchange in engine.requests:
         if exchange.usage is not None:
-            by_session[f"s{model.about[exchange.index] // 100}"].append(exchange)
+            by_session[session_of(exchange)].append(exchange)
     async with job.manager() as manager:
         ran = effects(job)
         for name, messages in names.items():
@@ -153,11 +149,13 @@ def _sum(usages: Iterable[Usage | None]) -> Usage:
     return sum((usage for usage in usages if usage is not None), Usage())
 
 
-def _longest_silence(foreman: Foreman, engine: Engine, model: Model) -> float:
+def _longest_silence(foreman: Foreman, engine: Engine) -> float:
     """The most seconds for which nothing was heard of a session that had something to do, the server being there."""
     for exchange in engine.requests:
+        if exchange.request is None or not (exchange.body or {}).get("max_tokens"):
+            continue  # refused at the door; or it keeps the prefix of a conversation that is at rest
         times = (exchange.started, exchange.began, exchange.ended)
-        foreman.known[f"s{model.about[exchange.index] // 100}"] += [one for one in times if one is not None]
+        foreman.known[session_of(exchange)] += [one for one in times if one is not None]
     longest = 0.0
     for times in foreman.known.values():
         for before, after in pairwise(sorted(times)):
