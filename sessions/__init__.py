@@ -32,7 +32,24 @@ if TYPE_CHECKING:
         StepLimitReached,
         ToolsChanged,
     )
-    from sessions.following.events import PendingCall, TurnEvent
+    from sessions.following.events import (
+        ApprovalNeeded,
+        BlockSoFar,
+        BlockStart,
+        BlockStop,
+        Delta,
+        Ended,
+        EntryStored,
+        PendingCall,
+        Restarted,
+        Snapshot,
+        ToolProgress,
+        ToolResult,
+        ToolSoFar,
+        ToolStarted,
+        TurnEvent,
+        UsageKnown,
+    )
     from sessions.ledger import Call, Cost
     from sessions.listing import SessionInfo
     from sessions.manager import OwnedManager, SessionManager
@@ -42,7 +59,11 @@ if TYPE_CHECKING:
     from sessions.turns.outcome import Step
 
 __all__ = [
+    "ApprovalNeeded",
     "BatchIncomplete",
+    "BlockSoFar",
+    "BlockStart",
+    "BlockStop",
     "BudgetExceeded",
     "Call",
     "Clock",
@@ -51,7 +72,10 @@ __all__ = [
     "ContextFull",
     "Cost",
     "Damage",
+    "Delta",
+    "Ended",
     "Entry",
+    "EntryStored",
     "ExpectedCost",
     "Fixed",
     "InDoubtToolCalls",
@@ -70,6 +94,7 @@ __all__ = [
     "PromptWarning",
     "Reply",
     "ReplyStream",
+    "Restarted",
     "SchemaOutOfDate",
     "Session",
     "SessionBusy",
@@ -78,16 +103,22 @@ __all__ = [
     "SessionNotFound",
     "SessionsError",
     "Settings",
+    "Snapshot",
     "Step",
     "StepLimitReached",
     "SystemClock",
     "Tool",
     "ToolContext",
+    "ToolProgress",
+    "ToolResult",
+    "ToolSoFar",
+    "ToolStarted",
     "ToolsChanged",
     "Turn",
     "TurnEvent",
     "TurnInfo",
     "Usage",
+    "UsageKnown",
     "profile_for",
     "tool",
 ]
@@ -107,7 +138,10 @@ _HOMES = {
     ),
     "conversation.entries": "Damage",
     "ledger": "Call Cost",
-    "following.events": "PendingCall TurnEvent",
+    "following.events": (
+        "ApprovalNeeded BlockSoFar BlockStart BlockStop Delta Ended EntryStored PendingCall Restarted Snapshot "
+        "ToolProgress ToolResult ToolSoFar ToolStarted TurnEvent UsageKnown"
+    ),
     "listing": "SessionInfo",
     "manager": "OwnedManager SessionManager",
     "turns.handle": "TurnInfo",

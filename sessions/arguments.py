@@ -76,6 +76,15 @@ def seconds(name: str, given: Any) -> float | None:
     return found
 
 
+def moment(name: str, given: Any) -> float | None:
+    """A time in seconds since the epoch; `None` stays none."""
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int | float) or not -MOST <= given <= MOST:
+        raise ConfigurationError(f"{name} must be a number of seconds since the epoch, not {shown(given)}")
+    return float(given)
+
+
 def dollars(name: str, given: Any) -> Decimal | None:
     """A price limit in USD; `None` stays none. A float is taken as it is written."""
     if given is None:

@@ -20,6 +20,7 @@ from sessions.arguments import (
     check_texts,
     duration,
     metadata_text,
+    moment,
     tool_list,
 )
 from sessions.branches.batching import Batching
@@ -50,7 +51,7 @@ from sessions.upkeep.tending import tending_of
 from storage import SessionExists, Store, Stored, open_store
 from storage.records import SessionState
 
-CostsBy: TypeAlias = Literal["session", "owner", "day", "kind"]
+CostsBy: TypeAlias = Literal["session", "owner", "day", "kind", "model", "agent"]
 
 
 class SessionManager:
@@ -289,12 +290,22 @@ class SessionManager:
             )  # fmt: skip
         return [session_info(row) for row in rows]
 
-    async def turn(self, session_id: str, *, owner: str | None = None) -> Turn | None:
-        """The newest turn of a session, in whatever worker and state; `None` before its first. Raises as `open`."""
-        check_names(session_id=session_id, owner=owner)
+    async def turn(
+        self, session_id: str, turn_id: str | None = None, *, key: str | None = None, owner: str | None = None
+    ) -> Turn | None:
+        """The newest turn of a session, in whatever worker and state; `None` without one.
+
+        `turn_id`: the one with this id; `key`: the one that was begun with this idempotency key. Raises as `open`.
+        """
+        check_names(session_id=session_id, turn_id=turn_id, key=key, owner=owner)
+        if turn_id is not None and key is not None:
+            raise ConfigurationError("turn() takes a turn's id or its key, not both")
         await self.runtime.conversations.find(session_id, owner)
         with storage_errors():
-            row = await newest_turn(self._store, session_id)
+            if turn_id is None and key is None:
+                row = await newest_turn(self._store, session_id)
+            else:
+                row = await self._store.turn(session_id, id=turn_id, key=key)
 
         async def reply_of(outcome: Outcome) -> Reply:
             return Reply.of(outcome, await self.open(session_id, owner=owner))
@@ -309,19 +320,30 @@ class SessionManager:
         return OwnedManager(self, owner)
 
     async def costs(
-        self, by: CostsBy, *, session: str | None = None, owner: str | None = None
+        self,
+        by: CostsBy,
+        *,
+        session: str | None = None,
+        owner: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
     ) -> dict[str | None, Cost]:
         """The ledger of all sessions (or of one, or of one owner's) in groups, with what misses added to each.
 
-        `by`: "session" (their ids), "owner" (`None`: nobody), "day" (UTC, "2026-11-30") or "kind" of call. The store
-        adds up: no calls are loaded. Raises `SessionNotFound`.
+        `by`: "session" (their ids), "owner" (`None`: nobody), "day" (UTC, "2026-11-30"), "kind" of call, "model", or
+        "agent" (what the session's `metadata` has under that name; `None`: nothing). `since`, `until`: of calls that
+        started then or later, and before then, in seconds since the epoch. The store adds up: no calls are loaded.
+        Raises `SessionNotFound`.
         """
         check_choice("by", by, get_args(CostsBy))
         check_names(session=session, owner=owner)
+        since, until = moment("since", since), moment("until", until)
         if session is not None:
             await self.runtime.conversations.find(session, owner)
         with storage_errors():
-            groups = await self._store.totals(None if by == "kind" else by, session=session, owner=owner)
+            groups = await self._store.totals(
+                None if by == "kind" else by, session=session, owner=owner, since=since, until=until
+            )
         found: dict[str | None, Cost] = {}
         for group in groups:
             key = group.kind if by == "kind" else group.key
@@ -370,9 +392,9 @@ class OwnedManager:
         """As `SessionManager.open`. Raises `SessionNotFound` for a session of somebody else."""
         return await self._manager.open(id, owner=self.owner, tools=tools, rebase=rebase)
 
-    async def turn(self, session_id: str) -> Turn | None:
+    async def turn(self, session_id: str, turn_id: str | None = None, *, key: str | None = None) -> Turn | None:
         """As `SessionManager.turn`. Raises `SessionNotFound` for a session of somebody else."""
-        return await self._manager.turn(session_id, owner=self.owner)
+        return await self._manager.turn(session_id, turn_id, key=key, owner=self.owner)
 
     async def list(
         self,
@@ -391,9 +413,11 @@ class OwnedManager:
             owner=self.owner, limit=limit, before=before, search=search, state=state, parent=parent, branches=branches
         )
 
-    async def costs(self, by: CostsBy, *, session: str | None = None) -> dict[str | None, Cost]:
+    async def costs(
+        self, by: CostsBy, *, session: str | None = None, since: float | None = None, until: float | None = None
+    ) -> dict[str | None, Cost]:
         """As `SessionManager.costs`. Raises `SessionNotFound` for a session of somebody else."""
-        return await self._manager.costs(by, session=session, owner=self.owner)
+        return await self._manager.costs(by, session=session, owner=self.owner, since=since, until=until)
 
     async def delete(self, id: str) -> None:
         """As `SessionManager.delete`. Raises `SessionNotFound` for a session of somebody else."""

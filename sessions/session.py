@@ -198,6 +198,17 @@ class Session(ReadableSession):
         if row is not None:
             await self._turn(row).stop()
 
+    async def go_on(self, *, in_doubt: InDoubt = "report") -> Turn | None:
+        """As `resume`, as a turn of the conversation: it runs in the manager's background, and this returns at once.
+
+        `None` when there is nothing to finish.
+        """
+        check_in_doubt(in_doubt)
+        self.conversation.check_tools()
+        with storage_errors():
+            row = await self._begun().resume(Options(in_doubt=in_doubt))
+        return None if row is None else self._turn(row)
+
     async def approve(self, call_id: str, input: dict[str, Any] | None = None) -> None:
         """Lets a tool call run that waits for approval, in whatever process it was asked for.
 
@@ -258,14 +269,15 @@ class Session(ReadableSession):
         """Another session of the same manager."""
         return Session(self.runtime, self._batching, self._linter, conversation)
 
-    async def rewind(self, to: str | None) -> None:
+    async def rewind(self, to: str | None, *, expected: str | None = None) -> None:
         """Moves the head back to an entry of the chain (`None`: before the first). What lies behind stays readable.
 
-        Raises `Conflict` if the entry is not on the chain.
+        `expected`: the entry that the conversation must still end with, so that nobody's newer words are left behind.
+        Raises `Conflict` if it does not, or if the entry is not on the chain.
         """
-        arguments.check_texts(to=to)
+        arguments.check_texts(to=to, expected=expected)
         async with self._editing() as edit:
-            await edit.rewind(to)
+            await edit.rewind(to, expected)
 
     async def map(self, contents: Iterable[Any], *, limit: int | None = None) -> list[Reply]:
         """One branch per content from this head, in parallel; what they share is written to the cache once.

@@ -15,7 +15,7 @@ CallKind = Literal["turn", "prewarm", "park", "refresh", "compact", "batch"]
 CallStatus = Literal["ok", "error", "cancelled"]
 TurnState = Literal["queued", "running", "waiting", "finished", "interrupted", "failed", "cancelled"]
 SessionState = Literal["idle", "running", "waiting", "interrupted"]
-GroupBy = Literal["session", "owner", "day"]
+GroupBy = Literal["session", "owner", "day", "model", "agent"]
 WarmupState = Literal["warm", "taken", "leading"]
 
 
@@ -144,7 +144,8 @@ class CallRecord:
 class Subtotal:
     """What the calls of one group, kind and cause of a miss (None: no miss) add up to, failed calls included.
 
-    `key`: the session's id, the owner (None: of nobody), or the day the calls started on (UTC, "2026-11-30").
+    `key`: the session's id, the owner (None: of nobody), the day the calls started on (UTC, "2026-11-30"), the model,
+    or the agent: the text under "agent" in the session's metadata (None: there is none).
     `unpriced` counts the calls without a known price, which `cost` leaves out; `lost` are the tokens of the misses.
     """
 

@@ -131,9 +131,16 @@ class SQLStore:
         return await self._read(reading.ledger, session, limit, newest_first)
 
     async def totals(
-        self, by: GroupBy | None = None, *, session: str | None = None, owner: str | None = None
+        self,
+        by: GroupBy | None = None,
+        *,
+        session: str | None = None,
+        owner: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
     ) -> Subtotals:
-        return await self._read(totals.totals, by, session, owner)
+        kept = {"session": session, "owner": owner, "since": since, "until": until}
+        return await self._read(totals.totals, by, {name: value for name, value in kept.items() if value is not None})
 
     async def journal(self, session: str, entry: str | None = None) -> ToolCalls:
         return await self._read(reading.journal, session, entry)

@@ -170,11 +170,19 @@ class Store(Protocol):
         """The session's ledger in the order written, or the other way round; at most `limit` rows of that order."""
 
     async def totals(
-        self, by: GroupBy | None = None, *, session: str | None = None, owner: str | None = None
+        self,
+        by: GroupBy | None = None,
+        *,
+        session: str | None = None,
+        owner: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
     ) -> Subtotals:
         """The ledger added up by the database, by group, kind and cause of a miss; with None in one group.
 
-        `session` and `owner` keep the calls of one. Groups stand in the order of their keys, nobody's anywhere.
+        `session` and `owner` keep the calls of one; `since` and `until` those that started at that time or later, and
+        before that time. Groups stand in the order of their keys, nobody's anywhere. Metadata that is no JSON has no
+        agent.
         """
 
     async def journal(self, session: str, entry: str | None = None) -> ToolCalls:

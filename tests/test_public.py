@@ -18,12 +18,13 @@ import storage
 
 NAMES = {
     sessions: (
-        "BatchIncomplete BudgetExceeded Call Clock ConfigurationError Conflict ContextFull Cost Damage Entry "
-        "ExpectedCost Fixed InDoubtToolCalls InvalidHistory InvalidImport LeaseLost Miss ModelError Option Outlook "
-        "OwnedManager "
-        "PendingCall Policy PrefixChange Profile PromptWarning Reply ReplyStream "
-        "SchemaOutOfDate Session SessionBusy SessionInfo SessionManager SessionNotFound SessionsError Settings Step "
-        "StepLimitReached SystemClock Tool ToolContext ToolsChanged Turn TurnEvent TurnInfo Usage profile_for tool"
+        "ApprovalNeeded BatchIncomplete BlockSoFar BlockStart BlockStop BudgetExceeded Call Clock "
+        "ConfigurationError Conflict ContextFull Cost Damage Delta Ended Entry EntryStored ExpectedCost Fixed "
+        "InDoubtToolCalls InvalidHistory InvalidImport LeaseLost Miss ModelError Option Outlook OwnedManager "
+        "PendingCall Policy PrefixChange Profile PromptWarning Reply ReplyStream Restarted SchemaOutOfDate "
+        "Session SessionBusy SessionInfo SessionManager SessionNotFound SessionsError Settings Snapshot Step "
+        "StepLimitReached SystemClock Tool ToolContext ToolProgress ToolResult ToolSoFar ToolStarted ToolsChanged "
+        "Turn TurnEvent TurnInfo Usage UsageKnown profile_for tool"
     ),
     sessions.testing: "ManualClock simulated_manager",
     sessions.simulator: (

@@ -24,6 +24,8 @@ class By(StrEnum):
     OWNER = "owner"
     DAY = "day"
     KIND = "kind"
+    MODEL = "model"
+    AGENT = "agent"
 
 
 def cost(

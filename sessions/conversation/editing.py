@@ -108,9 +108,14 @@ class Edit:
             last = entry.entry
         return written
 
-    async def rewind(self, to: str | None) -> None:
-        """The head moves back to an entry of the chain (`None`: before the first). Raises `Conflict`."""
+    async def rewind(self, to: str | None, expected: str | None = None) -> None:
+        """The head moves back to an entry of the chain (`None`: before the first). Raises `Conflict`.
+
+        `expected`: the head that there must be.
+        """
         conversation, depth = self._conversation, self._conversation.position(to)
+        if expected is not None and conversation.head != expected:
+            raise Conflict(f"session {conversation.record.id} has gone on meanwhile: look at session.entries again")
         if depth < 0:
             raise Conflict(f"entry {to} is not on the chain of session {conversation.record.id}: see session.entries")
         if conversation.settings.unbound > depth:

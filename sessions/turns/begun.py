@@ -66,7 +66,7 @@ class Begun:
         async def run() -> None:
             await self._run(content, options, known, while_running, stop_running)
 
-        return await self._started(run)
+        return await self._row_of(run)
 
     async def go_on(self, row: TurnRecord) -> TurnRecord:
         """Goes on with a turn whose calls have been decided."""
@@ -80,12 +80,28 @@ class Begun:
             if self._row is None:  # another worker was faster
                 self._begun(row)
 
+        return await self._row_of(run)
+
+    async def resume(self, options: Options) -> TurnRecord | None:
+        """Goes on with what was interrupted; `None` where there is nothing to finish."""
+
+        async def run() -> None:
+            await self._drive(replace(options, begun=self._begun))
+
         return await self._started(run)
 
     def _is_here(self, row: TurnRecord) -> bool:
         return self._runtime.following.own(row.session, row.id) is not None
 
-    async def _started(self, run: Callable[[], Any]) -> TurnRecord:
+    async def _row_of(self, run: Callable[[], Any]) -> TurnRecord:
+        row = await self._started(run)
+        if row is None:
+            raise SessionsError("the manager was closed before the turn began: send it to another worker")
+        return row
+
+    async def _started(self, run: Callable[[], Any]) -> TurnRecord | None:
+        """Runs it in the background, until the turn is known: its row, or `None` where none came of it."""
+
         async def guarded() -> None:
             try:
                 with storage_errors():
@@ -99,10 +115,8 @@ class Begun:
         self._runtime.lifecycle.check_takes_turns()
         self._runtime.background.start(guarded)
         await self._is_known.wait()
-        if self._row is None:
-            raise self._error or SessionsError(
-                "the manager was closed before the turn began: send it to another worker"
-            )
+        if self._row is None and self._error is not None:
+            raise self._error
         return self._row
 
     def _begun(self, row: TurnRecord) -> None:

@@ -50,6 +50,7 @@ class TurnInfo:
     """A turn of a session, as `Session.turns` gives it. Times are seconds since the epoch, `cost` is USD.
 
     `entry`: the id of the user's words, `replies`: of the model's answers, in order; `calls`: ids of the ledger's rows.
+    `key`: the idempotency key it was begun with.
     """
 
     id: str
@@ -63,6 +64,7 @@ class TurnInfo:
     cost: Decimal | None
     calls: tuple[str, ...]
     error: str | None
+    key: str | None = None
 
 
 class TurnHandle(Generic[R]):
@@ -368,4 +370,5 @@ def _info(row: TurnRecord, calls: list[Call], *, is_newest: bool) -> TurnInfo:
         cost=total_cost(calls),
         calls=tuple(call.id for call in calls),
         error=row.error,
+        key=row.key,
     )

@@ -15,7 +15,7 @@ from .records import call_record, change, grown, hold, session_record, tool_call
 
 
 async def the_ledger_adds_up(store: Store) -> None:
-    """Totals by session, owner and day, by kind and cause within them, are sums of the rows, exact in their cost."""
+    """Totals by session, owner, day, model and agent, by kind and cause within them, are exact sums of the rows."""
     day, cent = 86_400.0, Decimal("0.0000001")
     for id, owner in (("a", "ada"), ("b", "ada"), ("c", None)):
         await store.create(session_record(id, owner=owner))
@@ -24,7 +24,7 @@ async def the_ledger_adds_up(store: Store) -> None:
     rows = [
         call_record("1", "a", started=day * 20_000 + 1, cost=Decimal("0.1"), **figures),
         call_record("2", "a", started=day * 20_001 - 1, cost=Decimal("0.2"), **figures, **missed),
-        call_record("3", "b", started=day * 20_001, kind="park", cost=cent, **figures),
+        call_record("3", "b", started=day * 20_001, kind="park", model="n", cost=cent, **figures),
         call_record("4", "c", started=day * 20_001, cost=None, status="error", **missed | {"miss_cost": None}),
     ]
     for row in rows:
@@ -44,6 +44,28 @@ async def the_ledger_adds_up(store: Store) -> None:
     equal(_sorted(await store.totals()), _sorted([one, both, three]))
     equal(_sorted(await store.totals(session="b")), [three])
     equal(await store.totals(owner="nobody"), [])
+    equal(_sorted(await store.totals("model")), _sorted(
+        [replace(both, key="m"), replace(one, key="m"), replace(three, key="n")]
+    ))  # fmt: skip
+    equal(_sorted(await store.totals("day", since=day * 20_000 + 1, until=day * 20_001 - 1)), _sorted(
+        [replace(one, key="2024-10-04")]
+    ))  # fmt: skip
+    equal(_sorted(await store.totals(since=day * 20_001, owner="ada")), [three])
+    equal(_sorted(await store.totals(until=day * 20_000 + 1)), [])
+
+
+async def the_ledger_adds_up_by_agent(store: Store) -> None:
+    """The agent is named in a session's metadata; metadata that is no JSON, or no object, or names none, has none."""
+    texts = ['{"agent":"\\u00e4"}', '{"n":"\\u0000","agent":"ä"}', "{", "[" * 9_999, '{"agent":7}', "[1]"]
+    for place, metadata in enumerate(texts):
+        await store.create(session_record(f"s{place}", metadata=metadata))
+        await store.record(call_record("c", f"s{place}", cost=Decimal("0.1"), input=place))
+        await store.record(call_record("d", f"s{place}", kind="park", cost=None))
+    groups = await store.totals("agent")
+    equal([(one.key, one.kind, one.calls, one.input, one.cost, one.unpriced) for one in groups], [
+        (None, "park", 4, 0, Decimal(0), 4), (None, "turn", 4, 14, Decimal("0.4"), 0),
+        ("ä", "park", 2, 0, Decimal(0), 2), ("ä", "turn", 2, 1, Decimal("0.2"), 0),
+    ])  # fmt: skip
 
 
 def _alone(row: CallRecord) -> Subtotal:

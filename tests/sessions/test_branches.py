@@ -62,9 +62,14 @@ async def test_rewind_moves_the_head_and_keeps_what_was(tmp_path: Path) -> None:
         assert words(session) == ["one", "other two"]
         with pytest.raises(Conflict):
             await session.rewind(old[5].id)
+        newer = session.head
+        for expected in (old[5].id, old[1].id):
+            with pytest.raises(Conflict, match="gone on"):
+                await session.rewind(None, expected=expected)
+        assert session.head == newer
         back = await session.fork(at=old[5].id)
         assert words(back) == ["one", "two", "three"]
-        await session.rewind(None)
+        await session.rewind(None, expected=newer)
         assert (session.head, session.messages, session.entries) == (None, [], [])
         assert words(await manager.open(session.id)) == []
         assert (await session.send("anew")).text

@@ -28,6 +28,9 @@ async def test_the_stores_sums_are_those_of_the_rows(tmp_path: Path) -> None:
         world.check()
         bills = {session.id: await session.cost() for session in (one, other)}
         assert await manager.costs("session") == bills
+        assert await manager.costs("model") == {MODEL: bills[one.id] + bills[other.id]}
+        assert await manager.costs("agent") == {None: bills[one.id] + bills[other.id]}
+        assert await manager.for_owner("ada").costs("agent", until=world.clock.now() - 3600) == {}
         assert await manager.costs("owner") == {"ada": bills[one.id] + bills[other.id]}
         kinds = await manager.costs("kind", session=one.id)
         assert sum(kinds.values(), start=Cost()) == bills[one.id]
@@ -61,7 +64,7 @@ async def test_losses_are_told_by_cause(tmp_path: Path) -> None:
 async def test_what_costs_refuses() -> None:
     async with World().manager() as manager:
         session = await create(manager, owner="ada")
-        with pytest.raises(ValueError, match="must be one of session, owner, day, kind"):
+        with pytest.raises(ValueError, match="must be one of session, owner, day, kind, model, agent"):
             await manager.costs("week")
         with pytest.raises(SessionNotFound):
             await manager.costs("day", session=session.id, owner="bob")

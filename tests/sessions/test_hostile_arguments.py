@@ -181,6 +181,8 @@ _USES: dict[str, Use] = {
     "costs.by": lambda place, value: place.manager.costs(value),
     "costs.session": lambda place, value: place.manager.costs("day", session=value),
     "costs.owner": lambda place, value: place.manager.costs("day", owner=value),
+    "costs.since": lambda place, value: place.manager.costs("day", since=value),
+    "costs.until": lambda place, value: place.manager.costs("day", until=value),
     "delete.id": lambda place, value: place.manager.delete(value),
     "delete.owner": lambda place, value: place.manager.delete("nowhere", owner=value),
     "recover.in_doubt": lambda place, value: place.manager.recover(in_doubt=value),

@@ -154,7 +154,12 @@ async def test_a_commit_that_was_lost_undoes_no_stop_and_no_decision_that_came_s
     relay.fate = _taken_over(direct, "lose", by="UPDATE sessions SET title = 'looked at'")
     await store.commit(lease, change(None, None, turn=waits))
     assert await store.turn("s", id="t") == waits
-    relay.fate = _taken_over(direct, "deliver and lose", by=f"UPDATE turns SET state = '{state}', ended = ended + 1")
+    # A busy server may still be about to run what was delivered.
+    when_written = (
+        f"DO $$ BEGIN FOR number IN 1..1000 LOOP UPDATE turns SET state = '{state}', ended = ended + 1"
+        " WHERE pending = '[2]'; EXIT WHEN FOUND; PERFORM pg_sleep(0.01); END LOOP; END $$"
+    )
+    relay.fate = _taken_over(direct, "deliver and lose", by=when_written)
     await store.commit(lease, change(None, None, turn=replace(waits, pending="[2]")))
     stored = await store.turn("s", id="t")
     assert stored is not None

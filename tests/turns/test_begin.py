@@ -282,7 +282,7 @@ async def test_one_key_is_one_turn_whoever_asks(tmp_path: Path) -> None:
         await begin(session)
         await begin(other)
         assert {turn.state for turn in turns} == {"finished"}
-        assert len(await session.turns()) == 1
+        assert [turn.key for turn in await session.turns()] == ["k"]
         with pytest.raises(ConfigurationError, match="'k' was used with other content"):
             await session.begin("Goodbye", idempotency_key="k")
     world.check()
@@ -485,3 +485,45 @@ async def test_a_stop_while_the_starts_are_written_lets_no_tool_begin(tmp_path: 
         assert [block["content"] for block in session.messages[-1]["content"]] == [INTERRUPTED] * 2
         assert (await session.send("and now?")).text == "next"
     world.check()
+
+
+@everywhere
+async def test_a_turn_is_found_by_its_key() -> None:
+    world = World()
+    async with world.manager() as manager:
+        session = await create(manager, owner="ada")
+        first = await session.begin("Hello", idempotency_key="one")
+        await first.reply()
+        second = await session.begin("More", idempotency_key="two")
+        await second.reply()
+        for owned in (manager, manager.for_owner("ada")):
+            for key, turn in (("one", first), ("two", second)):
+                found = await owned.turn(session.id, key=key)
+                assert found is not None
+                assert (found.id, found.state) == (turn.id, "finished")
+            assert await owned.turn(session.id, key="three") is None
+        with pytest.raises(SessionNotFound):
+            await manager.for_owner("bob").turn(session.id, key="one")
+        with pytest.raises(ConfigurationError, match="not both"):
+            await manager.turn(session.id, first.id, key="one")
+
+
+@everywhere
+async def test_an_interrupted_turn_goes_on_as_a_turn_of_the_conversation() -> None:
+    world = World(faults={0: Fault.drop()})
+    async with world.manager() as manager:
+        session = await create(manager)
+        assert await session.go_on() is None
+        turn = await session.begin("Hello")
+        with pytest.raises(ModelError):
+            await turn.reply()
+        again = await manager.open(session.id)
+        assert again.state == "interrupted"
+        turn_again = await again.go_on()
+        assert turn_again is not None
+        assert turn_again.id == turn.id
+        assert turn_again.state in ("running", "finished")
+        assert "Hello" in (await turn_again.reply()).text
+        assert await again.go_on() is None
+        with pytest.raises(ConfigurationError):
+            await again.go_on(in_doubt="perhaps")  # type: ignore[arg-type]
