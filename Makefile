@@ -23,6 +23,10 @@ help: ## what there is to make
 demo: $(VENV)/.installed ## a conversation, a crash, a resume, eight branches, and the bill (no key needed)
 	@$(BIN)/warmline demo
 
+.PHONY: serve
+serve: $(VENV)/.installed-chat ## a chat in the browser (with no key, a simulated Claude answers)
+	@$(BIN)/warmline serve
+
 .PHONY: test
 test: $(VENV)/.installed-dev ## lint, types, layers, tests with coverage
 	$(BIN)/ruff check .
@@ -42,7 +46,7 @@ lint: $(VENV)/.installed-dev ## the same without the tests, and mend what can be
 	$(BIN)/lint-imports
 
 # Environments of their own, made anew each time: what was the newest last month is not.
-EXTRAS := postgres,otel,examples
+EXTRAS := chat,postgres,otel,examples
 NEWEST := .venv-newest
 LOWEST := .venv-lowest
 
@@ -72,6 +76,10 @@ bench: $(VENV)/.installed-dev ## what session.send costs beside the bare SDK cal
 .PHONY: bench-follow
 bench-follow: $(VENV)/.installed-dev ## what it costs to follow turns, and that somebody could
 	$(BIN)/python -m tests.benchmarks.follow
+
+.PHONY: bench-web
+bench-web: $(VENV)/.installed-dev ## 500 answers at once through one worker, beside the bare SDK; idle followers
+	$(BIN)/python -m tests.benchmarks.web
 
 # Peers have pins of their own, so they live in an environment of their own.
 TRACES ?= 48
@@ -103,10 +111,14 @@ $(VENV)/.installed: pyproject.toml .ci/constraints.txt | $(BIN)/python
 	@$(PIP) --editable .
 	@touch $@
 
+$(VENV)/.installed-chat: pyproject.toml .ci/constraints.txt | $(BIN)/python
+	@$(PIP) --editable '.[chat]'
+	@touch $@ $(VENV)/.installed
+
 $(VENV)/.installed-dev: pyproject.toml .ci/constraints.txt | $(BIN)/python
 	@$(BIN)/python $(NEW_PIP)
 	@$(PIP) --editable '.[$(EXTRAS)]' --group dev
-	@touch $@ $(VENV)/.installed
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-chat
 
 $(PEERS)/.installed: pyproject.toml .ci/constraints-peers.txt
 	@echo "setting up $(PEERS)"

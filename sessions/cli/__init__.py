@@ -18,6 +18,11 @@ COMMANDS = {
         "Show it all in under a minute: tools, a crash and a resume, eight branches, the bill. No key is needed.",
     ),
     "chat": ("chat:chat", "Talk with Claude; the conversation is kept and can be resumed by its id."),
+    "serve": (
+        "serve:serve",
+        "Serve a chat: a page, a JSON API and two protocols of front ends. Without a key, a simulated Claude answers.",
+    ),
+    "token": ("tokens:app", "Make, list and revoke the tokens of `warmline serve --tokens FILE`."),
     "list": ("history:list_sessions", "List the sessions, newest first, with what each has cost."),
     "show": (
         "history:show",
@@ -60,7 +65,7 @@ COMMANDS = {
         "Measure turns per second, the time that sessions add to the model's own, and errors. No key is needed.",
     ),
     "simulate": (
-        "serve:simulate",
+        "simulating:simulate",
         "Serve a simulated Claude over HTTP; its cache, bill and refusals are those of the documented API.",
     ),
     "db": ("database:app", "Look after the database."),

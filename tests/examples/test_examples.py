@@ -23,8 +23,8 @@ SHOWN = {
     "custom_policy.py": ["asked at 10:00: turn, park;", "asked at 22:00: turn; $"],
     "planner_only.py": ["marked shared, assistant, tail; expected to read"],
 }
-SERVED = {"chat_starlette.py", "chat_fastapi.py"}
-"""Those that `test_chat.py` runs."""
+SERVED = {"chat_starlette.py", "chat_fastapi.py", "chat_agents.py"}
+"""Those that `test_chat.py` and `test_chat_agents.py` run."""
 
 
 def test_every_example_is_run() -> None:

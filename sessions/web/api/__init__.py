@@ -1,0 +1,1 @@
+"""The back end's own JSON API."""
