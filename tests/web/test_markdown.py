@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
+import sys
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -201,16 +202,23 @@ def test_a_longer_text_is_shown_as_it_is() -> None:
     ["[", "]", "![", "*", "_*", "*a ", "`", "~~a", ">", "> ", "- ", "[a](", "<", "<a ", "&", "\\", "|a", "[a]: b\n",
      "1. ", "\t", "[![]()", "**a __b ", "http://a ", "'\"", "|a|b|\n|-|-|\n", "# ", "```\n", "a\n=\n"],
 )  # fmt: skip
-def test_no_text_takes_much_longer_than_its_length(piece: str, unmeasured: None) -> None:
-    """Four times the text takes some four times as long, not sixteen. Processor time: others do not count."""
+def test_no_text_takes_much_more_work_than_its_length(piece: str, unmeasured: None) -> None:
+    """Four times the text is some four times the work, not sixteen: in lines of Python, which no other load changes."""
 
-    def seconds(characters: int, run: int) -> float:
-        text = (f"{run}\n\n" + piece * characters)[:characters]  # what was rendered before is kept
-        began = time.process_time()
-        html_of(text)
-        return time.process_time() - began
+    def lines(characters: int) -> int:
+        text, count = (piece * characters)[:characters], 0
 
-    html_of("warm")
-    quarter = min(seconds(LONGEST // 4, run) for run in range(3))
-    whole = min(seconds(LONGEST, run) for run in range(2))
-    assert whole < max(0.1, 10 * quarter), (quarter, whole)
+        def trace(frame: Any, event: str, value: Any) -> Any:
+            nonlocal count
+            count += event == "line"
+            return trace
+
+        sys.settrace(trace)
+        try:
+            html_of(text)
+        finally:
+            sys.settrace(None)
+        return count
+
+    quarter, whole = lines(2_500), lines(10_000)
+    assert 0 < whole < 8 * max(quarter, 1_000), (quarter, whole)
