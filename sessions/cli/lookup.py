@@ -17,6 +17,7 @@ from storage.urls import VARIABLE, parse
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
 
+NO_KEY = "[yellow]No ANTHROPIC_API_KEY is set: a simulated Claude answers. Nothing leaves this machine.[/]"
 CANDIDATES = 5
 """Ids that are shown where several sessions begin with what was given."""
 
@@ -36,7 +37,7 @@ def claude() -> AsyncAnthropic:
     client = AsyncAnthropic()
     if has_key(client):
         return client
-    console.print("[yellow]No ANTHROPIC_API_KEY is set: a simulated Claude answers. Nothing leaves this machine.[/]")
+    console.print(NO_KEY)
     return simulator.client()
 
 

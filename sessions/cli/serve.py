@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from sessions.cli.interrupts import quiet
+from sessions.cli.lookup import NO_KEY
 from sessions.cli.named import extra_chat
 from sessions.cli.options import STORE, StoreOption
 from sessions.cli.starting import Settings
@@ -96,10 +97,7 @@ def _name(host: str) -> str:
 def _say(settings: Settings, agents: list[Agent], address: str, is_simulated: bool, is_open: bool) -> None:
     """All that a user needs to know."""
     if is_simulated:
-        console.print(
-            "[yellow]No ANTHROPIC_API_KEY is set: a simulated Claude answers. Nothing leaves this machine.[/]",
-            soft_wrap=True,
-        )
+        console.print(NO_KEY, soft_wrap=True)
     url = parse(settings.store)
     where = f"in {Path(url.database).resolve()}" if url.get_backend_name() == "sqlite" and url.database else shown(url)
     names = ", ".join(f"{agent.name} ({agent.model})" for agent in agents)

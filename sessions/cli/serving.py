@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from types import FrameType
 from typing import Any
 
@@ -39,8 +40,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 log = logging.getLogger("sessions")
 
 
+@cache
 def is_simulated() -> bool:
-    """Whether there is no key, so that a simulated Claude answers."""
+    """Whether there is no key, so that a simulated Claude answers. A process asks its environment once."""
     return not has_key(AsyncAnthropic())
 
 

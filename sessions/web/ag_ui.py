@@ -61,6 +61,7 @@ from sessions.web import shown
 from sessions.web.access import owner_of
 from sessions.web.api.endpoints import sent
 from sessions.web.chats import Chats
+from sessions.web.files import url_of
 from sessions.web.front_ends import (
     Exchange,
     check_message,
@@ -87,6 +88,7 @@ from sessions.web.pieces import (
     Result,
     Used,
     Waiting,
+    is_error_of_server,
     pieces_of,
     text_of,
 )
@@ -222,7 +224,7 @@ class Events:
         elif "tool_use_id" in piece.block:
             # What a tool of the API's gave: a block of the reply itself.
             content = piece.block.get("content")
-            is_error = isinstance(content, dict) and str(content.get("type")).endswith("_error")
+            is_error = is_error_of_server(content)
             yield self._result(piece.block["tool_use_id"], content, is_error=is_error)
 
     def _ends(self, place: str) -> Iterator[BaseEvent]:
@@ -397,7 +399,7 @@ def _words_of(session: Session, exchange: Exchange, root: str) -> UserMessage:
         if block.get("type") == "text":
             parts.append(TextPart(text=block["text"]))
         elif block.get("type") in ("image", "document"):
-            url = f"{root}/api/sessions/{session.id}/files/{exchange.words.id}/{place}"
+            url = f"{root}/{url_of(session.id, exchange.words.id, place)}"
             source = UrlSource(value=url, mime_type=(block.get("source") or {}).get("media_type"))
             parts.append(ImagePart(source=source) if block["type"] == "image" else DocumentPart(source=source))
     if len(parts) == 1 and isinstance(parts[0], TextPart):

@@ -26,6 +26,7 @@ from sessions.web import shown
 from sessions.web.access import owner_of
 from sessions.web.api.endpoints import sent
 from sessions.web.chats import Chats
+from sessions.web.files import url_of
 from sessions.web.front_ends import (
     UNDER_WAY,
     Exchange,
@@ -41,6 +42,8 @@ from sessions.web.front_ends import (
 )
 from sessions.web.models import Decision, Name, Part, ShownMiss, Text, Tokens
 from sessions.web.pieces import (
+    ASKED,
+    SERVER_CALLS,
     Closed,
     More,
     Opened,
@@ -52,6 +55,7 @@ from sessions.web.pieces import (
     ReplyVoid,
     Result,
     Waiting,
+    is_error_of_server,
     pieces_of,
     text_of,
 )
@@ -69,8 +73,6 @@ _FINISHED = {
     "refusal": "content-filter",
     "tool_use": "tool-calls",
 }
-_SERVER_CALLS = frozenset({"server_tool_use", "mcp_tool_use"})
-"""Calls that the API runs itself."""
 
 
 # -- what is sent --
@@ -215,12 +217,12 @@ def _of_block(piece: Opened | More | Closed) -> Iterator[dict[str, Any]]:
             yield {"type": f"{name}-delta", "id": piece.place, "delta": piece.text}
         else:
             yield {"type": f"{name}-{'start' if isinstance(piece, Opened) else 'end'}", "id": piece.place}
-    elif kind == "tool_use" or kind in _SERVER_CALLS:
-        yield _of_call(piece, is_server=kind in _SERVER_CALLS)
+    elif kind in ASKED:
+        yield _of_call(piece, is_server=kind in SERVER_CALLS)
     elif "tool_use_id" in piece.block and isinstance(piece, Closed):
         # What a tool of the API's gave: a block of the reply itself.
         content = piece.block.get("content")
-        is_error = isinstance(content, dict) and str(content.get("type")).endswith("_error")
+        is_error = is_error_of_server(content)
         yield {**_result(piece.block["tool_use_id"], content, is_error=is_error), "providerExecuted": True}
 
 
@@ -352,7 +354,7 @@ def _words_of(session: Session, exchange: Exchange, root: str) -> dict[str, Any]
             parts.append({"type": "text", "text": block["text"]})
         elif block.get("type") in ("image", "document"):
             source = block.get("source") or {}
-            url = f"{root}/api/sessions/{session.id}/files/{exchange.words.id}/{place}"
+            url = f"{root}/{url_of(session.id, exchange.words.id, place)}"
             part: dict[str, Any] = {"type": "file", "mediaType": source.get("media_type", "text/plain"), "url": url}
             parts.append({**part, "filename": block["title"]} if block.get("title") else part)
     return {"id": exchange.name, "role": "user", "parts": parts}
@@ -419,13 +421,13 @@ class AiSdk:
         turn = None if session is None else await under_way(chats, session)
         if turn is not None:
             await turn.stop()
-        return JSONResponse({"success": True}, headers={"Cache-Control": "no-store"})
+        return JSONResponse({"success": True})
 
     async def messages(self, request: Request) -> Response:
         _, session = await self._known(request)
         root = str(request.scope.get("root_path", ""))
         found = [] if session is None else await messages_of(session, root)
-        return JSONResponse(found, headers={"Cache-Control": "no-store"})
+        return JSONResponse(found)
 
     def _stream(self, request: Request, turn: Turn, known: str | None = None) -> Response:
         return EventStream(stream_of(turn, known), self._service.counts.stream(owner_of(request)), HEADERS)

@@ -25,6 +25,11 @@ LARGEST_IMAGE = 5 * 1024 * 1024
 """Bytes of an image in base64 that the API takes (its Vision page, 2026)."""
 
 
+def url_of(session: str, entry: str, place: int) -> str:
+    """Where a stored file is given out: below the application's root, without a slash before it."""
+    return f"api/sessions/{session}/files/{entry}/{place}"
+
+
 def block_of(file: File, limits: Limits) -> dict[str, Any]:
     """The content block that a file becomes. Raises `Refused` for what the API, or this service, does not take."""
     kind = file.media_type.partition(";")[0].strip().lower()

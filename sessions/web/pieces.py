@@ -36,7 +36,9 @@ from sessions import (
 
 _SAID = {"text": "text", "thinking": "thinking"}
 """Types of blocks whose words are told as they come, with the field that has them."""
-ASKED = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
+SERVER_CALLS = frozenset({"server_tool_use", "mcp_tool_use"})
+"""Types of blocks that call a tool which the API runs itself."""
+ASKED = SERVER_CALLS | {"tool_use"}
 """Types of blocks that call a tool."""
 _COMPARED = ("type", "text", "thinking", "id", "name", "input", "tool_use_id", "content")
 """What a front end is told of a block: where the stored one has the same of these, nothing need be told anew."""
@@ -330,6 +332,11 @@ def _input_of(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def is_error_of_server(content: Any) -> bool:
+    """Whether a tool of the API's gave an error, in a block of the reply itself."""
+    return isinstance(content, dict) and str(content.get("type")).endswith("_error")
 
 
 def text_of(content: Any) -> str:

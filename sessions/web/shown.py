@@ -29,6 +29,7 @@ from sessions import (
     Usage,
     UsageKnown,
 )
+from sessions.web.files import url_of
 from sessions.web.markdown import QUICK, html_of
 from sessions.web.models import (
     Loss,
@@ -80,7 +81,7 @@ def calls(pending: Iterable[PendingCall]) -> list[ShownCall]:
 
 def entry(one: Entry, session: str) -> ShownEntry:
     """An entry of a session: `url`s are relative to the application's root."""
-    blocks = [block(each, f"api/sessions/{session}/files/{one.id}/{place}") for place, each in enumerate(one.content)]
+    blocks = [block(each, url_of(session, one.id, place)) for place, each in enumerate(one.content)]
     return ShownEntry(id=one.id, role=one.role, blocks=blocks)
 
 

@@ -52,9 +52,7 @@ class EventStream(EventSourceResponse):
         is_open: AbstractContextManager[None],
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(
-            events, ping=PING, send_timeout=STUCK, headers={"Cache-Control": "no-store", **(headers or {})}
-        )
+        super().__init__(events, ping=PING, send_timeout=STUCK, headers=headers)
         self._is_open = is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

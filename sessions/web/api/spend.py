@@ -108,8 +108,7 @@ def _csv(by: str, rows: list[tuple[str | None, Cost]]) -> Response:
             ]
         )
     name = f'attachment; filename="spend-by-{by}.csv"'
-    headers = {"Cache-Control": "no-store", "Content-Disposition": name}
-    return Response(text.getvalue(), media_type="text/csv", headers=headers)
+    return Response(text.getvalue(), media_type="text/csv", headers={"Content-Disposition": name})
 
 
 def _cell(text: str) -> str:
