@@ -134,13 +134,12 @@ async def answer(worker: Worker, id: str, delay: float, owner: str = "one") -> S
     return Seen(first - began, last - first, deltas)
 
 
-async def streaming(given: argparse.Namespace, kind: str, conversations: int) -> list[float | None]:
-    """So many answers at once, which begin within `given.within` seconds."""
+async def streaming(given: argparse.Namespace, kind: str, conversations: int, within: float) -> list[float | None]:
+    """So many answers at once, which begin within so many seconds, one after the other."""
     async with started(kind, given.pace, given.tokens) as worker:
         await answer(worker, await conversation(worker), 0)  # what is loaded late is loaded
         ids = [await conversation(worker, str(number)) for number in range(conversations)]
         before, processor = worker.memory, worker.seconds
-        within = given.within * conversations / given.conversations
         tasks = [
             asyncio.create_task(answer(worker, id, within * place / conversations, str(place)))
             for place, id in enumerate(ids)
@@ -190,12 +189,12 @@ async def main(given: argparse.Namespace) -> None:
         f"of the first, {1000 * 0.05 + 8000 * given.pace:.0f} ms are the model's own: 50, and eight tokens in a piece"
     )
     columns = ["first, ms", "p95", "pieces/s", "slowest", "kB each", "processor µs/piece"]
-    for conversations in (given.few, given.conversations):
-        table = Table(
-            f"{conversations} answers at once through one worker, {1 / given.pace:.0f} tokens/s each", columns
-        )
+    many, few = given.conversations, given.few
+    for conversations, within in ((few, given.within * few / many), (many, given.within), (many, given.burst)):
+        title = f"{conversations} answers at once through one worker, begun within {within:g} s"
+        table = Table(f"{title}, {1 / given.pace:.0f} tokens/s each", columns)
         for kind in ("bare", "ours"):
-            table.rows[kind] = await streaming(given, kind, conversations)
+            table.rows[kind] = await streaming(given, kind, conversations, within)
         print(f"\n{table.text()}", flush=True)
     table = Table(f"{given.followers} idle followers of one worker", ["kB each", "% of a core"])
     for kind in ("bare", "ours"):
@@ -207,9 +206,10 @@ def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--conversations", type=int, default=500)
     parser.add_argument("--few", type=int, default=50, help="for a worker that is not busy")
-    parser.add_argument("--within", type=float, default=5.0, help="seconds in which all begin")
+    parser.add_argument("--within", type=float, default=20.0, help="seconds in which all begin, one after the other")
+    parser.add_argument("--burst", type=float, default=5.0, help="the same, where they come faster than they can begin")
     parser.add_argument("--pace", type=float, default=0.06, help="seconds from one token to the next")
-    parser.add_argument("--tokens", type=int, default=240)
+    parser.add_argument("--tokens", type=int, default=480)
     parser.add_argument("--followers", type=int, default=2000)
     given = parser.parse_args()
     cores, load = os.cpu_count(), os.getloadavg()[0]
