@@ -13,7 +13,7 @@ from sessions.core.profiles import Profile, Ttl
 from sessions.core.usage import Usage
 from sessions.simulator.prompt import charge
 from sessions.simulator.prompt_cache import PromptCache
-from tests.benchmarks.cost.timeline import FIRST_EVENT, Sent
+from tests.benchmarks.cost.timeline import FIRST_EVENT, Measured
 
 PING = 285.0
 """Seconds after a request at which a 5-minute prefix is read again: just before it lapses."""
@@ -21,14 +21,14 @@ PING = 285.0
 Marks = list[tuple[int, Ttl]]
 
 
-def _top_level(ttl: Ttl) -> Callable[[Sent], Marks]:
+def _top_level(ttl: Ttl) -> Callable[[Measured], Marks]:
     return lambda sent: [(len(sent.points) - 1, ttl)]
 
 
-def _slots(head: Ttl, rest: Ttl) -> Callable[[Sent], Marks]:
+def _slots(head: Ttl, rest: Ttl) -> Callable[[Measured], Marks]:
     """The end of tools and system, of what is pinned, of the latest reply, and of the newest words or results."""
 
-    def marks(sent: Sent) -> Marks:
+    def marks(sent: Measured) -> Marks:
         ends = sum(point.where.tier != "messages" for point in sent.points)
         own = {ends - 1 + sent.documents, len(sent.points) - 1}
         if sent.latest_reply is not None:
@@ -42,7 +42,7 @@ def _slots(head: Ttl, rest: Ttl) -> Callable[[Sent], Marks]:
 class Scheme:
     """Where the marks stand, and how many times a prefix is read again while nobody asks."""
 
-    marks: Callable[[Sent], Marks]
+    marks: Callable[[Measured], Marks]
     pings: int = 0
 
 
@@ -59,12 +59,12 @@ FIXED = {
 """What somebody can choose once and for all, by name."""
 
 
-def uncached(requests: Iterable[Sent]) -> Usage:
+def uncached(requests: Iterable[Measured]) -> Usage:
     """Everything at the plain price."""
     return Usage(input=sum(sent.total for sent in requests))
 
 
-def play(scheme: Scheme, requests: Sequence[Sent], profile: Profile, *, refreshes_shorter: bool = False) -> Usage:
+def play(scheme: Scheme, requests: Sequence[Measured], profile: Profile, *, refreshes_shorter: bool = False) -> Usage:
     """What a scheme is charged. `refreshes_shorter`: as the simulator's own."""
     return _Playing(scheme, profile, refreshes_shorter).play(requests)
 
@@ -82,7 +82,7 @@ class _Playing:
     _count: int = 0
     _latest: dict[int, float] = field(default_factory=dict)
 
-    def play(self, requests: Sequence[Sent]) -> Usage:
+    def play(self, requests: Sequence[Measured]) -> Usage:
         for sent in requests:
             self._happen(sent.started)
             self._latest[sent.session] = sent.started
@@ -98,7 +98,7 @@ class _Playing:
         self._count += 1
         heapq.heappush(self._due, (at, self._count, act))
 
-    def _ask(self, sent: Sent, now: float, pings: int) -> None:
+    def _ask(self, sent: Measured, now: float, pings: int) -> None:
         marks = [(at, ttl) for at, ttl in self.scheme.marks(sent) if sent.sizes[at] >= self.profile.minimum_tokens]
         hit, usage = charge(sent.points, sent.sizes, marks, self.cache, now, self.profile)
         self.used += usage
@@ -106,11 +106,11 @@ class _Playing:
         if pings and marks:
             self._later(now + PING, lambda: self._ping(sent, now + PING, pings))
 
-    def _ping(self, sent: Sent, now: float, pings: int) -> None:
+    def _ping(self, sent: Measured, now: float, pings: int) -> None:
         if self._latest[sent.session] == sent.started:
             self._ask(sent, now, pings - 1)
 
-    def _begin(self, sent: Sent, marks: Marks, hit: int | None, started: float) -> None:
+    def _begin(self, sent: Measured, marks: Marks, hit: int | None, started: float) -> None:
         """The answer begins: what was written can be read."""
         if hit is not None:
             self.cache.refresh(sent.points[hit].digest, "5m", started)
@@ -122,7 +122,7 @@ class _Playing:
                 self.cache.refresh(name, ttl, started)
 
 
-def bound(requests: Sequence[Sent], profile: Profile) -> float:
+def bound(requests: Sequence[Measured], profile: Profile) -> float:
     """The least that somebody pays who knows every gap beforehand and sends nothing while idle, in plain input tokens.
 
     Each block of a prompt is looked at by itself, over all visits that have the same prompt up to it: at each use it is

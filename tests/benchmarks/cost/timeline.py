@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import anyio
@@ -13,6 +17,7 @@ from sessions import Session, SessionManager
 from sessions.core.cache import Point
 from sessions.core.profiles import Profile
 from sessions.core.usage import Usage
+from sessions.replay.meter import Metered, Sent
 from sessions.replay.player import head_tokens, turn_to
 from sessions.simulator import Engine, Exchange, Latency, Request, Scripted, client, filler
 from sessions.testing import ManualClock
@@ -34,7 +39,7 @@ _TOOL = {
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class Measured:
     """One request that asked the model. `points` and `sizes`: of its prompt, as the simulator measures it.
 
     `session`: its visit's number. `documents`: how many blocks are pinned.
@@ -62,7 +67,7 @@ class Played:
     ledger: Usage
     idle: Usage
     kinds: Mapping[str, int]
-    requests: Sequence[Sent]
+    requests: Sequence[Measured]
     profile: Profile
     refreshes_shorter: bool
     problems: tuple[str, ...] = ()
@@ -71,12 +76,12 @@ class Played:
 class Till(Engine):
     """The simulator; keeps what each request was: the model's answers come from the workload."""
 
-    def __init__(self, workload: Workload, parks_survive: bool = True) -> None:
+    def __init__(self, workload: Workload, parks_survive: bool = True, told: Sent | None = None) -> None:
         super().__init__(self.replies, keep=8, keep_messages=2000, parks_survive=parks_survive)
-        self._workload = workload
+        self._workload, self._told = workload, told
         self._visits = {visit.name: number for number, visit in enumerate(workload.visits)}
         self._measured: tuple[Sequence[Point], Sequence[int]] = ((), ())
-        self.sent: list[Sent] = []
+        self.sent: list[Measured] = []
         self.idle = Usage()
         self.problems: list[str] = []
 
@@ -87,7 +92,10 @@ class Till(Engine):
         elif body["max_tokens"] == 0:
             self.idle += exchange.prompt.usage
         else:
-            self.sent.append(self._row(exchange.prompt.body, now))
+            row = self._row(exchange.prompt.body, now)
+            self.sent.append(row)
+            if self._told is not None:
+                self._told(Metered(exchange.index, row.session, now, row.total), body)
         return exchange
 
     def measure(
@@ -96,13 +104,13 @@ class Till(Engine):
         self._measured = super().measure(exchange, body, profile)
         return self._measured
 
-    def _row(self, body: Mapping[str, Any], now: float) -> Sent:
+    def _row(self, body: Mapping[str, Any], now: float) -> Measured:
         points, sizes = self._measured
         number = self._visits[_asked(body)[0]]
         roles = [message["role"] for message in body["messages"]]
         replies = [at for at, point in enumerate(points) if _is_reply(point, roles)]
         documents = int(self._workload.visits[number].document is not None)
-        return Sent(number, now, points, sizes, documents, replies[-1] if replies else None)
+        return Measured(number, now, points, sizes, documents, replies[-1] if replies else None)
 
     def replies(self, request: Request) -> Scripted:
         """The model: what the workload says for this visit, turn and step."""
@@ -154,40 +162,64 @@ class _Tool:
         return filler(asked.result, given["for"])
 
 
-@dataclass(slots=True)
-class _Crowd:
-    """Everybody who visits: each turn is begun at its time, whoever else is under way."""
+Opens = Callable[[], AbstractAsyncContextManager[SessionManager]]
+"""Gives a manager on the workload's store."""
 
-    workload: Workload
-    clock: ManualClock
-    managers: Sequence[SessionManager]
-    model: str
-    sessions: dict[str, Session] = field(default_factory=dict)
-    turns: dict[str, anyio.Lock] = field(default_factory=dict)
+
+class _Crowd:
+    """Everybody who visits: each turn is begun at its time, whoever else is under way.
+
+    `apart`: each visit has a manager of its own, for two hours after its last turn.
+    """
+
+    def __init__(self, workload: Workload, clock: ManualClock, model: str, opens: Opens, apart: bool) -> None:
+        self._workload, self._clock, self._apart, self._opens = workload, clock, apart, opens
+        tool = _Tool({visit.name: visit for visit in workload.visits}, clock)
+        self._settings = head(model, workload.head, tool)
+        self._open: dict[int, AsyncExitStack] = {}
+        self._managers: dict[int, SessionManager] = {}
+        self._sessions: dict[int, Session] = {}
+        self._turns = [anyio.Lock() for _ in workload.visits]
 
     async def play(self) -> None:
-        start = self.clock.now()
-        moments = sorted(
-            ((turn.at, number, index) for number, visit in enumerate(self.workload.visits)
-             for index, turn in enumerate(visit.turns))
-        )  # fmt: skip
-        tool = _Tool({visit.name: visit for visit in self.workload.visits}, self.clock)
-        settings = head(self.model, self.workload.head, tool)
+        """From the first turn until two hours after the last."""
+        if not self._apart:
+            await self._manager(0)
+        start, moments = self._clock.now(), sorted(self._moments(), key=lambda moment: moment[0])
         async with anyio.create_task_group() as tasks:
-            for at, number, index in moments:
-                await turn_to(self.clock, start + at)
-                tasks.start_soon(self._turn, number, index, settings)
-            await self.clock.advance(AFTERWARDS)
+            for at, act in moments:
+                await turn_to(self._clock, start + at)
+                tasks.start_soon(act)
+            await self._clock.advance(AFTERWARDS)
+        for number in list(self._open):
+            await self._leave(number)
 
-    async def _turn(self, number: int, index: int, settings: Mapping[str, Any]) -> None:
-        visit = self.workload.visits[number]
-        async with self.turns.setdefault(visit.name, anyio.Lock()):
-            session = self.sessions.get(visit.name)
+    def _moments(self) -> Iterator[tuple[float, Callable[[], Awaitable[None]]]]:
+        for number, visit in enumerate(self._workload.visits):
+            for index, turn in enumerate(visit.turns):
+                yield turn.at, partial(self._turn, number, index)
+            if self._apart:
+                last = visit.turns[-1]
+                yield last.at + last.seconds + AFTERWARDS, partial(self._leave, number)
+
+    async def _turn(self, number: int, index: int) -> None:
+        visit = self._workload.visits[number]
+        async with self._turns[number]:
+            session = self._sessions.get(number)
             if session is None:
-                manager = self.managers[number % len(self.managers)]
-                session = await manager.create(**settings, owner=visit.owner, context=_pinned(visit))
-                self.sessions[visit.name] = session
+                manager = await self._manager(number if self._apart else 0)
+                session = await manager.create(**self._settings, owner=visit.owner, context=_pinned(visit))
+                self._sessions[number] = session
             await session.send(_words(visit.name, index, visit.turns[index]))
+
+    async def _manager(self, number: int) -> SessionManager:
+        if number not in self._managers:
+            stack = self._open[number] = AsyncExitStack()
+            self._managers[number] = await stack.enter_async_context(self._opens())
+        return self._managers[number]
+
+    async def _leave(self, number: int) -> None:
+        await self._open.pop(number).aclose()
 
 
 def _words(visit: str, index: int, turn: Turn) -> str:
@@ -208,45 +240,65 @@ def head(model: str, tokens: int, tool: Any) -> dict[str, Any]:
     return {**bare, "tools": [tool], "system": system}
 
 
-async def _played(
-    workload: Workload, read: float, policy: Mapping[str, Any], store: str, apart: bool, parks_survive: bool
-) -> Played:
-    clock, till = ManualClock(start=_START), Till(workload, parks_survive)
-    async with AsyncExitStack() as stack:
-        managers = []
-        for _ in range(len(workload.visits) if apart else 1):
-            api = client(engine=till, clock=clock, latency=Latency(first_event=FIRST_EVENT), max_retries=0)
-            await stack.enter_async_context(api)
-            manager = SessionManager(store, client=api, clock=clock, **policy)
-            manager.runtime.leases.seconds, manager.runtime.leases.renew_after = 2 * _LEASE, _LEASE
-            managers.append(await stack.enter_async_context(manager))
-        await _Crowd(workload, clock, managers, MODELS[read]).play()
-        costs = await managers[0].costs("kind")
-        ledger = sum((cost.usage for cost in costs.values()), start=Usage())
-        kinds = {str(kind): cost.calls for kind, cost in costs.items()}
-        bill = till.bill().usage
-        profile = managers[0].runtime.endpoint.profile_of(MODELS[read])
-        return Played(
-            bill, ledger, till.idle, kinds, tuple(till.sent), profile, till.refreshes_shorter, tuple(till.problems)
-        )
+@dataclass(frozen=True, slots=True)
+class How:
+    """How a workload is played. `policy`: a manager's settings. `apart`: each visit by a manager of its own.
 
-
-def play(
-    workload: Workload,
-    read: float,
-    policy: Mapping[str, Any],
-    *,
-    store: str = "sqlite://",
-    apart: bool = False,
-    parks_survive: bool = True,
-) -> Played:
-    """Plays a workload at a read price with a manager's settings.
-
-    `apart`: each visit has a manager of its own on the one store, which has to be a file then. `parks_survive`: whether
-    the simulator keeps a 1h entry that was written behind a 5m one. Raises `AssertionError` where the ledger is not
-    the simulator's bill.
+    `parks_survive`: whether the simulator keeps a 1h entry that was written behind a 5m one. `sent` is told of every
+    request that asks the model, with its body.
     """
-    played = anyio.run(_played, workload, read, policy, store, apart, parks_survive)
+
+    policy: Mapping[str, Any]
+    apart: bool = False
+    parks_survive: bool = True
+    sent: Sent | None = None
+
+
+async def _played(workload: Workload, read: float, how: How, store: str) -> Played:
+    clock, till = ManualClock(start=_START), Till(workload, how.parks_survive, how.sent)
+
+    @asynccontextmanager
+    async def opens() -> AsyncIterator[SessionManager]:
+        latency = Latency(first_event=FIRST_EVENT)
+        async with client(engine=till, clock=clock, latency=latency, max_retries=0) as api:
+            manager = SessionManager(store, client=api, clock=clock, **how.policy)
+            manager.runtime.leases.seconds, manager.runtime.leases.renew_after = 2 * _LEASE, _LEASE
+            async with manager:
+                yield manager
+
+    if how.apart:
+        await _Crowd(workload, clock, MODELS[read], opens, True).play()
+        async with opens() as manager:
+            return await _told(manager, till, MODELS[read])
+    async with opens() as manager:
+        await _Crowd(workload, clock, MODELS[read], lambda: nullcontext(manager), False).play()
+        return await _told(manager, till, MODELS[read])
+
+
+async def _told(manager: SessionManager, till: Till, model: str) -> Played:
+    """What the ledger and the simulator say."""
+    costs = await manager.costs("kind")
+    return Played(
+        usage=till.bill().usage,
+        ledger=sum((cost.usage for cost in costs.values()), start=Usage()),
+        idle=till.idle,
+        kinds={str(kind): cost.calls for kind, cost in costs.items()},
+        requests=tuple(till.sent),
+        profile=manager.runtime.endpoint.profile_of(model),
+        refreshes_shorter=till.refreshes_shorter,
+        problems=tuple(till.problems),
+    )
+
+
+def play(workload: Workload, read: float, how: How) -> Played:
+    """Plays a workload at a read price. Raises `AssertionError` where the ledger is not the simulator's bill.
+
+    A store that only one process can see is played faster: nobody has to look for what others have written.
+    """
+    with TemporaryDirectory(prefix="warmline-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        store = f"sqlite:///{Path(folder) / 'work.db'}" if how.apart else "sqlite://"
+        played = anyio.run(_played, workload, read, how, store)
     if played.ledger != played.usage:
-        raise AssertionError(f"{workload.name}, {policy}: billed {played.usage}, ledger {played.ledger}")
+        raise AssertionError(f"{workload.name}, {how.policy}: billed {played.usage}, ledger {played.ledger}")
     return played
