@@ -22,6 +22,8 @@ from tests.benchmarks.cost.workloads import KINDS, Workload, workload
 from tests.benchmarks.cost.worktable import OURS, Row
 
 DEFAULT = "ExpectedCost()"
+APART = ("support-5", "direct", "nightly", "person")
+"""What a process for each conversation is played with, beside the recordings: conversations that pause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +78,22 @@ def _others(played: Played, policies: Sequence[str]) -> dict[str, Usage]:
     return found
 
 
-def libraries(name: str, asked: Asked) -> tuple[dict[str, Usage], list[str]]:
-    """What libraries of others use for the same requests, whatever a token costs; and problems."""
+def libraries(name: str, asked: Asked) -> dict[str, theirs.Answered]:
+    """What libraries of others are charged for the same requests, whatever a token costs."""
     listener = Listener()
     timeline.play(asked.drawn(name), 0.1, How(POLICIES['Fixed("5m")'], sent=listener))
-    answered = theirs.on_requests(listener.asked)
-    problems = [f"{name}, {label}: {problem}" for label, one in answered.items() for problem in one.problems]
-    return {label: replace(one.spent.usage, output=0) for label, one in answered.items()}, problems
+    return theirs.on_requests(listener.asked)
 
 
-def with_libraries(rows: Sequence[Row], used: Mapping[str, Mapping[str, Usage]]) -> list[Row]:
+def with_libraries(rows: Sequence[Row], answered: Mapping[str, Mapping[str, theirs.Answered]]) -> list[Row]:
     """The rows with what the libraries used, by workload."""
-    return [replace(one, usages={**one.usages, **used.get(one.name, {})}) for one in rows]
+    return [_with(one, answered.get(one.name, {})) for one in rows]
+
+
+def _with(one: Row, answered: Mapping[str, theirs.Answered]) -> Row:
+    used = {label: replace(answer.spent.usage, output=0) for label, answer in answered.items()}
+    told = tuple(f"{one.name}, {label}: {text}" for label, answer in answered.items() for text in answer.problems)
+    return replace(one, usages={**one.usages, **used}, problems=(*one.problems, *told))
 
 
 def arguments() -> argparse.Namespace:

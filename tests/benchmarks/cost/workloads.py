@@ -171,7 +171,7 @@ def _documents(draw: Draw, scale: float) -> list[Visit]:
         return Turn(at, draw.tokens(50, 0.7, 8, 500), (draw.answer(350),))
 
     visits = []
-    for n, at in enumerate(draw.arrivals(12, 6 * scale)):
+    for n, at in enumerate(draw.arrivals(12, 8 * scale)):
         shelf = draw.random.choices(range(6), weights=[1 / (rank + 1) for rank in range(6)])[0]
         document = f"upload{n}" if draw.happens(0.6) else f"handbook{shelf}"
         visits.append(_visit(f"paper{n}", f"reader{n}", at, gap, turn, document=(document, 50_000)))
@@ -231,7 +231,7 @@ def _slack(draw: Draw, scale: float) -> list[Visit]:
     def gap(turns: int) -> float | None:
         return None if draw.happens(0.22) else _hours_apart(draw)
 
-    turn, starts = _asks_the_bot(draw), draw.arrivals(2.5, 48 * scale)
+    turn, starts = _asks_the_bot(draw), draw.arrivals(1.5, 120 * scale)
     return [_visit(f"thread{n}", f"person{draw.random.randrange(12)}", at, gap, turn) for n, at in enumerate(starts)]
 
 
@@ -239,7 +239,7 @@ def _direct(draw: Draw, scale: float) -> list[Visit]:
     def gap(turns: int) -> float | None:
         return None if draw.happens(0.025) else _hours_apart(draw)
 
-    turn, many = _asks_the_bot(draw), max(3, round(16 * scale))
+    turn, many = _asks_the_bot(draw), max(3, round(24 * scale))
     starts = [draw.random.uniform(0, 8 * HOUR) for _ in range(many)]
     return [_visit(f"direct{n}", f"person{n}", at, gap, turn) for n, at in enumerate(starts)]
 
