@@ -47,7 +47,7 @@ def test_ours_is_billed_what_the_ledger_says_in_every_bucket() -> None:
     assert tended.problems == ()
     for bucket in ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output"):
         assert getattr(tended.ledger, bucket) == getattr(tended.usage, bucket)
-    assert tended.kinds["turn"] == len(tended.requests) == 8 - 1
+    assert tended.kinds["turn"] == len(tended.requests) == 7
     assert sum(tended.kinds.values()) > len(tended.requests), "somebody pauses, and what is done then is in the bill"
     assert tended.idle.total_input > 0
 

@@ -134,4 +134,5 @@ def _span(texts: Sequence[str]) -> str:
 
 
 def _short(name: str) -> str:
-    return name.removeprefix(OURS)[:16]
+    bare = name.removeprefix(OURS)
+    return bare if len(bare) <= 16 else f"{bare[:11]}…{bare[-4:]}"
