@@ -103,19 +103,25 @@ def test_the_bound_knows_who_else_uses_a_block() -> None:
         asked(600.0, ("head", 2000), ("b", 100), ("c", 10), session=1),
         asked(9000.0, ("head", 2000), ("d", 100), session=2),
     ]
-    # The head for an hour and read twice, then plain; a and d plain, b for 5 minutes and read, c plain.
-    assert schemes.bound(requests, PROFILE) == pytest.approx(
-        2000 * (2 + 0.1 + 0.1 + 1) + 100 * (1 + 1 + 1.25 + 0.1) + 10
-    )
+    # The head for 5 minutes, parked, read twice, kept twice until the fourth comes; a and d plain, b for 5 minutes and
+    # read, c plain.
+    head, rest = 1.25 + 0.1 + 0.1 + 0.1 + 2 * 0.1 + 0.1, 1 + 1 + 1.25 + 0.1
+    assert schemes.bound(requests, PROFILE) == pytest.approx(2000 * head + 100 * rest + 10)
 
 
-def test_nobody_who_sends_nothing_while_idle_is_below_the_bound() -> None:
-    for name in ("slack", "support-5"):
-        sent = timeline.play(workload(name, 3, 0.03), 0.1, How(POLICIES['Fixed("1h")'])).requests
-        least = schemes.bound(sent, PROFILE)
+def test_the_bound_lets_go_what_is_dearer_to_keep() -> None:
+    days = [asked(0.0, ("head", 2000)), asked(86_400.0, ("head", 2000))]
+    assert schemes.bound(days, PROFILE) == 2 * 2000
+    assert schemes.bound(days[:1], PROFILE) == 2000
+
+
+def test_nobody_is_below_the_bound() -> None:
+    for name in ("direct", "support-5"):
+        played = timeline.play(workload(name, 3, 0.03), 0.1, How(POLICIES["ExpectedCost()"]))
+        least = schemes.bound(played.requests, PROFILE)
+        assert least <= price(played.usage, 0.1)
         for scheme in schemes.FIXED.values():
-            if not scheme.pings:
-                assert least <= price(schemes.play(scheme, sent, PROFILE), 0.1)
+            assert least <= price(schemes.play(scheme, played.requests, PROFILE), 0.1)
 
 
 @pytest.mark.parametrize("name", list(KINDS))

@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import ceil
 
 from sessions.core.cache import SECONDS
 from sessions.core.prices import prices_for
@@ -123,11 +124,12 @@ class _Playing:
 
 
 def bound(requests: Sequence[Measured], profile: Profile) -> float:
-    """The least that somebody pays who knows every gap beforehand and sends nothing while idle, in plain input tokens.
+    """What nobody can be below, in plain input tokens: every gap is known beforehand, and idle requests are allowed.
 
-    Each block of a prompt is looked at by itself, over all visits that have the same prompt up to it: at each use it is
-    read where it can be, and otherwise paid plain, or written for 5 minutes or an hour. What is read may live on for an
-    hour: the mark behind it decides that.
+    Each block of a prompt is looked at by itself, over all visits that have the same prompt up to it. At each use it is
+    read where it lives, and otherwise paid plain, or written for 5 minutes or an hour. Until the next use it costs a
+    read at the end of each lifetime, or is let go; what has been read lives for an hour, since the mark behind it or a
+    park decides that.
     """
     prices = prices_for(profile)
     if prices is None:
@@ -147,7 +149,12 @@ def _least(uses: Sequence[float], read: float, write_5m: float, write_1h: float)
     live, lapsed = float("inf"), 0.0
     for at, following in pairwise([*uses, float("inf")]):
         ahead = following - at
-        written = min([lapsed + write_1h] + [lapsed + write_5m] * (ahead <= SECONDS["5m"]))
-        kept = min(live + read, written) if ahead <= SECONDS["1h"] else float("inf")
+        short, long = (read * _lifetimes(ahead - SECONDS[ttl]) for ttl in ("5m", "1h"))
+        kept = min(live + read + long, lapsed + write_5m + short, lapsed + write_1h + long)
         live, lapsed = kept, min(live + read, lapsed + 1.0)
     return min(live, lapsed)
+
+
+def _lifetimes(left: float) -> float:
+    """How many idle requests bridge the seconds that are left of a gap: each gives an hour."""
+    return left if left == float("inf") else max(0, ceil(left / SECONDS["1h"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -194,7 +194,7 @@ class _Crowd:
         for number in list(self._open):
             await self._leave(number)
 
-    def _moments(self) -> Iterator[tuple[float, Callable[[], Awaitable[None]]]]:
+    def _moments(self) -> Iterator[tuple[float, Callable[[], Coroutine[Any, Any, None]]]]:
         for number, visit in enumerate(self._workload.visits):
             for index, turn in enumerate(visit.turns):
                 yield turn.at, partial(self._turn, number, index)

@@ -80,7 +80,7 @@ class Draw:
 
     def between(self, low: float, high: float) -> float:
         """Even on a logarithmic scale."""
-        return low * (high / low) ** self.random.random()
+        return float(low * (high / low) ** self.random.random())
 
     def happens(self, chance: float) -> bool:
         """Whether a thing of that chance happens."""
