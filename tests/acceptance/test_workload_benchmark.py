@@ -183,3 +183,19 @@ def test_a_table_of_workloads() -> None:
     shown = list(worktable.text([row]))
     assert "of 1: at most .95 0, above 1.05 1" in shown[-1]
     assert sorted(replace(row, apart=True).fixed) == ['warmline Fixed("1h")', 'warmline Fixed("5m")']
+
+
+def test_a_request_that_is_nobody_s_turn_is_paid_for_and_compared_with_nobody() -> None:
+    till = timeline.Till(tiny())
+    body = {"model": MODELS[0.1], "max_tokens": 5, "messages": [{"role": "user", "content": "Still there?"}]}
+    exchange = till.receive(body, {"x-api-key": "k", "anthropic-version": "2026-10-21"}, 0.0)
+    assert exchange.request is not None
+    assert till.replies(exchange.request).content == "Yes."
+    assert (till.sent, till.problems, till.idle) == ([], [], Usage(input=6))
+
+
+def test_a_refused_request_is_a_problem() -> None:
+    till = timeline.Till(tiny())
+    till.receive({"model": "nobody's"}, {"x-api-key": "k", "anthropic-version": "2026-10-21"}, 0.0)
+    assert len(till.problems) == 1
+    assert till.problems[0].startswith("refused: ")

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 
 from sessions import Session, SessionManager
-from sessions.core.cache import Point
+from sessions.core.cache import Point, content_blocks
 from sessions.core.profiles import Profile
 from sessions.core.usage import Usage
 from sessions.replay.meter import Metered, Sent
@@ -89,10 +89,10 @@ class Till(Engine):
         exchange = super().receive(body, headers, now, path=path)
         if exchange.prompt is None:
             self.problems.append(f"refused: {exchange.error}")
-        elif body["max_tokens"] == 0:
+        elif (asked := self._asked(body)) is None:
             self.idle += exchange.prompt.usage
         else:
-            row = self._row(exchange.prompt.body, now)
+            row = self._row(exchange.prompt.body, asked.number, now)
             self.sent.append(row)
             if self._told is not None:
                 self._told(Metered(exchange.index, row.session, now, row.total), body)
@@ -104,9 +104,8 @@ class Till(Engine):
         self._measured = super().measure(exchange, body, profile)
         return self._measured
 
-    def _row(self, body: Mapping[str, Any], now: float) -> Measured:
+    def _row(self, body: Mapping[str, Any], number: int, now: float) -> Measured:
         points, sizes = self._measured
-        number = self._visits[_asked(body)[0]]
         roles = [message["role"] for message in body["messages"]]
         replies = [at for at, point in enumerate(points) if _is_reply(point, roles)]
         documents = int(self._workload.visits[number].document is not None)
@@ -114,23 +113,36 @@ class Till(Engine):
 
     def replies(self, request: Request) -> Scripted:
         """The model: what the workload says for this visit, turn and step."""
-        visit, turn, step = _asked(request.body)
-        steps = self._workload.visits[self._visits[visit]].turns[turn].steps
-        return _scripted(f"{visit} {turn} {step}", steps[step])
+        asked = self._asked(request.body)
+        if asked is None:
+            return Scripted("Yes.")
+        visit = self._workload.visits[asked.number]
+        return _scripted(f"{visit.name} {asked.turn} {asked.step}", visit.turns[asked.turn].steps[asked.step])
+
+    def _asked(self, body: Mapping[str, Any]) -> _Asked | None:
+        """What a request is for: its last block names it. None: it is nobody's turn, but sent to keep or to find out
+        something."""
+        last = content_blocks(body["messages"][-1]["content"])[-1]
+        if body["max_tokens"] == 0:
+            return None
+        if last["type"] == "tool_result":
+            visit, turn, step = last["tool_use_id"].removeprefix("toolu_").split("_")
+            return _Asked(self._visits[visit], int(turn), int(step) + 1)
+        words = str(last["text"]).split(maxsplit=2)
+        return _Asked(self._visits[words[0]], int(words[1]), 0) if words[0] in self._visits else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A visit's number, and which of its turns and steps."""
+
+    number: int
+    turn: int
+    step: int
 
 
 def _is_reply(point: Point, roles: Sequence[str]) -> bool:
     return point.where.tier == "messages" and roles[point.where.message] == "assistant"
-
-
-def _asked(body: Mapping[str, Any]) -> tuple[str, int, int]:
-    """Visit, turn and step that a request is for: its last block names them."""
-    last = body["messages"][-1]["content"][-1]
-    if last["type"] == "tool_result":
-        visit, turn, step = last["tool_use_id"].removeprefix("toolu_").split("_")
-        return visit, int(turn), int(step) + 1
-    visit, turn, *_ = last["text"].split()
-    return visit, int(turn), 0
 
 
 def _scripted(name: str, step: Step) -> Scripted:
