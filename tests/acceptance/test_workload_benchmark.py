@@ -181,7 +181,7 @@ def test_a_table_of_workloads() -> None:
     assert "**warmline ExpectedCost()**" in head
     assert line.startswith("| voice | 0.1 | ")
     shown = list(worktable.text([row]))
-    assert "of 1: at most .95 0, above 1.05 1" in shown[-1]
+    assert "at most .95 in 0 of 1 rows, above 1.05 in 1" in shown[-1]
     assert sorted(replace(row, apart=True).fixed) == ['warmline Fixed("1h")', 'warmline Fixed("5m")']
 
 

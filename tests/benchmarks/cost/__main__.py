@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import UTC, datetime
 from functools import partial
@@ -167,17 +167,20 @@ def main() -> None:
 
 
 def _workloads(given: argparse.Namespace, policies: list[str], peers: bool) -> Iterator[str]:
-    """Plays and tells the workloads; gives what went wrong."""
-    draw = f"seed {given.seed}, scale {given.scale:g}"
-    rows = workloads(work.Asked(given.seed, given.scale, tuple(policies)), peers, given.processes)
+    """Plays and tells the workloads, then a process for each conversation; gives what went wrong."""
+    asked = work.Asked(given.seed, given.scale, tuple(policies))
+    yield from _told(given, "cost-workloads", workloads(asked, peers, given.processes))
     names = [*work.APART, *([] if given.no_recordings else [RECORDED])]
-    apart = alone(work.Asked(given.seed, given.scale / 3, tuple(policies[-1:]), apart=True), names, given.processes)
-    for name, some in (("cost-workloads", rows), ("cost-apart", apart)):
-        print("\n".join(worktable.text(some)), end="\n\n")
-        sessions, requests = (sum(getattr(row, what) for row in some) for what in ("visits", "requests"))
-        told = f"{worktable.summary(some)}; {sessions} sessions, {requests:,} requests at all prices; {draw}; {which()}"
-        _tell(given, name, worktable.markdown(some), told)
-        yield from (problem for row in some for problem in row.problems)
+    asked = work.Asked(given.seed, given.scale / 3, tuple(policies[-1:]), apart=True)
+    yield from _told(given, "cost-apart", alone(asked, names, given.processes))
+
+
+def _told(given: argparse.Namespace, name: str, rows: Sequence[worktable.Row]) -> Iterator[str]:
+    print("\n".join(worktable.text(rows)), end="\n\n")
+    sessions, requests = sum(row.visits for row in rows), sum(row.requests for row in rows)
+    draw = f"{sessions} sessions, {requests:,} requests at all prices (seed {given.seed})"
+    _tell(given, name, worktable.markdown(rows), f"{worktable.summary(rows)}; {draw}; {which()}")
+    yield from (problem for row in rows for problem in row.problems)
 
 
 def _tell(given: argparse.Namespace, name: str, table: Iterable[str], source: str) -> None:

@@ -87,11 +87,11 @@ class Draw:
         return self.random.random() < chance
 
     def arrivals(self, each_hour: float, hours: float) -> Iterator[float]:
-        """When visitors come who know nothing of each other: seconds from the start."""
+        """When visitors come who know nothing of each other, at least one: seconds from the start."""
         at = self.random.expovariate(each_hour / HOUR)
-        while at < hours * HOUR:
+        yield at
+        while (at := at + self.random.expovariate(each_hour / HOUR)) < hours * HOUR:
             yield at
-            at += self.random.expovariate(each_hour / HOUR)
 
     def answer(self, median: float, sigma: float = 0.6) -> Step:
         """A reply of that size; 60 tokens a second, and a second before them."""

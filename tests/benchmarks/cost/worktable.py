@@ -84,7 +84,8 @@ def summary(rows: Sequence[Row]) -> str:
     """How ours compares, over all rows."""
     ratios = [one.over_best(one.ours) for one in rows]
     under, over = sum(ratio <= 0.95 for ratio in ratios), sum(ratio > 1.05 for ratio in ratios)
-    return f"of {len(ratios)}: at most .95 {under}, above 1.05 {over}, the worst {max(ratios):.3f}"
+    worst = f"above 1.05 in {over}, at most {max(ratios):.3f}"
+    return f"ours / best fixed: at most .95 in {under} of {len(ratios)} rows, {worst}"
 
 
 def buckets(one: Row) -> Iterator[str]:
