@@ -125,7 +125,7 @@ def _columns(one: Row) -> dict[str, list[str]]:
     others = [name for name in one.usages if name not in (schemes.UNCACHED, *plain, *mine)]
     groups = {f"four libraries, {ttl}": [name for name in others if name.endswith(f", {ttl}")] for ttl in TTLS}
     groups = {name: [name] for name in plain} | groups | {name: [name] for name in mine}
-    return {title.replace(one.ours, f"**{one.ours}**"): names for title, names in groups.items() if names}
+    return {f"**{title}**" if title == one.ours else title: names for title, names in groups.items() if names}
 
 
 def _span(texts: Sequence[str]) -> str:
