@@ -86,8 +86,8 @@ TRACES ?= 48
 PEERS := .venv-peers
 
 .PHONY: bench-cost
-bench-cost: $(PEERS)/.installed ## what recorded sessions cost with us and with others (ALL=1: all 272, about an hour)
-	$(PEERS)/bin/python -m tests.benchmarks.cost $(if $(ALL),,--traces $(TRACES)) --output build/bench-cost $(if $(DOCS),--docs)
+bench-cost: $(PEERS)/.installed ## what recorded sessions and drawn workloads cost with us and with others (ALL=1: all of them, two hours)
+	$(PEERS)/bin/python -m tests.benchmarks.cost $(if $(ALL),--scale 1,--traces $(TRACES)) --output build/bench-cost $(if $(DOCS),--docs)
 
 PEERS_SPEED := .venv-peers-speed
 

@@ -157,7 +157,7 @@ def test_two_recordings_from_the_file_to_the_tables(
     assert len(whole) == 272
     few = {"ue816e1": sorted(whole)[-4:-2], "ub798ac": sorted(whole)[-2:-1]}
     monkeypatch.setattr(main, "sample", lambda count: few)
-    given = ["cost", "--ours", "--no-scenarios", "--processes", "1", "--output", str(tmp_path)]
+    given = ["cost", "--ours", "--no-scenarios", "--no-workloads", "--processes", "1", "--output", str(tmp_path)]
     monkeypatch.setattr("sys.argv", [*given, "--policy", 'Fixed("5m")', "--policy", 'Fixed("1h")'])
     main.main()
     rows = json.loads((tmp_path / "cost.json").read_text())["rows"]

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import UTC, datetime
 from functools import partial
@@ -16,10 +16,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.cost import chart, ours, small, theirs
+from tests.benchmarks.cost import chart, ours, small, theirs, work, worktable
+from tests.benchmarks.cost.recorded import RECORDED
 from tests.benchmarks.cost.spent import MODELS, Spent
 from tests.benchmarks.cost.table import OURS, Results, markdown, text
 from tests.benchmarks.cost.traces import sample
+from tests.benchmarks.cost.workloads import KINDS
 
 CHUNK = 4
 """Recordings of one user that a worker gives to every peer at a time."""
@@ -75,6 +77,26 @@ def scenarios(policies: list[str], peers: bool, processes: int) -> small.Small:
     return found
 
 
+def workloads(asked: work.Asked, peers: bool, processes: int) -> list[worktable.Row]:
+    """The workloads in every way, at every price."""
+    calls: dict[tuple[str, float], Callable[[], Any]] = {}
+    if peers:
+        calls |= {(name, 0.0): partial(work.libraries, name, asked) for name in KINDS}
+    calls |= {(name, read): partial(work.row, name, read, asked) for name in KINDS for read in MODELS}
+    found = dict(everything(calls, processes))
+    return work.with_libraries(
+        [found[name, read] for read in MODELS for name in KINDS],
+        {name: found[name, 0.0] for name in KINDS if peers},
+    )
+
+
+def alone(asked: work.Asked, names: Iterable[str], processes: int) -> list[worktable.Row]:
+    """A process for each conversation, where the inference about parks is wrong."""
+    calls = {(name, read): partial(work.row, name, read, asked) for read in MODELS for name in names}
+    found = dict(everything(calls, processes))
+    return [found[key] for key in calls]
+
+
 def _take(results: Results, job: Job, rows: dict[str, Spent], first: str) -> None:
     call, args = job
     if call is theirs.run:
@@ -108,8 +130,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--traces", type=int, help="how many recordings, spread over all sizes (default: all)")
     parser.add_argument("--ours", action="store_true", help="without the libraries of others")
     parser.add_argument("--policy", action="append", choices=list(ours.POLICIES), help="only these of ours")
-    parser.add_argument("--no-scenarios", action="store_true", help="only the recordings")
-    parser.add_argument("--no-recordings", action="store_true", help="only the scenarios")
+    parser.add_argument("--no-scenarios", action="store_true", help="without the small scenarios")
+    parser.add_argument("--no-recordings", action="store_true", help="without the recordings")
+    parser.add_argument("--no-workloads", action="store_true", help="without the drawn workloads")
+    parser.add_argument("--scale", type=float, default=0.3, help="how much of the time of each workload is played")
+    parser.add_argument("--seed", type=int, default=1, help="of the workloads: another draw of the same kind")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--output", type=Path, help="a folder for cost.json, cost.md and cost.svg")
     parser.add_argument("--docs", action="store_true", help="put tables and chart into docs/cost.md")
@@ -119,14 +144,16 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     given, started = arguments(), time.perf_counter()
     policies, peers = given.policy or list(ours.POLICIES), not given.ours
-    chosen, problems = sample(given.traces), list[str]()
+    problems = list[str]()
     if not given.no_scenarios:
         found = scenarios(policies, peers, given.processes)
         print("\n".join(found.text()), end="\n\n")
         problems += found.problems
         _tell(given, "cost-scenarios", found.markdown(), which())
+    if not given.no_workloads:
+        problems += _workloads(given, policies, peers)
     if not given.no_recordings:
-        results = recorded(chosen, policies, peers, given.processes)
+        results = recorded(sample(given.traces), policies, peers, given.processes)
         print("\n".join(text(results)))
         problems += results.problems()
         count, requests = sum(results.sessions.values()), results.total(ours.UNCACHED, 0.1).requests
@@ -137,6 +164,23 @@ def main() -> None:
         print(f"problem: {problem}")
     if problems:
         raise SystemExit(f"{len(problems)} requests were refused or did not read what they should have")
+
+
+def _workloads(given: argparse.Namespace, policies: list[str], peers: bool) -> Iterator[str]:
+    """Plays and tells the workloads, then a process for each conversation; gives what went wrong."""
+    asked = work.Asked(given.seed, given.scale, tuple(policies))
+    yield from _told(given, "cost-workloads", workloads(asked, peers, given.processes))
+    names = [*work.APART, *([] if given.no_recordings else [RECORDED])]
+    asked = work.Asked(given.seed, given.scale / 3, tuple(policies[-1:]), apart=True)
+    yield from _told(given, "cost-apart", alone(asked, names, given.processes))
+
+
+def _told(given: argparse.Namespace, name: str, rows: Sequence[worktable.Row]) -> Iterator[str]:
+    print("\n".join(worktable.text(rows)), end="\n\n")
+    sessions, requests = sum(row.visits for row in rows), sum(row.requests for row in rows)
+    draw = f"{sessions} sessions, {requests:,} requests at all prices (seed {given.seed})"
+    _tell(given, name, worktable.markdown(rows), f"{worktable.summary(rows)}; {draw}; {which()}")
+    yield from (problem for row in rows for problem in row.problems)
 
 
 def _tell(given: argparse.Namespace, name: str, table: Iterable[str], source: str) -> None:

@@ -63,7 +63,12 @@ def on_recordings(
     listener = Listener()
     more = {"profile": profile} if profile else {}
     play(recorded, 0.1, user, listener, ttl=Fixed("5m"), tend=False, **more)
-    return {label(peer, ttl): anyio.run(_replay, peer, ttl, listener.asked, profile) for peer in PEERS for ttl in TTLS}
+    return on_requests(listener.asked, profile)
+
+
+def on_requests(asked: Sequence[tuple[Conversation, Asked]], profile: Profile | None = None) -> dict[str, Answered]:
+    """Every peer with both lifetimes on the requests that our sessions sent, in their order."""
+    return {label(peer, ttl): anyio.run(_replay, peer, ttl, asked, profile) for peer in PEERS for ttl in TTLS}
 
 
 async def _replay(
