@@ -56,7 +56,11 @@ def markers(bench: Bench) -> Steps:
         yield from accepted(bench.ask("the same without the mark", whole))
         return Finding("differs", f"markers are refused ({first.refused})", _NO_MARKERS)
     if not bench.known.counters:
-        raise Unclear("markers are accepted; what they do is not counted")
+        # Nothing tells what a mark does; whoever reads them takes four at most.
+        five = yield bench.ask("five marks", *(bench.short(f"mark {number}", "5m") for number in range(5)))
+        if five.refused is None:
+            return Finding("differs", "markers are not read: a fifth one is accepted, and none is counted", _NO_MARKERS)
+        raise Unclear("markers are read; what they do is not counted")
     for size in sizes[1:]:
         if not first.cached and not bench.known.automatic:
             whole, first = yield from _marked(bench, size)
