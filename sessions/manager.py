@@ -15,6 +15,7 @@ import anyio
 from sessions.arguments import (
     check_choice,
     check_counts,
+    check_model_names,
     check_names,
     check_switches,
     check_texts,
@@ -60,14 +61,15 @@ class SessionManager:
     `store`: "sqlite:///path", "sqlite://" (memory), "postgresql://…" or a `storage.Store`. `client`: any of the SDK's
     async clients; `None` makes `AsyncAnthropic()` at the first call. `profile`: what the model and endpoint support,
     where the built-in tables are wrong: a `Profile` for every model, or the path of a file that `warmline probe` wrote
-    (for models other than its own it says what the endpoint does). `ttl`: a policy, `ExpectedCost()` or
-    `Fixed("5m" | "1h")`. `max_steps`: model calls in one turn. `busy_timeout`: seconds to wait for a session that
-    somebody else uses. `diagnostics`: ask the API why a cache was missed, on every call. `tend`: keep idle
-    conversations warm where that is expected to pay, in the background while this manager is in use. `warmup`: requests
-    that would write the same prefix at the same time wait until one has, each at most `warmup_timeout` seconds.
-    `tools`: functions that `recover` may run, or a function, also async, that gives those of a session from its owner
-    and metadata. `recover`: do that in the background, every few seconds, so that turns of workers that died are
-    finished by those that live. Raises `ConfigurationError` for a wrong setting.
+    (for models other than its own it says what the endpoint does). `model_names`: Anthropic's or Bedrock's name of a
+    model, by a name of your own for it, such as an inference profile's ARN or a deployment. `ttl`: a policy,
+    `ExpectedCost()` or `Fixed("5m" | "1h")`. `max_steps`: model calls in one turn. `busy_timeout`: seconds to wait for
+    a session that somebody else uses. `diagnostics`: ask the API why a cache was missed, on every call. `tend`: keep
+    idle conversations warm where that is expected to pay, in the background while this manager is in use. `warmup`:
+    requests that would write the same prefix at the same time wait until one has, each at most `warmup_timeout`
+    seconds. `tools`: functions that `recover` may run, or a function, also async, that gives those of a session from
+    its owner and metadata. `recover`: do that in the background, every few seconds, so that turns of workers that died
+    are finished by those that live. Raises `ConfigurationError` for a wrong setting.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class SessionManager:
         *,
         client: Any = None,
         profile: Profile | str | os.PathLike[str] | None = None,
+        model_names: Mapping[str, str] | None = None,
         ttl: Policy = ExpectedCost(),  # noqa: B008 - a frozen value
         clock: Clock = SystemClock(),  # noqa: B008 - it has no state
         tend: bool = True,
@@ -94,6 +97,7 @@ class SessionManager:
             raise ConfigurationError(f"clock must have now() and sleep(), as SystemClock() does, not {shown(clock)}")
         if not isinstance(profile, Profile | str | os.PathLike | None):
             raise ConfigurationError(f"profile must be a Profile or the path of a file, not {shown(profile)}")
+        check_model_names(model_names)
         check_switches(tend=tend, warmup=warmup, recover=recover, diagnostics=diagnostics)
         check_counts(1, max_steps=max_steps)
         check_counts(0, transcript_bytes=transcript_bytes)
@@ -112,6 +116,7 @@ class SessionManager:
             ModelClient(client),
             profile,
             ttl,
+            model_names=model_names,
             limits=Limits(max_steps, diagnostics),
             tend=tend,
             warmup_timeout=warmup_timeout if warmup else 0.0,
