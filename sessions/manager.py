@@ -61,15 +61,17 @@ class SessionManager:
     `store`: "sqlite:///path", "sqlite://" (memory), "postgresql://…" or a `storage.Store`. `client`: any of the SDK's
     async clients; `None` makes `AsyncAnthropic()` at the first call. `profile`: what the model and endpoint support,
     where the built-in tables are wrong: a `Profile` for every model, or the path of a file that `warmline probe` wrote
-    (for models other than its own it says what the endpoint does). `model_names`: Anthropic's or Bedrock's name of a
-    model, by a name of your own for it, such as an inference profile's ARN or a deployment. `ttl`: a policy,
-    `ExpectedCost()` or `Fixed("5m" | "1h")`. `max_steps`: model calls in one turn. `busy_timeout`: seconds to wait for
-    a session that somebody else uses. `diagnostics`: ask the API why a cache was missed, on every call. `tend`: keep
-    idle conversations warm where that is expected to pay, in the background while this manager is in use. `warmup`:
-    requests that would write the same prefix at the same time wait until one has, each at most `warmup_timeout`
-    seconds. `tools`: functions that `recover` may run, or a function, also async, that gives those of a session from
-    its owner and metadata. `recover`: do that in the background, every few seconds, so that turns of workers that died
-    are finished by those that live. Raises `ConfigurationError` for a wrong setting.
+    (for models other than its own it says what the endpoint does). `ttl`: a policy, `ExpectedCost()` or
+    `Fixed("5m" | "1h")`. `max_steps`: model calls in one turn. `busy_timeout`: seconds to wait for a session that
+    somebody else uses. `diagnostics`: ask the API why a cache was missed, on every call. `tend`: keep idle
+    conversations warm where that is expected to pay, in the background while this manager is in use. `warmup`: requests
+    that would write the same prefix at the same time wait until one has, each at most `warmup_timeout` seconds.
+    `tools`: functions that `recover` may run, or a function, also async, that gives those of a session from its owner
+    and metadata. `recover`: do that in the background, every few seconds, so that turns of workers that died are
+    finished by those that live. Raises `ConfigurationError` for a wrong setting.
+
+    `model_names`: Anthropic's or Bedrock's name of a model, by a name of your own for it, such as the ARN of an
+    inference profile or a deployment: requests have your name, facts and prices are those of the model.
     """
 
     def __init__(

@@ -198,10 +198,10 @@ class Requests:
         async with AsyncExitStack() as stack:
             stack.enter_context(self._among_others(request))
             with inside(request.span):
-                events = await self._begun(request, stack, typed=typed)
+                events = await self._opened(request, stack, typed=typed)
             yield events
 
-    async def _begun(self, request: Request, stack: AsyncExitStack, *, typed: bool) -> AsyncIterator[Any]:
+    async def _opened(self, request: Request, stack: AsyncExitStack, *, typed: bool) -> AsyncIterator[Any]:
         while True:
             try:
                 return await stack.enter_async_context(self._client.stream(request.body, request.incoming, typed=typed))

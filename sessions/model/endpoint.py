@@ -32,11 +32,11 @@ _SAID: dict[Feature, str] = {
 
 @dataclass(slots=True)
 class _Known:
-    """One model there: the `base_url` that its `profile` was made for, and what has been learnt."""
+    """One model there: its `profile`, the `base_url` that this was made for, and what has been learnt."""
 
+    profile: Profile
+    base_url: str | None
     learnt: Learnt = field(default_factory=Learnt)
-    base_url: str | None = None
-    profile: Profile | None = None
 
 
 class Endpoint:
@@ -70,11 +70,14 @@ class Endpoint:
         The same object until something else is known: who keeps what was made of it sees by that whether it still
         holds.
         """
-        known, base_url = self._known.setdefault(model, _Known()), self._client.base_url
-        if known.profile is None or known.base_url != base_url:
+        known = self._known.get(model) or self._new(model)
+        # A client of the SDK's own is made at the first request: only then is it known where requests go.
+        if known.base_url != self._client.base_url:
             self._renew(model, known)
-        assert known.profile is not None
         return known.profile
+
+    def _new(self, model: str) -> _Known:
+        return self._known.setdefault(model, _Known(self._told(model), self._client.base_url))
 
     def _renew(self, model: str, known: _Known) -> None:
         profile = known.learnt.profile(self._told(model), self._at_the_api(model))
@@ -109,7 +112,7 @@ class Endpoint:
 
     def learn_answer(self, kind: str, model: str, plan: Plan, incoming: Incoming, miss: str | None) -> None:
         """Takes in an answer that came whole. `miss`: the cause of what it lost of the cache, if it did."""
-        known = self._known.setdefault(model, _Known())
+        known = self._known.get(model) or self._new(model)
         learnt = known.learnt.told_of_hours(shows_hours(plan, incoming))
         # What is not streamed comes without its headers.
         if kind in ("turn", "compact") and self._may_be_the_api():
@@ -130,7 +133,7 @@ class Endpoint:
         return model in self._known and self._known[model].learnt.is_taken_for_the_api
 
     def _without(self, model: str, feature: Feature) -> None:
-        known = self._known.setdefault(model, _Known())
+        known = self._known.get(model) or self._new(model)
         if feature in known.learnt.refused:
             return
         known.learnt = known.learnt.without(feature)

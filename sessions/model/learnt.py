@@ -31,8 +31,8 @@ _STEPS = (("counters", "ttls", "prewarms", "parks"), ("collapses_tools", "diagno
 """What an endpoint that answers as the API does gets of the API's profile: with the first such answer what costs one
 refused request where it is wrong; with the second what may cost a miss."""
 
-_FOR_NOW = (401, 402, 403, 408, 409, 413, 429)
-"""The key, the account, the load or the size: such a status says nothing about a feature."""
+_SAYS_NOTHING = (401, 402, 403, 404, 408, 409, 413, 429)
+"""The key, the account, the address, the load or the size: such a status is no word about a feature."""
 _TTL, _DIAGNOSTICS = re.compile(r"\bttl\b"), re.compile(r"\bdiagnostics\b")
 _CONTENT = re.compile(r"messages\.\d+")
 _MESSAGE_ID = re.compile(r"msg_(?!bdrk_|vrtx_)")
@@ -87,7 +87,7 @@ def refused_feature(error: ModelError, kind: str, body: Mapping[str, Any], plan:
     `kind`: of the call, as in the ledger.
     """
     status = status_of(error)
-    if status is None or not 400 <= status < 500 or status in _FOR_NOW or is_of_the_account(error):
+    if status is None or not 400 <= status < 500 or status in _SAYS_NOTHING or is_of_the_account(error):
         return None
     reason = reason_of(error)
     if _TTL.search(reason) and any(mark.ttl == "1h" for mark in plan.marks):

@@ -202,7 +202,7 @@ async def test_a_refused_prewarm_is_none_and_not_sent_again(caplog: pytest.LogCa
         assert [row.status for row in await session.calls()] == ["error"]
 
 
-@pytest.mark.parametrize("status", [401, 429, 500])
+@pytest.mark.parametrize("status", [401, 404, 429, 500])
 async def test_a_failure_that_says_nothing_of_zero_tokens_ends_nothing(status: int) -> None:
     at = World(faults={0: Fault.http(status)})
     async with at.manager() as manager:
