@@ -5,10 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sessions.core.asked_again import without_hours
 from sessions.core.cache import SECONDS, Where, bill
 from sessions.core.lifetimes import written_for
+from sessions.core.plan import Plan, render
 from sessions.core.usage import Usage
 from sessions.core.warmth import Alive, Mark, Warmth
+from tests.core.strategies import assistant, text, tool, user
+from tests.core.world import MODEL, prompt_of
 
 
 def mark(point: str, tokens: int, ttl: str) -> Mark:
@@ -74,3 +78,24 @@ def test_the_billing_rule_is_read_backwards(
         if off <= 0.21 * (billed.write_1h + billed.write_5m):
             return
     assert [found[n] for n in behind] == [marks[n][1] for n in behind]
+
+
+def test_a_refused_hour_is_asked_for_as_five_minutes_and_nothing_else_changes() -> None:
+    messages = [user("a"), assistant("b"), user("c")]
+    prompt = prompt_of(
+        {"model": MODEL, "max_tokens": 9, "tools": [tool()], "system": [text("s")], "messages": messages}
+    )
+    places = [Where("tools", 0, 0), Where("system", 0, 0), Where("messages", 1, 0), Where("messages", 2, 0)]
+    marks = tuple(
+        Mark("user", where, "5m" if number == 3 else "1h", prompt.points[0].digest, 1000 + number)
+        for number, where in enumerate(places)
+    )
+    plan = Plan(marks, Usage(1, 2, 3, 4), "hit")
+    body = {**render(prompt, plan.marks), "diagnostics": None}
+    before = str(body)
+    again, changed = without_hours(plan, body)
+    assert {mark.ttl for mark in again.marks} == {"5m"}
+    assert [mark.where for mark in again.marks] == places
+    assert (again.expected, again.hit) == (Usage(1, 2, 7, 0), "hit")
+    assert changed == {**render(prompt, again.marks), "diagnostics": None}
+    assert str(body) == before

@@ -11,7 +11,17 @@ import anyio
 import httpx2
 import pytest
 
-from sessions import ConfigurationError, ExpectedCost, Fixed, Profile, SessionManager, profile_for, simulator, tool
+from sessions import (
+    ConfigurationError,
+    ExpectedCost,
+    Fixed,
+    ModelError,
+    Profile,
+    SessionManager,
+    profile_for,
+    simulator,
+    tool,
+)
 from sessions.core.incoming import Incoming
 from sessions.core.plan import Plan
 from sessions.core.usage import Usage
@@ -405,6 +415,31 @@ async def test_each_step_is_undone_by_what_contradicts_it() -> None:
         assert await other.prewarm() is None
         assert not _known(manager).prewarms
         assert _known(manager).diagnostics
+
+
+async def test_a_refused_compaction_is_asked_for_once() -> None:
+    at = Elsewhere()
+    async with at.manager(tend=False) as manager:
+        session = await create(manager)
+        await session.send("Hello")
+        await session.send("And?")
+        at.engine.faults = {2: Fault.http(400, "compaction: Extra inputs are not permitted")}
+        with pytest.raises(ModelError, match="Extra inputs"):
+            await session.compact()
+        assert not _known(manager).compaction
+        with pytest.raises(ConfigurationError, match="no on-demand compaction"):
+            await session.compact()
+        assert len(at.requests) == 3
+
+
+async def test_the_api_itself_may_refuse_to_compact_one_conversation() -> None:
+    at = World(faults={1: Fault.http(400, "compaction: this one cannot be summarized")})
+    async with at.manager(tend=False) as manager:
+        session = await create(manager)
+        await session.send("Hello")
+        with pytest.raises(ModelError, match="cannot be summarized"):
+            await session.compact()
+        await session.compact()
 
 
 async def test_a_shorter_look_back_is_learnt_from_a_miss() -> None:
