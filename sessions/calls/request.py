@@ -32,8 +32,8 @@ from storage.records import CallKind, CallStatus
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-_IDLE = ("park", "refresh")
-"""Kinds that are sent for the sake of an hour: refused that, they are not asked again for five minutes."""
+_FOR_FIVE_MINUTES_TOO = ("turn", "compact", "prewarm")
+"""Kinds that are sent again for five minutes where an hour is refused: all others are sent for the sake of the hour."""
 _JUDGED = ("turn", "prewarm", "park", "refresh")
 """Kinds whose misses are told. A compaction leaves the chain; when a batch was processed, and so what lived, is not
 known."""
@@ -228,7 +228,7 @@ class Requests:
     def _is_changed_after(self, error: ModelError, request: Request) -> bool:
         """Whether a refused request is now without the field that was refused, to be sent again. Nothing was billed."""
         feature = self._endpoint.learn_refusal(error, request.kind, request.body, request.plan)
-        if feature == "ttl" and request.kind not in _IDLE:
+        if feature == "ttl" and request.kind in _FOR_FIVE_MINUTES_TOO:
             request.plan, request.body = without_hours(request.plan, request.body)
         elif feature == "diagnostics":
             request.body = {name: value for name, value in request.body.items() if name != "diagnostics"}

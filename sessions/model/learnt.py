@@ -17,8 +17,8 @@ from sessions.model.failures import belongs_elsewhere, is_of_the_account, reason
 
 Feature = Literal["ttl", "diagnostics", "zero tokens", "compaction", "tool runs"]
 
-ZERO_TOKEN = ("prewarm", "park", "refresh")
-"""Kinds of requests that want no answer."""
+_ANSWERED = ("turn", "compact", "batch")
+"""Kinds of requests that want an answer; all others ask for no tokens."""
 _WITHOUT: Mapping[Feature, Mapping[str, Any]] = {
     "ttl": {"ttls": ("5m",), "parks": False},
     "diagnostics": {"diagnostics": False},
@@ -97,7 +97,7 @@ def refused_feature(error: ModelError, kind: str, body: Mapping[str, Any], plan:
     # The content is refused to whoever sends it, and for whatever number of tokens.
     if isinstance(error, ContextFull) or belongs_elsewhere(error) or _CONTENT.match(reason):
         return None
-    if kind in ZERO_TOKEN:
+    if kind not in _ANSWERED:
         return "zero tokens"
     return "compaction" if kind == "compact" else None
 

@@ -179,8 +179,9 @@ def zero(bench: Bench) -> Steps:
     seen = yield bench.ask("max_tokens 0", marked, bench.short("go"), max_tokens=0)
     if seen.refused is not None:
         one = yield from accepted(bench.ask("max_tokens 1", marked, bench.short("go")))
-        wrote = {"prewarms": True} if one.usage.cache_write else {}
-        return Finding("differs", f"zero tokens are refused ({seen.refused})", {**wrote, "prewarm_max_tokens": 1})
+        # Without marks it caches by itself, if at all: one token then warms it as any other answer does.
+        warms = {"prewarms": True} if one.usage.cache_write or not bench.known.markers else {}
+        return Finding("differs", f"zero tokens are refused ({seen.refused})", {**warms, "prewarm_max_tokens": 1})
     if seen.content or seen.usage.output:
         return Finding("differs", "zero tokens are accepted and answered all the same", {"prewarm_max_tokens": 1})
     if not bench.known.counters:

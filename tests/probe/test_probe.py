@@ -319,10 +319,10 @@ async def test_an_engine_that_ignores_marks_is_not_said_to_honour_them(name: str
     """Found from the careful profile of an endpoint that nobody knows."""
     there = profile_for(MODEL, name)
     base = profile_for(MODEL, "http://localhost:8000")
-    assert base.markers
+    assert (base.markers, base.prewarms) == (True, False)
     probe = await probed(Engine(profile=there), base=base, quick=True)
-    assert not probe.known.markers
-    assert not probe.known.parks
+    assert (probe.known.markers, probe.known.parks) == (False, False)
+    assert (probe.known.prewarms, probe.known.prewarm_max_tokens) == (True, 1)
 
 
 # -- quick, interrupted, limited -----------------------------------------------------------------------------------
