@@ -17,7 +17,7 @@ from sessions.core.profiles import Profile, endpoint_name, nearest_models, profi
 from sessions.core.settings import Settings
 from sessions.errors import ConfigurationError, ModelError
 from sessions.model.client import ModelClient
-from sessions.model.learnt import Feature, Learnt, is_like_the_api, refused_feature, shows_hours
+from sessions.model.learnt import Feature, Learnt, is_like_the_api, named_feature, refused_feature, shows_hours
 from sessions.model.profile_file import SIMULATOR, read_profile
 from sessions.translate import caller_errors
 
@@ -109,6 +109,14 @@ class Endpoint:
         if feature is not None and (feature != "compaction" or self._is_taken_for_the_api(model)):
             self._without(model, feature)
         return feature
+
+    def learn_refused_item(self, reason: str, body: Mapping[str, Any], plan: Plan) -> bool:
+        """Takes in that a request of a batch was refused with these words; whether it can be sent again without what
+        they name."""
+        feature = named_feature(reason, body, plan)
+        if feature is not None:
+            self._without(str(body["model"]), feature)
+        return feature is not None
 
     def learn_answer(self, kind: str, model: str, plan: Plan, incoming: Incoming, miss: str | None) -> None:
         """Takes in an answer that came whole. `miss`: the cause of what it lost of the cache, if it did."""

@@ -90,16 +90,21 @@ def refused_feature(error: ModelError, kind: str, body: Mapping[str, Any], plan:
     if status is None or not 400 <= status < 500 or status in _SAYS_NOTHING or is_of_the_account(error):
         return None
     reason = reason_of(error)
-    if _TTL.search(reason) and any(mark.ttl == "1h" for mark in plan.marks):
-        return "ttl"
-    if _DIAGNOSTICS.search(reason) and "diagnostics" in body:
-        return "diagnostics"
+    if (named := named_feature(reason, body, plan)) is not None:
+        return named
     # The content is refused to whoever sends it, and for whatever number of tokens.
     if isinstance(error, ContextFull) or belongs_elsewhere(error) or _CONTENT.match(reason):
         return None
     if kind not in _ANSWERED:
         return "zero tokens"
     return "compaction" if kind == "compact" else None
+
+
+def named_feature(reason: str, body: Mapping[str, Any], plan: Plan) -> Feature | None:
+    """The field of a refused request that the endpoint's own words name, where it can be left out; else `None`."""
+    if _TTL.search(reason) and any(mark.ttl == "1h" for mark in plan.marks):
+        return "ttl"
+    return "diagnostics" if _DIAGNOSTICS.search(reason) and "diagnostics" in body else None
 
 
 def shows_hours(plan: Plan, incoming: Incoming) -> bool | None:

@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from sessions import (
+    BatchIncomplete,
     ConfigurationError,
     ExpectedCost,
     Fixed,
@@ -140,6 +141,49 @@ async def test_requests_under_way_at_the_same_time_are_all_asked_again() -> None
             for session in sessions:
                 group.start_soon(session.send, "Hello")
         assert [len(session.messages) for session in sessions] == [2] * 6
+
+
+async def test_a_batch_that_is_refused_its_hour_is_resumed_for_five_minutes() -> None:
+    at = World(profile=replace(profile_for(MODEL), ttls=("5m",)), latency=simulator.Latency(batch=60))
+    async with at.manager(tend=False) as manager:
+        session = await create(manager)
+        failed: list[BatchIncomplete] = []
+
+        async def send() -> None:
+            try:
+                await session.batch(["red", "green"])
+            except BatchIncomplete as error:
+                failed.append(error)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(send)
+            await at.clock.advance(600)
+        assert len(failed) == 1
+        first, second = failed[0].results
+        assert isinstance(first, ModelError)
+        assert first.retryable
+        assert second.text  # sent after the first one, without the hour
+        (branch,) = await manager.list(parent=session.id, state="interrupted")
+        opened = await manager.open(branch.id)
+        assert await opened.resume() is not None
+        assert len(opened.messages) == 2
+        assert {ttl for _, ttl in marks(at.bodies[-1])} == {"5m"}
+
+
+@pytest.mark.parametrize("way", ["stream", "prewarm", "compact"])
+async def test_every_request_passes_where_a_refused_lifetime_is_asked_again(way: str) -> None:
+    at = World(profile=replace(profile_for(MODEL), ttls=("5m",)))
+    async with at.manager(ttl=Fixed("1h"), tend=False) as manager:
+        session = await create(manager, system=LONG)
+        if way == "stream":
+            async with session.stream("Hello") as stream:
+                assert [event async for event in stream]
+        elif way == "prewarm":
+            assert await session.prewarm() is not None
+        else:
+            await session.append([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+            await session.compact()
+        assert hours(at) == [True, False]
 
 
 async def test_what_else_is_refused_is_refused() -> None:
