@@ -49,6 +49,13 @@ def check_switches(**given: Any) -> None:
             raise ConfigurationError(f"{name} must be True or False, not {shown(value)}")
 
 
+def check_model_names(given: Any) -> None:
+    """Names of models by the names that they have elsewhere, or `None`."""
+    named = given.items() if isinstance(given, Mapping) else [(None, None)]
+    if given is not None and not all(isinstance(name, str) for pair in named for name in pair):
+        raise ConfigurationError(f"model_names must be a dict of names, each a str, not {shown(given)}")
+
+
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """One of these words."""
     if not isinstance(value, str) or value not in choices:

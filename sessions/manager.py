@@ -15,6 +15,7 @@ import anyio
 from sessions.arguments import (
     check_choice,
     check_counts,
+    check_model_names,
     check_names,
     check_switches,
     check_texts,
@@ -68,6 +69,9 @@ class SessionManager:
     `tools`: functions that `recover` may run, or a function, also async, that gives those of a session from its owner
     and metadata. `recover`: do that in the background, every few seconds, so that turns of workers that died are
     finished by those that live. Raises `ConfigurationError` for a wrong setting.
+
+    `model_names`: Anthropic's or Bedrock's name of a model, by a name of your own for it, such as the ARN of an
+    inference profile or a deployment: requests have your name, facts and prices are those of the model.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class SessionManager:
         *,
         client: Any = None,
         profile: Profile | str | os.PathLike[str] | None = None,
+        model_names: Mapping[str, str] | None = None,
         ttl: Policy = ExpectedCost(),  # noqa: B008 - a frozen value
         clock: Clock = SystemClock(),  # noqa: B008 - it has no state
         tend: bool = True,
@@ -94,6 +99,7 @@ class SessionManager:
             raise ConfigurationError(f"clock must have now() and sleep(), as SystemClock() does, not {shown(clock)}")
         if not isinstance(profile, Profile | str | os.PathLike | None):
             raise ConfigurationError(f"profile must be a Profile or the path of a file, not {shown(profile)}")
+        check_model_names(model_names)
         check_switches(tend=tend, warmup=warmup, recover=recover, diagnostics=diagnostics)
         check_counts(1, max_steps=max_steps)
         check_counts(0, transcript_bytes=transcript_bytes)
@@ -112,6 +118,7 @@ class SessionManager:
             ModelClient(client),
             profile,
             ttl,
+            model_names=model_names,
             limits=Limits(max_steps, diagnostics),
             tend=tend,
             warmup_timeout=warmup_timeout if warmup else 0.0,

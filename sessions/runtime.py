@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sessions.background import Background
@@ -61,6 +62,7 @@ def assembled(
     profile: Profile | str | os.PathLike[str] | None,
     policy: Policy,
     *,
+    model_names: Mapping[str, str] | None,
     limits: Limits,
     tend: bool,
     warmup_timeout: float,
@@ -68,12 +70,12 @@ def assembled(
     transcript_bytes: int,
 ) -> Runtime:
     """The parts of a manager, each handed what it needs; the settings are those of `SessionManager`."""
-    background, lifecycle, endpoint = Background(), Lifecycle(clock), Endpoint(client, profile)
+    background, lifecycle, endpoint = Background(), Lifecycle(clock), Endpoint(client, profile, model_names)
     leases = Leases(store, clock, background, lifecycle, busy_timeout)
     memory, warmth = Transcripts(transcript_bytes, leases.is_held), Warmth(limit=SHARED_POINTS)
     conversations = Conversations(store, clock, lifecycle, endpoint, memory, warmth)
     gate = WarmupGate(store, clock, background, lifecycle, warmth, warmup_timeout)
-    requests = Requests(client, store, clock)
+    requests = Requests(client, endpoint, store, clock)
     forecaster = Forecaster(store, clock, policy, endpoint, tend=tend)
     return Runtime(
         store=store,

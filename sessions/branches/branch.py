@@ -157,6 +157,10 @@ class BranchTurn:
             text = {"expired": "not processed within 24 hours", "canceled": "the batch was canceled"}[result["type"]]
         refused = kind in _REFUSED
         retryable = kind in _RETRYABLE or result["type"] != "errored"
+        if refused and self._runtime.endpoint.learn_refused_item(
+            str(failure.get("message")), request.body, request.plan
+        ):
+            refused, retryable = False, True
         advice = "resume() of the branch asks again" if not refused else "correct the content"
         about = f"(session {self._conversation.record.id} in {batch}; {advice})"
         named = text if result["type"] != "errored" else " ".join(["the API refused it:", *api_type(kind)])

@@ -14,15 +14,17 @@ import anyio
 from sessions.background import log
 from sessions.clock import Clock
 from sessions.conversation.conversation import Conversation
+from sessions.core.asked_again import without_hours
 from sessions.core.cache import text_of
 from sessions.core.diagnosis import Asked, Miss, Past, diagnose, reason_of, was_edited
 from sessions.core.incoming import Incoming
 from sessions.core.plan import Plan
 from sessions.core.prices import cost
 from sessions.core.prompt import Prompt
-from sessions.errors import without_words
+from sessions.errors import ModelError, without_words
 from sessions.ledger import Call, marks_of, usage_of
 from sessions.model.client import ModelClient
+from sessions.model.endpoint import Endpoint
 from sessions.telemetry import end_call, inside, start_call
 from storage import CallRecord, Store
 from storage.records import CallKind, CallStatus
@@ -30,6 +32,8 @@ from storage.records import CallKind, CallStatus
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
+_FOR_FIVE_MINUTES_TOO = ("turn", "compact", "prewarm")
+"""Kinds that are sent again for five minutes where an hour is refused: all others are sent for the sake of the hour."""
 _JUDGED = ("turn", "prewarm", "park", "refresh")
 """Kinds whose misses are told. A compaction leaves the chain; when a batch was processed, and so what lived, is not
 known."""
@@ -166,10 +170,14 @@ class Request:
 
 
 class Requests:
-    """The requests of one manager: every one of them is sent, judged and written down here."""
+    """The requests of one manager: every one of them is sent, judged and written down here.
 
-    def __init__(self, client: ModelClient, store: Store, clock: Clock) -> None:
-        self._client, self._store, self._clock = client, store, clock
+    So it is here, too, that an endpoint's refusals and answers are learnt, and that a request which was refused for a
+    field that can be left out is sent again without it.
+    """
+
+    def __init__(self, client: ModelClient, endpoint: Endpoint, store: Store, clock: Clock) -> None:
+        self._client, self._endpoint, self._store, self._clock = client, endpoint, store, clock
         self._under_way: dict[str, _UnderWay] = {}
 
     # -- sending --
@@ -190,18 +198,45 @@ class Requests:
         async with AsyncExitStack() as stack:
             stack.enter_context(self._among_others(request))
             with inside(request.span):
-                events = await stack.enter_async_context(
-                    self._client.stream(request.body, request.incoming, typed=typed)
-                )
+                events = await self._opened(request, stack, typed=typed)
             yield events
+
+    async def _opened(self, request: Request, stack: AsyncExitStack, *, typed: bool) -> AsyncIterator[Any]:
+        while True:
+            try:
+                return await stack.enter_async_context(self._client.stream(request.body, request.incoming, typed=typed))
+            except ModelError as error:
+                if not self._is_changed_after(error, request):
+                    raise
 
     async def answer(self, request: Request) -> None:
         """Sends one that does not stream, and waits for its answer. Raises `ModelError`."""
         with self._among_others(request), inside(request.span):
-            message, request.incoming.request_id = await self._client.send(request.body)
+            message, request.incoming.request_id = await self._answered(request)
             # In here: outside it is no longer among those under way.
             self.begun(request)
         request.incoming.feed({"type": "message_start", "message": message})
+
+    async def _answered(self, request: Request) -> tuple[dict[str, Any], str | None]:
+        while True:
+            try:
+                return await self._client.send(request.body)
+            except ModelError as error:
+                if not self._is_changed_after(error, request):
+                    raise
+
+    def _is_changed_after(self, error: ModelError, request: Request) -> bool:
+        """Whether a refused request is now without the field that was refused, to be sent again. Nothing was billed."""
+        feature = self._endpoint.learn_refusal(error, request.kind, request.body, request.plan)
+        if feature == "ttl" and request.kind in _FOR_FIVE_MINUTES_TOO:
+            request.plan, request.body = without_hours(request.plan, request.body)
+        elif feature == "diagnostics":
+            request.body = {name: value for name, value in request.body.items() if name != "diagnostics"}
+        else:
+            return False
+        # Lifetimes count from the start of the request that is answered (docs/provider.md, 2).
+        request.started = self._clock.now()
+        return True
 
     def begun(self, request: Request) -> None:
         """The response begins: from now on what it writes can be read by others."""
@@ -237,6 +272,9 @@ class Requests:
         """
         ended = self._clock.now()
         miss = judge(conversation, request, turn=turn) if request.kind in _JUDGED else None
+        if status == "ok":
+            cause = miss.cause if miss is not None else None
+            self._endpoint.learn_answer(request.kind, request.body["model"], request.plan, request.incoming, cause)
         record = request.record(
             conversation.record.id,
             status,

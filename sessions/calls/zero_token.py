@@ -22,6 +22,7 @@ from sessions.core.plan import Plan, make_plan, render
 from sessions.core.steps import calls_of, result_block
 from sessions.core.usage import Usage
 from sessions.core.warmth import Mark
+from sessions.errors import ModelError
 from sessions.ledger import Call
 from storage import Store
 from storage.records import CallKind
@@ -89,7 +90,9 @@ class ZeroToken:
             # It was another object's call: this one learns it from the ledger.
             await conversation.reload_calls()
             return usage
-        async with await self._gate.enter(lambda: self._plan(conversation), prompt.profile.minimum_tokens) as passage:
+        async with await self._gate.enter(
+            lambda: self._plan(conversation), prompt.profile.worth_waiting_for
+        ) as passage:
             now, last = self._clock.now(), passage.plan.marks[-1] if passage.plan.marks else None
             # Looked at inside the passage: another request may have written it while this one waited.
             if (
@@ -98,7 +101,12 @@ class ZeroToken:
                 or conversation.recent.warmth.is_alive(last.point, now)
             ):
                 return None
-            call = await self.ask(conversation, "prewarm", passage.plan, waited=passage.waited)
+            try:
+                call = await self.ask(conversation, "prewarm", passage.plan, waited=passage.waited)
+            except ModelError:
+                if why_no_zero_token(conversation.settings, conversation.prompt.profile) is None:
+                    raise
+                return None  # the endpoint takes none of these requests, which has been said when it was learnt
             await passage.opened()
             return call.usage
 

@@ -1,4 +1,5 @@
-"""Ctrl-C before a command begins and after it has ended: the process ends at once and says nothing."""
+"""Ctrl-C before a command begins and after it has ended: the process ends at once and says nothing. SIGTERM while it
+runs, where what it has done so far is worth keeping: as Ctrl-C."""
 
 from __future__ import annotations
 
@@ -27,6 +28,16 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Within, SIGTERM is what Ctrl-C is: what was done so far can be kept."""
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def quiet_at_exit() -> None:

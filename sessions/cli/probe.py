@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.status import Status
 
 from sessions.cli.exit_codes import Code
+from sessions.cli.interrupts import terminated_as_interrupted
 from sessions.cli.lookup import has_key
 from sessions.cli.options import MODEL, STORE, JsonOption, ModelOption
 from sessions.cli.output import ForceOption, check, files_of, writing
@@ -25,7 +26,7 @@ from sessions.core.prices import prices_for
 from sessions.core.profiles import MODELS, profile_for
 from sessions.errors import ConfigurationError
 from sessions.model.profile_file import SIMULATOR
-from sessions.probe import Ask, Probe, Result, Rule, Seen, Watcher
+from sessions.probe import REQUEST_SECONDS, Ask, Probe, Result, Rule, Seen, Watcher
 from sessions.probe.simulated import Estimate, estimate, simulated_probe
 from storage.urls import VARIABLE
 
@@ -48,6 +49,9 @@ def probe(
         str | None, typer.Option("--other-model", help="Another model there, for what models must not share.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out what must wait for a lifetime to pass.")] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=1, metavar="SECONDS", help="How long to wait for each answer.")
+    ] = REQUEST_SECONDS,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The profile to write.")] = None,
     force: ForceOption = False,
@@ -56,7 +60,7 @@ def probe(
     """Ask an endpoint the rules of the API, and write what it does as a profile for SessionManager(profile=…).
 
     The endpoint is the simulator, unless --live or --base-url says otherwise; then the price is told first. Some
-    sixty small requests, seven minutes, one with --quick. Ctrl-C keeps what has been found.
+    sixty small requests, seven minutes, one with --quick. Ctrl-C and SIGTERM keep what has been found.
     """
     path = out or Path(f"{_file_name(model) if live or base_url else SIMULATOR}.profile.json")
     check(path, force=force, never=_store_files())
@@ -72,7 +76,7 @@ def probe(
             endpoint = str(client.base_url).rstrip("/")
             made = Probe(
                 client, model, endpoint=endpoint, base=profile_for(model, endpoint), other=other, quick=quick,
-                limit=limit, watcher=watcher,
+                limit=limit, timeout=timeout, watcher=watcher,
             )  # fmt: skip
         else:
             made = simulated_probe(model, other=other, quick=quick, watcher=watcher)
@@ -92,7 +96,8 @@ def _run(made: Probe, client: AsyncAnthropic | None) -> bool:
             await made.run()
 
     try:
-        anyio.run(run)
+        with terminated_as_interrupted():
+            anyio.run(run)
     except KeyboardInterrupt:
         return True
     return False

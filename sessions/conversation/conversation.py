@@ -130,8 +130,8 @@ class Conversation:
 
     @property
     def prompt(self) -> Prompt:
-        """The prompt that settings and entries make; made when it is first asked for, then kept up."""
-        if self._prompt is None:
+        """The prompt that settings and entries make, kept up; made anew when more is known of the endpoint."""
+        if self._prompt is None or self._prompt.profile is not self._endpoint.profile_of(self.settings.model):
             self._prompt = self.new_prompt(self.settings, self.entries)
         return self._prompt
 
@@ -291,7 +291,8 @@ class Conversation:
 
     def learn(self, call: Call) -> None:
         """Takes in what a call that reached the model shows about the cache."""
-        self.recent.learn(call, self.settings, self._settings_digest())
+        profile = self._endpoint.profile_of(self.settings.model)
+        self.recent.learn(call, self.settings, self._settings_digest(), unasked=profile.caches_unasked)
 
     @property
     def settings_record(self) -> PromptRecord:

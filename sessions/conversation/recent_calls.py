@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sessions.core.diagnosis import KEPT, Past, Trail
+from sessions.core.lifetimes import written_for
 from sessions.core.settings import Settings
 from sessions.core.warmth import Warmth
 from sessions.ledger import Call, marks_of
@@ -13,7 +14,9 @@ RECENT_CALLS = KEPT
 
 def past_of(call: Call) -> Past:
     """What a call that reached the model left in the cache."""
-    _, deepest, ttl, _ = call.points[-1]
+    deepest = call.points[-1][1]
+    marks = marks_of(call.points)
+    lifetimes = written_for([mark.tokens for mark in marks], [mark.ttl for mark in marks], call.usage)
     expected, usage = call.expected or call.usage, call.usage
     share = (expected.cache_read + expected.cache_write) / (expected.total_input or 1)
     return Past(
@@ -26,7 +29,7 @@ def past_of(call: Call) -> Past:
         # Planned sizes are estimates: of the input that was billed, the share that was to be cached.
         hoped=round(usage.total_input * share),
         deepest=deepest,
-        ttl=ttl,  # type: ignore[arg-type]
+        ttl=lifetimes[-1],
         entry=call.entry,
         turn=call.turn,
         settings=call.settings,
@@ -48,8 +51,11 @@ class RecentCalls:
         self.parked: dict[str, float] = {}
         self.idle: list[Call] = []
 
-    def learn(self, call: Call, settings: Settings, digest: str) -> None:
-        """Takes in what a call that reached the model shows about the cache. `settings`, `digest`: the present ones."""
+    def learn(self, call: Call, settings: Settings, digest: str, *, unasked: bool) -> None:
+        """Takes in what a call that reached the model shows about the cache. `settings`, `digest`: the present ones.
+
+        `unasked`: the endpoint caches by itself.
+        """
         # Gaps and waits count between turns: what is sent while nobody talks is no sign of the user.
         if call.kind == "turn":
             self.asked = max(self.asked or 0.0, call.started)
@@ -62,7 +68,8 @@ class RecentCalls:
         if call.usage.cache_write_1h and call.usage.cache_read and known is not None and known.ttl == "5m":
             self.parked = {point: call.started for _, point, ttl, _ in call.points if ttl == "1h"}
         expected = call.expected.cache_read if call.expected else 0
-        self.warmth.learn(marks_of(call.points), call.hit, call.usage, call.started, expected)
+        marks = marks_of(call.points)
+        self.warmth.learn(marks, call.hit, call.usage, call.started, expected, unasked=unasked)
         if call.kind in ("compact", "batch"):
             return  # what they leave belongs to no later call of this chain
         self.trail.add(past_of(call), call.usage)

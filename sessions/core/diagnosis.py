@@ -25,6 +25,9 @@ KEPT = 20
 """Calls that are remembered: any of them may be the one that a later call is judged against."""
 _SLACK = 5.0
 """Seconds by which the API's reckoning of a start may differ from ours."""
+_BLOCK = 128
+"""Tokens of the largest block in which compatible engines cache: what is left over at the end of a prefix is never
+read."""
 _NOISE_TOKENS, _NOISE_SHARE = 32, 0.01
 """A smaller loss than this is no miss: sizes may be rounded."""
 _SURELY = 1.25
@@ -149,6 +152,8 @@ def diagnose(asked: Asked, past: Past | None, earlier: Callable[[Past], Prompt |
     """
     if not asked.usage.counters:
         return None
+    if asked.prompt.profile.caches_unasked:
+        past = None  # it promises nothing of what it keeps
     if past is not None and past.covered:
         left = min(past.covered, _asked_for(asked, past))
         lost = left - asked.usage.cache_read
@@ -353,7 +358,7 @@ def _written_twice(asked: Asked) -> int:
     marks = [prompt.index[point] for point in asked.points if point in prompt.index]
     longest = max(_common(prompt, marks, asked.beside), default=0)
     twice = min(longest, asked.usage.cache_read + asked.usage.cache_write) - asked.usage.cache_read
-    return twice if twice >= max(1, profile.minimum_tokens) else 0
+    return twice if twice >= max(_BLOCK, profile.minimum_tokens) else 0
 
 
 def _common(prompt: Prompt, marks: Sequence[int], beside: Sequence[Sequence[str]]) -> Iterator[int]:

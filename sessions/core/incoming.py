@@ -42,6 +42,7 @@ class Incoming:
 
     `has_output`: the API has said how much was put out (`message_start` holds a placeholder);
     `is_estimated`: the size of a cut answer is ours. `usage`: what is known so far, `usage_fields` as the API says it.
+    `organization`: which one the API says that it has answered.
     """
 
     message: dict[str, Any] = field(default_factory=dict)
@@ -54,6 +55,7 @@ class Incoming:
     has_output: bool = False
     is_estimated: bool = False
     request_id: str | None = None
+    organization: str | None = None
     broken_inputs: dict[int, str] = field(default_factory=dict)
     heard: Callable[[Mapping[str, Any]], None] | None = None
     """Told of each raw event, when it has been taken in."""

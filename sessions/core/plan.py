@@ -67,7 +67,7 @@ class Circumstances:
 def make_plan(prompt: Prompt, warmth: Warmth, at: Circumstances) -> Plan:
     """Places the marks, chooses their lifetime and predicts the bill; looks only at what is new and what is warm."""
     if not prompt.profile.markers:
-        return _automatic(prompt)
+        return _unmarked(prompt, warmth, at)
     wanted = _slots(prompt, at.own_marks)
     slots = with_anchor(prompt, wanted, warmth, at.now)
     hit = readable_point(prompt, slots, warmth, at.now)
@@ -79,8 +79,16 @@ def make_plan(prompt: Prompt, warmth: Warmth, at: Circumstances) -> Plan:
     return predict(prompt, slots, ttl, hit)
 
 
-def _automatic(prompt: Prompt) -> Plan:
-    return Plan((), Usage(input=prompt.total, counters=False))
+def _unmarked(prompt: Prompt, warmth: Warmth, at: Circumstances) -> Plan:
+    """The plan where `cache_control` is not sent: its points are where requests meet that share a prefix, and what an
+    endpoint that caches by itself has seen before should be read, wherever it ends."""
+    slots = _slots(prompt, at.own_marks)
+    live = (deepest_live(prompt, warmth, at.now), readable_point(prompt, slots, warmth, at.now))
+    hit = max((index for index in live if index is not None), default=None)
+    read = 0 if hit is None else prompt.tokens(hit + 1)
+    usage = Usage(input=prompt.total - read, cache_read=read, counters=prompt.profile.counters)
+    marks = tuple(_mark(prompt, index, slot, "5m") for index, slot in sorted(slots.items()))
+    return Plan(marks, usage, None if hit is None else prompt.points[hit].digest)
 
 
 def _mark(prompt: Prompt, index: int, slot: Slot, ttl: Ttl) -> Mark:
@@ -271,10 +279,11 @@ def predict(prompt: Prompt, slots: Mapping[int, Slot], ttl: Ttl, hit: int | None
 
 
 def render(prompt: Prompt, marks: Sequence[Mark]) -> dict[str, Any]:
-    """The request body: settings and messages with these markers. Stored content is copied where it is marked."""
+    """The request body: settings and messages with these markers, where the endpoint honours any. Stored content is
+    copied where it is marked."""
     body = dict(prompt.request)
     messages: list[dict[str, Any]] = list(prompt.messages)
-    for mark in marks:
+    for mark in marks if prompt.profile.markers else ():
         control = {"type": "ephemeral", "ttl": "1h"} if mark.ttl == "1h" else {"type": "ephemeral"}
         tier, number, index = mark.where
         if tier == "messages":
@@ -301,7 +310,8 @@ def plan_request(
     markers out, and the plan.
 
     `now`: seconds since the epoch at which the request starts. `warmth`: one per conversation; after each call tell it
-    `warmth.learn(plan.marks, plan.hit, Usage.from_api(...), now)`. Markers on blocks are lifted out and become
+    `warmth.learn(plan.marks, plan.hit, Usage.from_api(...), now)` (`unasked=True` where the endpoint caches by itself).
+    Markers on blocks are lifted out and become
     candidates for a free slot; a top-level `cache_control` would take a slot and is refused. Raises `Malformed` for
     that and for what the API would refuse.
     """

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sessions.core.profiles import Profile, bare_name
+from sessions.core.profiles import Profile, bare_name, is_of_bedrock, is_regional
 from sessions.core.usage import Usage
 
 _MILLION = Decimal(1_000_000)
 _US_ONLY, _FAST, _BATCH = Decimal("1.1"), Decimal(2), Decimal("0.5")
+_AS_SAID, _REGIONAL = Decimal(1), Decimal("1.1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +53,47 @@ class Prices:
         ) / _MILLION
 
 
+def _places(name: str) -> Iterator[tuple[str | None, str, Decimal]]:
+    """Where in the tables a model may stand: the provider, its name there, and a factor for what is said there."""
+    if is_of_bedrock(name):
+        yield "aws", name, _AS_SAID
+        # A region that the tables do not have yet: a tenth more, as in all that they have (pricing page, August 2026).
+        yield "anthropic", bare_name(name), _REGIONAL if is_regional(name) else _AS_SAID
+        return
+    for each in (name, bare_name(name)):
+        yield "anthropic", each, _AS_SAID
+        yield None, each, _AS_SAID
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Row:
+    """A model's row of the tables, and a factor for its prices."""
+
+    model: Any
+    factor: Decimal
+
+
 @functools.cache
-def _table(name: str) -> Any | None:
+def _row(name: str) -> _Row | None:
     from genai_prices.data_snapshot import get_snapshot  # a megabyte of tables: loaded when first asked for
 
-    for provider in ("anthropic", None):
+    for provider, there, factor in _places(name):
         try:
-            _, model = get_snapshot().find_provider_model(name, None, provider, None)
+            return _Row(get_snapshot().find_provider_model(there, None, provider, None)[1], factor)
         except LookupError:
             continue
-        return model.get_prices(datetime.now(UTC))  # the real date: a turned clock does not change what is paid
     return None
 
 
 @functools.lru_cache(maxsize=1024)
-def _prices(name: str, total_input: int) -> Prices | None:
-    table = _table(name)
-    if table is None or table.input_mtok is None:
+def _table(row: _Row, minute: int) -> Any:
+    return row.model.get_prices(datetime.fromtimestamp(60 * minute, UTC))
+
+
+@functools.lru_cache(maxsize=1024)
+def _prices(row: _Row, minute: int, total_input: int) -> Prices | None:
+    table = _table(row, minute)
+    if table.input_mtok is None:
         return None
 
     def at(bucket: str, default: Decimal) -> Decimal:
@@ -76,9 +101,9 @@ def _prices(name: str, total_input: int) -> Prices | None:
         if price is None:
             return default
         if isinstance(price, Decimal):
-            return price
+            return price * row.factor
         reached = [tier.price for tier in price.tiers if total_input > tier.start]
-        return Decimal(reached[-1] if reached else price.base)
+        return Decimal(reached[-1] if reached else price.base) * row.factor
 
     plain = at("input_mtok", Decimal(0))
     write = at("cache_write_mtok", plain)
@@ -87,20 +112,21 @@ def _prices(name: str, total_input: int) -> Prices | None:
     )
 
 
-def prices_for(profile: Profile, total_input: int = 0) -> Prices | None:
+def prices_for(profile: Profile, total_input: int = 0, *, at: datetime | None = None) -> Prices | None:
     """The price card for a prompt of that many tokens (some models charge more for all of a long one).
 
+    `at`: when it is sent; now by default. Some providers charge by the hour of the day, or other prices from a day on.
     `None` where no price is published: the cost is then unknown, not zero.
     """
-    if profile.price_as is None:
+    row = _row(profile.price_as) if profile.price_as is not None else None
+    if row is None:
         return None
-    for name in (profile.price_as, bare_name(profile.price_as)):
-        table = _table(name)
-        if table is not None:
-            tiers = getattr(table.input_mtok, "tiers", ())
-            reached = max((tier.start for tier in tiers if total_input > tier.start), default=-1)
-            return _prices(name, reached + 1)
-    return None
+    # The minute whose prices hold, by the real date: a turned clock does not change what is paid.
+    is_by_date = isinstance(row.model.prices, list)
+    minute = int((at or datetime.now(UTC)).timestamp()) // 60 if is_by_date else 0
+    tiers = getattr(_table(row, minute).input_mtok, "tiers", ())
+    reached = max((tier.start for tier in tiers if total_input > tier.start), default=-1)
+    return _prices(row, minute, reached + 1)
 
 
 def multiplier(params: Mapping[str, Any] | None, *, batch: bool = False) -> Decimal:

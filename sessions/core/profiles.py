@@ -15,6 +15,9 @@ from urllib.parse import urlsplit
 
 Ttl = Literal["5m", "1h"]
 
+LEAST_MINIMUM = 512
+"""Tokens: the least prefix that any documented model caches (September 2026)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -23,7 +26,8 @@ class Profile:
     `minimum_tokens`: shorter prefixes are silently not cached. `keeps_thinking`: thinking of earlier turns stays in the
     prompt; otherwise the API strips it at the next plain user message. `lookback`: positions searched behind a
     breakpoint, its own included. `collapses_tools`: a run of `tool_use` (or of `tool_result`) blocks is one position.
-    `markers`: block-level `cache_control` is honoured (`False`: sent none). `ttls`: lifetimes that may be asked for;
+    `markers`: block-level `cache_control` is honoured (`False`: none is sent, and points are planned all the same, so
+    that requests still wait for one that writes what they share). `ttls`: lifetimes that may be asked for;
     the `ttl` field is only ever sent for "1h". `parks`: a 1h entry written on top of a live 5m entry outlives it
     (inferred, not documented). `automatic`: the endpoint caches prefixes by itself. `counters`: it reports cache reads
     and writes. `prewarm_max_tokens`: what a warm-up request asks for (0, or 1 where 0 is refused).
@@ -59,6 +63,16 @@ class Profile:
     price_as: str | None = None
     known: bool = True
     source: str = ""
+
+    @property
+    def caches_unasked(self) -> bool:
+        """Whether the endpoint caches prefixes by itself, and marks are none of its business."""
+        return self.automatic and not self.markers
+
+    @property
+    def worth_waiting_for(self) -> int:
+        """Cold tokens for which a request waits until another one has written them."""
+        return max(self.minimum_tokens, LEAST_MINIMUM)
 
 
 _OFF = ("adaptive", "disabled")
@@ -173,7 +187,8 @@ _SELF_CACHING: dict[str, object] = {
     "automatic": True,
     "ttls": ("5m",),
     "parks": False,
-    "prewarms": False,
+    "prewarms": True,
+    "prewarm_max_tokens": 1,
     "diagnostics": False,
     "compaction": False,
     "system_messages": False,
@@ -184,7 +199,7 @@ _SELF_CACHING: dict[str, object] = {
 ENDPOINTS: dict[str, dict[str, object]] = {
     "anthropic": {},
     "aws": {"diagnostics": False},
-    "bedrock": {**_PLATFORM, "compaction": False},
+    "bedrock": {**_PLATFORM, "compaction": False, "ttls": ("5m",)},
     "google": _PLATFORM,
     "foundry": _PLATFORM,
     "openrouter": {**_PLATFORM, "parks": False, "prewarms": False, "compaction": False},
@@ -192,7 +207,7 @@ ENDPOINTS: dict[str, dict[str, object]] = {
     "deepseek": {**_SELF_CACHING, "counters": False},
     "moonshot": _SELF_CACHING,
     "zai": {**_SELF_CACHING, "counters": False},
-    "vllm": {**_SELF_CACHING, "prewarms": True, "prewarm_max_tokens": 1, "counters": False},
+    "vllm": {**_SELF_CACHING, "counters": False},
     "llama.cpp": _SELF_CACHING,
     "compatible": {
         **_PLATFORM,
@@ -204,6 +219,11 @@ ENDPOINTS: dict[str, dict[str, object]] = {
     },
 }
 """What an endpoint changes in a model's profile, by the endpoint's name (vendor tables, 2026)."""
+
+_HOUR_ON_BEDROCK = ("claude-opus-4-5", "claude-sonnet-4-5", "claude-haiku-4-5")
+"""Models for which AWS has documented a lifetime of an hour; of later ones its pages contradict each other, and the
+field was refused or answered with 5 minutes (January to September 2026)."""
+_BEDROCK_ID = re.compile(r"(?:(?P<region>[a-z-]+)\.)?anthropic\.claude-")
 
 _HOSTS = (
     ("aws-external-anthropic.", "aws"),
@@ -256,6 +276,22 @@ def profile_for(model: str, endpoint: str | None = None) -> Profile:
     """
     name = endpoint_name(endpoint)
     found = MODELS.get(model) or MODELS.get(bare_name(model)) or unknown_model(model)
+    changes = dict(ENDPOINTS[name])
     if not found.known and name not in ("anthropic", "bedrock", "google", "foundry", "aws", "openrouter"):
-        found = replace(found, known=True, source=f"endpoint {name}")
-    return replace(found, name=model, **ENDPOINTS[name])  # type: ignore[arg-type]
+        changes |= {"known": True, "source": f"endpoint {name}"}
+    if name == "bedrock" and found.name.startswith(_HOUR_ON_BEDROCK):
+        changes["ttls"] = found.ttls
+    if found.price_as is not None and (platform := _BEDROCK_ID.search(model)):
+        changes["price_as"] = model[platform.start() :]
+    return replace(found, name=model, **changes)  # type: ignore[arg-type]
+
+
+def is_of_bedrock(name: str) -> bool:
+    """Whether this is Bedrock's name of a model, such as `us.anthropic.claude-opus-5`."""
+    return _BEDROCK_ID.match(name) is not None
+
+
+def is_regional(name: str) -> bool:
+    """Whether Bedrock's model of that name answers in one region, or in those of one continent: that costs more."""
+    platform = _BEDROCK_ID.match(name)
+    return platform is not None and platform["region"] != "global"

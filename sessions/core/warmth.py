@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sessions.core.cache import SECONDS, Where
+from sessions.core.lifetimes import written_for
 from sessions.core.profiles import Ttl
 from sessions.core.usage import Usage
 
@@ -80,25 +81,36 @@ class Warmth:
             self.shared.forget(point, started)
 
     def learn(
-        self, marks: Sequence[Mark], hit: str | None, usage: Usage, started: float, expected_read: int = 0
+        self,
+        marks: Sequence[Mark],
+        hit: str | None,
+        usage: Usage,
+        started: float,
+        expected_read: int = 0,
+        *,
+        unasked: bool = False,
     ) -> None:
         """Takes in a finished call: what it wrote lives from the call's start, what it read is refreshed.
 
         Marks shorter than what was read were neither written nor surely refreshed: they keep their time. A point that
-        should have been read (`expected_read` tokens) and was not is dead.
+        should have been read (`expected_read` tokens) and was not is dead. How long a written one lives the usage says.
+        `unasked`: the endpoint caches by itself, so that what was not read is cached now.
         """
+        if unasked and usage.counters:
+            usage = replace(usage, input=0, cache_write_5m=usage.cache_write_5m + usage.input)
         if hit and usage.counters and usage.cache_read < expected_read * _ROUGHLY:
             self.forget(hit, started)
         if usage.counters and not usage.cache_read and not usage.cache_write:
             return
         read = usage.cache_read if usage.counters else -1
         scale = _scale(marks, usage)
-        for mark in marks:
+        lifetimes = written_for([mark.tokens for mark in marks], [mark.ttl for mark in marks], usage)
+        for mark, ttl in zip(marks, lifetimes, strict=True):
             known = self.find(mark.point)
             if mark.point == hit and known and read > 0 and mark.tokens * scale * _ROUGHLY <= read:
                 self.know(mark.point, Alive(known.ttl, started + SECONDS[known.ttl]))
             elif mark.tokens * scale > read or read < 0:
-                self.know(mark.point, Alive(mark.ttl, started + SECONDS[mark.ttl]))
+                self.know(mark.point, Alive(ttl, started + SECONDS[ttl]))
             elif known:
                 self.know(mark.point, known)
         if hit and read > 0 and (known := self.find(hit)):

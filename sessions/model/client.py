@@ -19,7 +19,7 @@ from sessions.core.incoming import Incoming
 from sessions.core.profiles import Profile
 from sessions.core.transcript import shown
 from sessions.errors import ConfigurationError
-from sessions.model.failures import NO_KEY, request_id_in, translated
+from sessions.model.failures import NO_KEY, organization_in, request_id_in, translated
 from sessions.model.raw_stream import EventStream, typed_event
 
 BETA_FIELDS = frozenset(
@@ -71,7 +71,8 @@ class MessagesAPI(Protocol):
 
         `body`: fields of `POST /v1/messages`, and `betas`. `typed`: somebody reads the events, as objects whose fields
         are attributes (`event.type`, `event.delta.text`); otherwise they only have to be there, one after the other.
-        Sets `incoming.request_id`. Leaving it, also half-way, closes the connection.
+        Sets `incoming.request_id`, and `incoming.organization` where the answer names one. Leaving it, also half-way,
+        closes the connection.
         """
         ...
 
@@ -86,11 +87,18 @@ class SDKMessages:
     def __init__(self, client: Any = None) -> None:
         self._client = client
         self._warned: set[tuple[str, Any]] = set()  # models, with a kind of thinking, that `create` has seen
+        self._url: tuple[Any, str] | None = None
 
     @property
     def base_url(self) -> str | None:
         """Where requests go, or `None` for the SDK's default."""
-        return str(self._client.base_url) if self._client is not None else None
+        if self._client is None:
+            return None
+        url = self._client.base_url
+        # Asked many times a turn, and seldom another: the text is made once.
+        if self._url is None or self._url[0] is not url:
+            self._url = url, str(url)
+        return self._url[1]
 
     @property
     def sdk(self) -> Any:
@@ -114,6 +122,7 @@ class SDKMessages:
             stream = await self._create(body, beta=beta, stream=True)
         # Before anything is read, so that an error inside the stream names it too.
         incoming.request_id = request_id_in(stream.response.headers)
+        incoming.organization = organization_in(stream.response.headers)
         raw = EventStream(stream, self.sdk, beta=beta)
         try:
             async with aclosing(_fed(raw, incoming, typed=typed, beta=beta)) as events:

@@ -18,6 +18,8 @@ NO_KEY = (
 )
 _TOO_LONG = ("prompt is too long", "context limit", "context length", "context size", "context window")
 """How the API and compatible servers say that the input alone does not fit (a 400)."""
+BEHIND = "llm_provider-"
+"""What LiteLLM's proxy puts before the names of the headers that it has received (its response-headers page, 2026)."""
 _LIBRARIES = ("httpx2", "httpcore2", "httpx", "h11")
 """HTTP libraries beneath the SDK, whose errors it lets through while a stream is read."""
 
@@ -93,7 +95,14 @@ def _request_id_of(error: APIStatusError) -> str | None:
 
 def request_id_in(headers: Mapping[str, str]) -> str | None:
     """The request's id in the headers of a response: the API's, else the one that most gateways give."""
-    return headers.get("request-id") or headers.get("x-request-id")
+    ids = [id for name in ("request-id", f"{BEHIND}request-id", "x-request-id") if (id := headers.get(name))]
+    return next((id for id in ids if id.startswith("req_")), ids[0] if ids else None)
+
+
+def organization_in(headers: Mapping[str, str]) -> str | None:
+    """The organization that the API says it has answered, in the headers of a response; `None` where it is not said."""
+    name = "anthropic-organization-id"
+    return headers.get(name) or headers.get(f"{BEHIND}{name}")
 
 
 def reason_of(error: ModelError) -> str:
@@ -118,10 +127,13 @@ def status_of(error: ModelError) -> int | None:
 
 def is_refused(error: ModelError) -> bool:
     """The API refused the request itself (400, 413), and its content can be the cause, not the account."""
-    if status_of(error) not in (400, 413):
-        return False
+    return status_of(error) in (400, 413) and not is_of_the_account(error)
+
+
+def is_of_the_account(error: ModelError) -> bool:
+    """Whether the API's words are about the account: nothing of the request is the cause."""
     text = str(error).lower()
-    return not any(word in text for word in ("credit balance", "billing", "workspace"))
+    return any(word in text for word in ("credit balance", "billing", "workspace"))
 
 
 def belongs_elsewhere(error: ModelError) -> bool:

@@ -2,9 +2,10 @@
 
 from sessions.probe.bench import Ask, Bench, Finding, Rule, Seen, Unclear, Verdict
 from sessions.probe.rules import RULES
-from sessions.probe.run import Probe, Result, Watcher, documented
+from sessions.probe.run import REQUEST_SECONDS, Probe, Result, Watcher, documented
 
 __all__ = [
+    "REQUEST_SECONDS",
     "RULES",
     "Ask",
     "Bench",

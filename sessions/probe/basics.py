@@ -56,7 +56,11 @@ def markers(bench: Bench) -> Steps:
         yield from accepted(bench.ask("the same without the mark", whole))
         return Finding("differs", f"markers are refused ({first.refused})", _NO_MARKERS)
     if not bench.known.counters:
-        raise Unclear("markers are accepted; what they do is not counted")
+        # Nothing tells what a mark does; whoever reads them takes four at most.
+        five = yield bench.ask("five marks", *(bench.short(f"mark {number}", "5m") for number in range(5)))
+        if five.refused is None:
+            return Finding("differs", "markers are not read: a fifth one is accepted, and none is counted", _NO_MARKERS)
+        raise Unclear("markers are read; what they do is not counted")
     for size in sizes[1:]:
         if not first.cached and not bench.known.automatic:
             whole, first = yield from _marked(bench, size)
@@ -175,8 +179,9 @@ def zero(bench: Bench) -> Steps:
     seen = yield bench.ask("max_tokens 0", marked, bench.short("go"), max_tokens=0)
     if seen.refused is not None:
         one = yield from accepted(bench.ask("max_tokens 1", marked, bench.short("go")))
-        wrote = {"prewarms": True} if one.usage.cache_write else {}
-        return Finding("differs", f"zero tokens are refused ({seen.refused})", {**wrote, "prewarm_max_tokens": 1})
+        # Without marks it caches by itself, if at all: one token then warms it as any other answer does.
+        warms = {"prewarms": True} if one.usage.cache_write or not bench.known.markers else {}
+        return Finding("differs", f"zero tokens are refused ({seen.refused})", {**warms, "prewarm_max_tokens": 1})
     if seen.content or seen.usage.output:
         return Finding("differs", "zero tokens are accepted and answered all the same", {"prewarm_max_tokens": 1})
     if not bench.known.counters:

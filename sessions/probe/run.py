@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 
-from sessions.clock import Clock, SystemClock
+from sessions.clock import Clock, SystemClock, within
 from sessions.core.incoming import Incoming
 from sessions.core.prices import cost
 from sessions.core.profiles import Profile, profile_for, unknown_model
@@ -23,6 +23,8 @@ from sessions.model.profile_file import Measured
 from sessions.probe.bench import Ask, Bench, Finding, Rule, Seen, Steps, Unclear, Verdict
 from sessions.probe.rules import RULES
 
+REQUEST_SECONDS = 120.0
+"""For which a request is waited for: the longest one asks for 2,048 tokens."""
 _TICK = 1.0
 """Seconds between two looks at the clock while waiting, so that a person sees it run."""
 _NOT_OURS = (401, 402, 403)
@@ -98,7 +100,8 @@ class Probe:
 
     `client`: any of the SDK's async clients. `base`: the profile to start from; what is not settled stays as it is
     there. `other`: another model, for what must be apart. `quick`: leave out what must wait for a lifetime to pass.
-    `limit`: USD at which it stops. `wait`: how to let time pass, the clock's own `sleep` by default.
+    `limit`: USD at which it stops. `timeout`: seconds for each request; a rule that gets no answer is not settled.
+    `wait`: how to let time pass, the clock's own `sleep` by default.
 
     After `run`, and after it was interrupted, `results` and `measured()` hold all that was found. `run` raises
     `ModelError` where nothing can be asked at all.
@@ -114,6 +117,7 @@ class Probe:
         other: str | None = None,
         quick: bool = False,
         limit: Decimal | None = None,
+        timeout: float = REQUEST_SECONDS,
         clock: Clock = SystemClock(),  # noqa: B008 - it has no state
         wait: Callable[[float], Awaitable[None]] | None = None,
         watcher: Watcher = Watcher(),
@@ -121,7 +125,7 @@ class Probe:
     ) -> None:
         self._client = ModelClient(client)
         self._model, self._other, self._endpoint = model, other, endpoint
-        self._quick, self._limit = quick, limit
+        self._quick, self._limit, self._timeout = quick, limit, timeout
         self._clock, self._wait, self._watcher = clock, wait or clock.sleep, watcher
         self._left = list(rules)
         self._waiting: list[_Running] = []
@@ -239,6 +243,23 @@ class Probe:
     # -- one request -----------------------------------------------------------------------------------------------
 
     async def _ask(self, ask: Ask) -> Seen:
+        """Raises `Unclear` where no answer comes in time, `ModelError` where none ever has."""
+        try:
+            return await within(self._clock, self._timeout, lambda: self._answered(ask))
+        except TimeoutError as error:
+            text = f"no answer came within {self._timeout:g} seconds"
+            if self._is_new:
+                raise ModelError(
+                    f"{text}: is {self._endpoint} there? --timeout gives it more", retryable=True
+                ) from error
+            raise Unclear(f"{ask.what}: {text}") from error
+
+    @property
+    def _is_new(self) -> bool:
+        """Whether the endpoint has answered nothing yet."""
+        return not any(result.seen for result in self.results)
+
+    async def _answered(self, ask: Ask) -> Seen:
         if ask.during is None:
             return await self._stream(ask) if ask.body.get("stream") else await self._send(ask)
         if not ask.together:
@@ -304,7 +325,7 @@ class Probe:
     def _refused(self, ask: Ask, started: float, error: ModelError) -> Seen:
         """The endpoint's own words. Raises `Unclear` where it did not answer, `ModelError` where it never will."""
         status = status_of(error)
-        if status in _NOT_OURS or (status in (None, 404) and not any(result.seen for result in self.results)):
+        if status in _NOT_OURS or (status in (None, 404) and self._is_new):
             raise error
         if status is None or status in _AGAIN or status >= 500 or status == 200:
             raise Unclear(f"{ask.what}: {error}")

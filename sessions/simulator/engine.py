@@ -41,11 +41,11 @@ class Engine:
 
     `script`: what the model answers (default: a small rule-based assistant). `faults`: what goes wrong, by request
     index. `profile`: replaces the model's own facts, for planted deviations (another look-back, minimum, no counters,
-    …); any model name is then accepted. `parks_survive=False`, or a profile without
-    `parks`: a 1h entry on top of a 5m entry ends with it.
-    `refreshes_shorter`: a read also refreshes the live entries at the request's earlier marks (not documented; off).
-    `seed`: makes ids and the signing key; engines of one seed accept each other's signatures. `blocks`: further content
-    block types to accept. `keep`: how many exchanges are kept, `keep_messages` how many messages in their bodies.
+    …); any model name is then accepted. `parks_survive=False`, or a profile without `parks`: a 1h entry on top of a 5m
+    entry ends with it. `refreshes_shorter`: a read also refreshes the live entries at the request's earlier marks (not
+    documented; off). `grants_hours=False`: what is marked for an hour is written for 5 minutes, and billed so. `seed`:
+    makes ids and the signing key; engines of one seed accept each other's signatures. `blocks`: further content block
+    types to accept. `keep`: how many exchanges are kept, `keep_messages` how many messages in their bodies.
     """
 
     def __init__(
@@ -56,15 +56,15 @@ class Engine:
         profile: Profile | None = None,
         parks_survive: bool = True,
         refreshes_shorter: bool = False,
+        grants_hours: bool = True,
         seed: int = 0,
         blocks: Iterable[str] = (),
         keep: int = 10_000,
         keep_messages: int = 50_000,
     ) -> None:
         self.script: Script = script or assistant
-        self.faults = faults
-        self.profile = profile
-        self.refreshes_shorter = refreshes_shorter
+        self.faults, self.profile = faults, profile
+        self.refreshes_shorter, self.grants_hours = refreshes_shorter, grants_hours
         self.cache = PromptCache(parks_survive and (profile is None or profile.parks))
         self.requests: deque[Exchange] = deque()
         self.batches: dict[str, Batch] = {}
@@ -225,7 +225,7 @@ class Engine:
         body = _filled(body)
         exchange.model = body["model"]
         profile = self._profile(body["model"])
-        marks = validation.rules(body, profile, context)
+        marks = [(at, ttl if self.grants_hours else "5m") for at, ttl in validation.rules(body, profile, context)]
         compaction.verify(body, self._key)
         account, drops = exchange.organization, exchange.path == ITEM
         checked = thinking.check(body, profile, self._key, account, self._turns, context.betas, dropping=drops)

@@ -167,7 +167,7 @@ class Asking:
 
     async def _go_first_or_wait(self) -> Passage:
         """The way through the gate. Who has to wait there has its words stored before."""
-        minimum = 1 if self._branches else self._conversation.prompt.profile.minimum_tokens
+        minimum = 1 if self._branches else self._conversation.prompt.profile.worth_waiting_for
         self._branches = False  # what comes after the first answer is this branch's own
         return await self._runtime.gate.enter(self._plan, minimum, lambda: self._writer.commit(turn=self._writer.row))
 
@@ -215,9 +215,11 @@ class Asking:
         if request.first_event is None:
             self._runtime.requests.begun(request)
         if request.incoming.started and not passage.is_open:
-            usage = request.incoming.usage
+            usage, unasked = request.incoming.usage, self._conversation.prompt.profile.caches_unasked
             # Learnt before the gate opens: who waits there plans again with what is warm now.
-            self._conversation.recent.warmth.learn(request.plan.marks, request.plan.hit, usage, request.started)
+            self._conversation.recent.warmth.learn(
+                request.plan.marks, request.plan.hit, usage, request.started, unasked=unasked
+            )
             await passage.opened()
 
     async def receive(self, incoming: Incoming) -> tuple[Call, Outcome | None]:

@@ -194,7 +194,12 @@ class Tending:
         """Sends it, at most for as long as what it reads lives: what the SDK sends again later would write it anew."""
         read = conversation.recent.warmth.find(ask.plan.hit or "")
         left = 0.0 if read is None else max(0.0, read.until - self._clock.now())
-        call = await within(self._clock, left, lambda: self._ask(conversation, ask.kind, ask.plan))
+        try:
+            call = await within(self._clock, left, lambda: self._ask(conversation, ask.kind, ask.plan))
+        except ModelError:
+            if self._forecaster.tends(conversation):
+                raise
+            return None  # the endpoint takes none of these requests, which has been said when it was learnt
         if call.usage.counters and call.usage.cache_read < ENOUGH * ask.plan.expected.cache_read:
             self._forecaster.doubt(conversation)  # it wrote what it was to read
         return call.started + SECONDS["1h"] - REFRESH_BEFORE - self._clock.now()

@@ -139,7 +139,8 @@ def test_nobody_there(warmline: Run) -> None:
     assert "ModelError: the connection failed" in ran.err
 
 
-def test_ctrl_c_keeps_what_was_paid_for(served: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_keep_what_was_paid_for(served: str, tmp_path: Path, sent: signal.Signals) -> None:
     """Interrupted while it waits for entries to lapse: the results are printed and written, beside a whole file."""
     whole = tmp_path / f"{MODEL}.profile.json"
     whole.write_text("a whole one")
@@ -154,7 +155,7 @@ def test_ctrl_c_keeps_what_was_paid_for(served: str, tmp_path: Path) -> None:
         deadline = time.time() + 300
         while "system messages" not in printed[-1] and time.time() < deadline:
             printed.append(next(asked.stdout))
-        asked.send_signal(signal.SIGINT)
+        asked.send_signal(sent)
         rest, error = asked.communicate(timeout=300)
     out = "".join(printed) + rest
     assert asked.returncode == 130, error

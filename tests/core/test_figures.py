@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, get_args
 
@@ -116,6 +117,46 @@ def test_a_bucket_that_is_not_priced_apart_costs_as_plain_input() -> None:
     assert found.cache_write_1h == found.cache_write_5m == found.input > found.cache_read
 
 
+@pytest.mark.parametrize("region", ["us.", "eu.", "apac.", "jp.", "au.", "ca.", "mars-north.", ""])
+@pytest.mark.parametrize(
+    "model", ["claude-sonnet-4-5-20250929", "claude-opus-5", "claude-sonnet-5-5", "claude-fable-5-2"]
+)
+def test_a_region_of_bedrock_costs_a_tenth_more(region: str, model: str) -> None:
+    first_party = prices_for(profile_for(model))
+    assert first_party is not None
+    for endpoint in ("bedrock", "https://gateway.example"):
+        for name in (
+            f"{region}anthropic.{model}",
+            f"arn:aws:bedrock:us-east-1:1:inference-profile/{region}anthropic.{model}",
+        ):
+            found = prices_for(profile_for(name, endpoint))
+            assert found is not None
+            assert [float(getattr(found, field)) for field in PRICE_FIELDS] == pytest.approx(
+                [1.1 * float(getattr(first_party, field)) for field in PRICE_FIELDS]
+            )
+
+
+PRICE_FIELDS = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output")
+
+
+@pytest.mark.parametrize(
+    "model", ["claude-sonnet-4-5-20250929", "claude-opus-5", "claude-sonnet-5-5", "claude-haiku-5-5"]
+)
+def test_all_the_regions_together_cost_what_the_api_does(model: str) -> None:
+    there, size = f"global.anthropic.{model}", 150_000
+    assert prices_for(profile_for(there, "bedrock"), size) == prices_for(profile_for(model), size)
+    assert cost(Usage(1000, 10), profile_for("global.anthropic.claude-unheard-of", "bedrock")) is None
+
+
+def test_prices_by_the_hour_change_while_a_process_lives() -> None:
+    profile = profile_for("deepseek-chat", "deepseek")
+    by_day, by_night = (prices_for(profile, 1000, at=datetime(2025, 8, 1, hour, tzinfo=UTC)) for hour in (12, 20))
+    assert by_day is not None
+    assert by_night is not None
+    assert by_day.input > by_night.input
+    assert prices_for(profile, 1000, at=datetime(2025, 8, 2, 12, tzinfo=UTC)) == by_day
+
+
 def test_cost_is_the_sum_of_five_buckets() -> None:
     profile = profile_for("claude-sonnet-5-5")
     usage = Usage(1_000_000, 1_000_000, 1_000_000, 1_000_000, 1_000_000)
@@ -207,6 +248,22 @@ def test_an_unknown_model_is_taken_cautiously() -> None:
     assert not profile_for("qwen", "bedrock").known
 
 
+@pytest.mark.parametrize(
+    ("model", "ttls"),
+    [
+        ("us.anthropic.claude-sonnet-4-5-20250929-v1:0", ("5m", "1h")),
+        ("anthropic.claude-haiku-4-5-20251001-v1:0", ("5m", "1h")),
+        ("global.anthropic.claude-opus-4-5", ("5m", "1h")),
+        ("us.anthropic.claude-opus-4-6-v1:0", ("5m",)),
+        ("anthropic.claude-opus-5", ("5m",)),
+        ("claude-sonnet-5-5", ("5m",)),
+    ],
+)
+def test_bedrock_has_an_hour_for_the_models_that_it_is_documented_for(model: str, ttls: tuple[str, ...]) -> None:
+    assert profile_for(model, "https://bedrock-runtime.us-east-1.amazonaws.com").ttls == ttls
+    assert profile_for(bare_name(model)).ttls == ("5m", "1h")
+
+
 def test_a_misspelt_name_is_near_the_one_that_was_meant() -> None:
     assert nearest_models("claude-sonet-5-5")[0] == "claude-sonnet-5-5"
     assert nearest_models("us.anthropic.claude-opus-5-v1:0")[0] == "claude-opus-5", "whatever a platform calls it"
@@ -220,5 +277,6 @@ def test_endpoints_change_what_they_change() -> None:
         assert found.collapses_tools == (name in ("anthropic", "aws"))
         assert found.markers != found.automatic
         assert found.markers or found.ttls == ("5m",)
-    assert profile_for("x", "vllm").prewarm_max_tokens == 1
+        assert found.markers or (found.prewarms, found.prewarm_max_tokens) == (True, 1)
+        assert found.caches_unasked != found.markers
     assert profile_for("us.anthropic.claude-opus-5", "bedrock").minimum_tokens == 512

@@ -69,8 +69,31 @@ def test_short_prefixes_are_left_out_but_for_the_assistant() -> None:
 def test_endpoints_that_ignore_markers_are_sent_none() -> None:
     profile = profile_for(MODEL, "vllm")
     prompt, plan = planned(request(user("a")), profile)
-    assert plan == Plan((), Usage(input=prompt.total, counters=False))
-    assert render(prompt, plan.marks)["messages"] == [user("a")]
+    assert [mark.slot for mark in plan.marks] == ["shared", "tail"]
+    assert (plan.expected, plan.hit) == (Usage(input=prompt.total, counters=False), None)
+    assert render(prompt, plan.marks) == {**prompt.request, "messages": [user("a")]}
+
+
+@pytest.mark.parametrize("name", ["vllm", "moonshot"])
+def test_what_an_endpoint_that_caches_by_itself_has_seen_is_to_be_read(name: str) -> None:
+    """Wherever it ends, also out of any mark's reach: it was not written at a mark."""
+    profile, warmth = profile_for(MODEL, name), Warmth()
+    messages = [user(LONG), assistant("b"), user("c")]
+    prompt, plan = planned(request(*messages), profile, warmth)
+    usage = Usage(input=prompt.total, counters=profile.counters)
+    warmth.learn(plan.marks, plan.hit, usage, 0.0, unasked=profile.caches_unasked)
+    many = [assistant(*(f"{n}" for n in range(30))), user("d")]
+    longer, then = planned(request(*messages, *many), profile, warmth, 60.0)
+    known = longer.tokens(longer.index[plan.marks[-1].point] + 1)
+    assert then.hit == plan.marks[-1].point
+    assert then.expected == Usage(input=longer.total - known, cache_read=known, counters=profile.counters)
+    # Another session with the same head meets it there.
+    shared = Warmth()
+    other, met = planned(request(user("else")), profile, Warmth(shared=shared))
+    assert met.hit is None
+    shared.points.update(warmth.points)
+    other, met = planned(request(user("else")), profile, Warmth(shared=shared))
+    assert met.expected.cache_read == other.tokens(other.head_points)
 
 
 def test_a_lifetime_that_the_endpoint_lacks_is_never_asked_for() -> None:

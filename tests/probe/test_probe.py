@@ -262,6 +262,69 @@ async def test_a_model_that_is_not_there_ends_the_run() -> None:
         await probe.run()
 
 
+class _Silent(Engine):
+    """Answers so many requests, and no more."""
+
+    def __init__(self, answers: int) -> None:
+        super().__init__()
+        self._answers = answers
+
+    def ask(self, exchange: Any) -> Any:
+        return super().ask(exchange) if len(self.requests) <= self._answers else anyio.sleep_forever()
+
+
+async def _with_time(probe: Any, clock: ManualClock) -> None:
+    """Time goes on beside it: who waits for an answer waits on the clock."""
+    failed: list[ModelError] = []
+    async with anyio.create_task_group() as group:
+
+        async def go_on() -> None:
+            while True:
+                await clock.advance(10)
+
+        group.start_soon(go_on)
+        try:
+            await probe.run()
+        except ModelError as error:  # raised below: outside the group, which would wrap it
+            failed.append(error)
+        group.cancel_scope.cancel()
+    for error in failed:
+        raise error
+
+
+async def test_a_request_without_an_answer_settles_nothing_and_holds_nobody_up() -> None:
+    clock = ManualClock()
+    client = simulator.client(engine=_Silent(4), clock=clock, max_retries=0)
+    probe = Probe(client, MODEL, endpoint="there", base=FACTS, quick=True, timeout=30, clock=clock)
+    began = clock.now()
+    await _with_time(probe, clock)
+    found = verdicts(probe)
+    assert (found["counters"], found["unasked"]) == ("agrees", "agrees")
+    assert found["markers"] == found["zero tokens"] == "cannot tell"
+    (text,) = [one.finding.sentence for one in probe.results if one.rule.name == "markers" and one.finding]
+    assert "no answer came within 30 seconds" in text
+    assert clock.now() - began < 30 * len(RULES) + 60
+
+
+async def test_an_endpoint_that_never_answers_ends_the_run() -> None:
+    clock = ManualClock()
+    client = simulator.client(engine=_Silent(0), clock=clock, max_retries=0)
+    probe = Probe(client, MODEL, endpoint="http://there", base=FACTS, timeout=30, clock=clock)
+    with pytest.raises(ModelError, match="no answer came within 30 seconds: is http://there there"):
+        await _with_time(probe, clock)
+
+
+@pytest.mark.parametrize("name", ["vllm", "llama.cpp"])
+async def test_an_engine_that_ignores_marks_is_not_said_to_honour_them(name: str) -> None:
+    """Found from the careful profile of an endpoint that nobody knows."""
+    there = profile_for(MODEL, name)
+    base = profile_for(MODEL, "http://localhost:8000")
+    assert (base.markers, base.prewarms) == (True, False)
+    probe = await probed(Engine(profile=there), base=base, quick=True)
+    assert (probe.known.markers, probe.known.parks) == (False, False)
+    assert (probe.known.prewarms, probe.known.prewarm_max_tokens) == (True, 1)
+
+
 # -- quick, interrupted, limited -----------------------------------------------------------------------------------
 
 

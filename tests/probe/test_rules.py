@@ -209,3 +209,16 @@ def test_a_reply_without_thinking_tells_nothing_of_thinking() -> None:
     )
     assert finding == "the model answered without thinking (text)"
     assert len(asked) == 1
+
+
+UNCOUNTED = replace(BENCH, known=replace(FACTS, counters=False))
+
+
+def test_marks_that_are_not_counted_are_believed_where_a_fifth_is_refused() -> None:
+    """An engine that ignores them takes any number; whoever reads them takes four (vLLM and the API, 2026)."""
+    ignored, asked = drive(NAMED["markers"], always(plain=700), UNCOUNTED)
+    assert isinstance(ignored, Finding)
+    assert ignored.changes == {"markers": False, "parks": False}
+    assert str(asked[-1].body).count("cache_control") == 5
+    read, _ = drive(NAMED["markers"], in_turn({"plain": 700}, None), UNCOUNTED)
+    assert read == "markers are read; what they do is not counted"
