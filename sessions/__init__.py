@@ -4,9 +4,11 @@ from sessions import neighbours as _neighbours  # noqa: F401  # first of all: it
 
 TYPE_CHECKING = False  # as `typing` has it, which takes longer to import than all that stands here
 if TYPE_CHECKING:
+    from sessions.budget import Budget
     from sessions.clock import Clock, SystemClock
     from sessions.conversation.entries import Damage
     from sessions.core.diagnosis import Miss
+    from sessions.core.next_turn import CostForecast, ModelCost, TurnCost
     from sessions.core.profiles import Profile, profile_for
     from sessions.core.settings import Settings
     from sessions.core.transcript import Entry
@@ -64,6 +66,7 @@ __all__ = [
     "BlockSoFar",
     "BlockStart",
     "BlockStop",
+    "Budget",
     "BudgetExceeded",
     "Call",
     "Clock",
@@ -71,6 +74,7 @@ __all__ = [
     "Conflict",
     "ContextFull",
     "Cost",
+    "CostForecast",
     "Damage",
     "Delta",
     "Ended",
@@ -83,6 +87,7 @@ __all__ = [
     "InvalidImport",
     "LeaseLost",
     "Miss",
+    "ModelCost",
     "ModelError",
     "Option",
     "Outlook",
@@ -115,6 +120,7 @@ __all__ = [
     "ToolStarted",
     "ToolsChanged",
     "Turn",
+    "TurnCost",
     "TurnEvent",
     "TurnInfo",
     "Usage",
@@ -124,8 +130,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "budget": "Budget",
     "clock": "Clock SystemClock",
     "core.diagnosis": "Miss",
+    "core.next_turn": "CostForecast ModelCost TurnCost",
     "core.profiles": "Profile profile_for",
     "core.settings": "Settings",
     "core.transcript": "Entry",

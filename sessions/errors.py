@@ -12,7 +12,7 @@ SessionsError
 ├── ToolsChanged           the tools given differ from those the session was made with
 ├── InDoubtToolCalls       resume(in_doubt="raise") found calls that may or may not have taken effect
 ├── StepLimitReached       the turn used all its model calls: resume() or send() goes on
-├── BudgetExceeded         the turn's next request would cost more than max_cost leaves: resume() or send() goes on
+├── BudgetExceeded         the next request would cost more than max_cost or a budget leaves: resume() or send() goes on
 ├── ModelError             the API or the connection failed; what was raised is in __cause__
 │   ├── ContextFull        the prompt does not fit the model's window: compact(), or go back with rewind() or fork()
 │   └── BatchIncomplete    some requests of a batch have no reply; `results` holds the others
@@ -24,6 +24,7 @@ PromptWarning is no error but a warning: the prompt works, and costs more than i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 
@@ -103,7 +104,24 @@ class StepLimitReached(SessionsError):
 
 
 class BudgetExceeded(SessionsError):
-    """The turn's next request would cost more than max_cost leaves, and was not sent: resume() or send() goes on."""
+    """The next request would cost more than max_cost or a budget leaves, and was not sent: resume() or send() goes on.
+
+    `budget`: the `Budget`, `None` for `max_cost`. `left`: USD. `frees`: when there is room for the request if nothing
+    else is spent meanwhile (seconds since the epoch), `None` where there never is.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        budget: Any = None,
+        left: Decimal | None = None,
+        frees: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.budget = budget
+        self.left = left
+        self.frees = frees
 
 
 class ModelError(SessionsError):

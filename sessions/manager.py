@@ -20,11 +20,14 @@ from sessions.arguments import (
     check_switches,
     check_texts,
     duration,
+    listed,
     metadata_text,
     moment,
     tool_list,
 )
 from sessions.branches.batching import Batching
+from sessions.budget import Budget
+from sessions.calls.trust import TrustMode
 from sessions.clock import Clock, SystemClock
 from sessions.conversation.conversation import Conversation
 from sessions.conversation.linting import Linter
@@ -64,11 +67,16 @@ class SessionManager:
     (for models other than its own it says what the endpoint does). `ttl`: a policy, `ExpectedCost()` or
     `Fixed("5m" | "1h")`. `max_steps`: model calls in one turn. `busy_timeout`: seconds to wait for a session that
     somebody else uses. `diagnostics`: ask the API why a cache was missed, on every call. `tend`: keep idle
-    conversations warm where that is expected to pay, in the background while this manager is in use. `warmup`: requests
-    that would write the same prefix at the same time wait until one has, each at most `warmup_timeout` seconds.
-    `tools`: functions that `recover` may run, or a function, also async, that gives those of a session from its owner
-    and metadata. `recover`: do that in the background, every few seconds, so that turns of workers that died are
-    finished by those that live. Raises `ConfigurationError` for a wrong setting.
+    conversations warm where that is expected to pay, in the background while this manager is in use. `trust`: whether a
+    1-hour entry behind a 5-minute prefix outlives it, which is inferred and kept in the store once it is known:
+    "probe" finds out with three small requests before it is relied on, "assume" relies on it until requests show
+    otherwise, "never" does not; `None` is "probe" where idle conversations are tended on an endpoint that was not
+    measured, else (and at the simulator) "assume". `warmup`: requests that would write the same prefix at the same time
+    wait until one has, each at most `warmup_timeout` seconds. `tools`: functions that `recover` may run, or a function,
+    also async, that gives those of a session from its owner and metadata. `recover`: do that in the background, every
+    few seconds, so that turns of workers that died are finished by those that live. `budgets`: `Budget` values; a
+    request for which one of them has no room is not sent (`BudgetExceeded`), and idle requests then do not happen.
+    Raises `ConfigurationError` for a wrong setting.
 
     `model_names`: Anthropic's or Bedrock's name of a model, by a name of your own for it, such as the ARN of an
     inference profile or a deployment: requests have your name, facts and prices are those of the model.
@@ -84,6 +92,7 @@ class SessionManager:
         ttl: Policy = ExpectedCost(),  # noqa: B008 - a frozen value
         clock: Clock = SystemClock(),  # noqa: B008 - it has no state
         tend: bool = True,
+        trust: TrustMode | None = None,
         warmup: bool = True,
         warmup_timeout: float = 30.0,
         recover: bool = False,
@@ -92,6 +101,7 @@ class SessionManager:
         busy_timeout: float = 60.0,
         transcript_bytes: int = TRANSCRIPT_BYTES,
         tools: Iterable[Any] | ToolsOf = (),
+        budgets: Iterable[Budget] = (),
     ) -> None:
         if isinstance(ttl, type) or not isinstance(ttl, Policy):
             raise ConfigurationError(f"ttl must be a policy such as Fixed('1h') or ExpectedCost(), not {shown(ttl)}")
@@ -100,9 +110,14 @@ class SessionManager:
         if not isinstance(profile, Profile | str | os.PathLike | None):
             raise ConfigurationError(f"profile must be a Profile or the path of a file, not {shown(profile)}")
         check_model_names(model_names)
+        if trust is not None:
+            check_choice("trust", trust, get_args(TrustMode))
         check_switches(tend=tend, warmup=warmup, recover=recover, diagnostics=diagnostics)
         check_counts(1, max_steps=max_steps)
         check_counts(0, transcript_bytes=transcript_bytes)
+        limits = listed("budgets", budgets, "Budget values")
+        if (wrong := next((one for one in limits if not isinstance(one, Budget)), None)) is not None:
+            raise ConfigurationError(f"budgets must be Budget values, such as Budget(5), not {shown(wrong)}")
         warmup_timeout = duration("warmup_timeout", warmup_timeout)
         busy_timeout = duration("busy_timeout", busy_timeout)
         if not isinstance(store, str) and not hasattr(store, "commit"):
@@ -120,7 +135,9 @@ class SessionManager:
             ttl,
             model_names=model_names,
             limits=Limits(max_steps, diagnostics),
+            budgets=limits,
             tend=tend,
+            trust=trust,
             warmup_timeout=warmup_timeout if warmup else 0.0,
             busy_timeout=busy_timeout,
             transcript_bytes=transcript_bytes,

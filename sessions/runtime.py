@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sessions.background import Background
+from sessions.budget import Budget
+from sessions.calls.budgets import Budgets
 from sessions.calls.forecaster import Forecaster
 from sessions.calls.gate import WarmupGate
 from sessions.calls.request import Requests
 from sessions.calls.schedule import Schedule
+from sessions.calls.trust import StoredTrust, TrustMode
 from sessions.calls.zero_token import ZeroToken
 from sessions.clock import Clock
 from sessions.conversation.leases import Leases
 from sessions.conversation.memory import Transcripts
 from sessions.conversation.opening import SHARED_POINTS, Conversations
 from sessions.core.profiles import Profile
-from sessions.core.ttl import Policy
+from sessions.core.ttl import Fixed, Policy
 from sessions.core.warmth import Warmth
 from sessions.following.following import Following
 from sessions.lifecycle import Lifecycle
@@ -48,6 +51,7 @@ class Runtime:
     leases: Leases
     gate: WarmupGate
     requests: Requests
+    budgets: Budgets
     zero_token: ZeroToken
     forecaster: Forecaster
     schedule: Schedule
@@ -64,7 +68,9 @@ def assembled(
     *,
     model_names: Mapping[str, str] | None,
     limits: Limits,
+    budgets: Sequence[Budget],
     tend: bool,
+    trust: TrustMode | None,
     warmup_timeout: float,
     busy_timeout: float,
     transcript_bytes: int,
@@ -75,8 +81,14 @@ def assembled(
     memory, warmth = Transcripts(transcript_bytes, leases.is_held), Warmth(limit=SHARED_POINTS)
     conversations = Conversations(store, clock, lifecycle, endpoint, memory, warmth)
     gate = WarmupGate(store, clock, background, lifecycle, warmth, warmup_timeout)
-    requests = Requests(client, endpoint, store, clock)
-    forecaster = Forecaster(store, clock, policy, endpoint, tend=tend)
+    counted = Budgets(store, clock, budgets)
+    requests = Requests(client, endpoint, store, clock, counted)
+    if trust is None:
+        # Who sends nothing while idle cannot find out, and what the simulator does is known.
+        finds_out = tend and not isinstance(policy, Fixed) and not client.is_simulated and not endpoint.is_measured
+        trust = "probe" if finds_out else "assume"
+    stored_trust = StoredTrust(store, clock, background, endpoint, trust)
+    forecaster = Forecaster(store, clock, policy, stored_trust, tend=tend)
     return Runtime(
         store=store,
         clock=clock,
@@ -88,6 +100,7 @@ def assembled(
         leases=leases,
         gate=gate,
         requests=requests,
+        budgets=counted,
         zero_token=ZeroToken(requests, store, clock, conversations, gate, forecaster),
         forecaster=forecaster,
         # In a store that no other process can open nobody else has left anything.

@@ -18,6 +18,7 @@ from sessions.conversation.editing import Edit, check_instruction, editing, mess
 from sessions.conversation.linting import Linter
 from sessions.conversation.pending import running_turn
 from sessions.conversation.settings_changes import new_settings, prefix_change, prefix_changes, unbinds_thinking
+from sessions.core.next_turn import CostForecast
 from sessions.core.transcript import canonical, encode
 from sessions.core.usage import Usage
 from sessions.errors import ConfigurationError, ModelError, SessionsError
@@ -35,6 +36,7 @@ from sessions.turns.handle import TurnHandle
 from sessions.turns.loop import Loop
 from sessions.turns.outcome import Outcome, Step
 from sessions.turns.tool_round import InDoubt, check_in_doubt
+from sessions.upkeep.foreseeing import foreseen
 from storage import TurnRecord
 
 Gap: TypeAlias = float | int | timedelta | None
@@ -97,15 +99,17 @@ class Session(ReadableSession):
         expected_gap: Gap = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
+        max_cost: Decimal | float | None = None,
     ) -> Reply:
         """One whole turn: stores the words, asks the model, runs its tools until it has answered.
 
         `content`: a str or content blocks. `expected_gap`: seconds (or a timedelta) until the user returns, if you know
         it. `idempotency_key`: the same key again gives the stored reply, or finishes that turn. `timeout`: seconds for
-        the whole turn. Raises `ModelError`, `SessionBusy`, `StepLimitReached`, `LeaseLost`, `ToolsChanged`,
+        the whole turn. `max_cost`: USD for the whole turn; a request that would take it above is not sent. Raises
+        `ModelError`, `SessionBusy`, `StepLimitReached`, `BudgetExceeded`, `LeaseLost`, `ToolsChanged`,
         `ConfigurationError`, `TimeoutError`; whatever is raised, the words are kept, except where the API refused them.
         """
-        outcome = await self._driver(content, expected_gap, idempotency_key, timeout).outcome()
+        outcome = await self._driver(content, expected_gap, idempotency_key, timeout, max_cost).outcome()
         if outcome is None:
             raise SessionsError("the turn ended without a reply")  # pragma: no cover - a turn with words always replies
         return Reply.of(outcome, self)
@@ -117,9 +121,10 @@ class Session(ReadableSession):
         expected_gap: Gap = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
+        max_cost: Decimal | float | None = None,
     ) -> ReplyStream:
         """As `send`, as a stream: `async with session.stream(…) as stream: async for text in stream.text_stream: …`"""
-        driver = self._driver(content, expected_gap, idempotency_key, timeout, streams=True)
+        driver = self._driver(content, expected_gap, idempotency_key, timeout, max_cost, streams=True)
         return ReplyStream(driver, lambda outcome: Reply.of(outcome, self))
 
     async def run(
@@ -129,9 +134,10 @@ class Session(ReadableSession):
         expected_gap: Gap = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
+        max_cost: Decimal | float | None = None,
     ) -> AsyncGenerator[Step]:
         """As `send`, step by step: each reply of the model and each set of tool results, when it is stored."""
-        driver = self._driver(content, expected_gap, idempotency_key, timeout)
+        driver = self._driver(content, expected_gap, idempotency_key, timeout, max_cost)
         try:
             while (one := await driver.next()) is not None:
                 if isinstance(one, Step):
@@ -178,8 +184,7 @@ class Session(ReadableSession):
         the same turn.
         """
         arguments.check_choice("while_running", while_running, get_args(WhileRunning))
-        words, options, seconds = self._asked(content, expected_gap, idempotency_key, timeout)
-        options = replace(options, max_cost=arguments.dollars("max_cost", max_cost))
+        words, options, seconds = self._asked(content, expected_gap, idempotency_key, timeout, max_cost)
         begun = self._begun(seconds)
         with storage_errors():
             return self._turn(await begun.begin(words, options, while_running, self._stop_running))
@@ -236,21 +241,22 @@ class Session(ReadableSession):
                 await self._begun().go_on(decided)
 
     def _driver(
-        self, content: Any, gap: Gap, key: str | None, timeout: float | None, *, streams: bool = False
+        self, content: Any, gap: Gap, key: str | None, timeout: float | None, max_cost: Any, *, streams: bool = False
     ) -> Driver:
-        words, options, seconds = self._asked(content, gap, key, timeout, streams=streams)
+        words, options, seconds = self._asked(content, gap, key, timeout, max_cost, streams=streams)
         loop = Loop(self.runtime, self.conversation, words, options)
         return Driver(self.runtime, loop, self._batching.collect, seconds)
 
     def _asked(
-        self, content: Any, gap: Gap, key: str | None, timeout: float | None, *, streams: bool = False
+        self, content: Any, gap: Gap, key: str | None, timeout: float | None, max_cost: Any, *, streams: bool = False
     ) -> tuple[list[dict[str, Any]], Options, float | None]:
         """What the caller gave, checked: the words, how the turn is asked for, its time limit in seconds."""
         self.conversation.check_tools()
         arguments.check_key(key)
         with caller_errors():
             words = canonical(content)
-        options = Options(arguments.seconds("expected_gap", gap), key, streams=streams)
+        limit = arguments.dollars("max_cost", max_cost)
+        options = Options(arguments.seconds("expected_gap", gap), key, streams=streams, max_cost=limit)
         return words, options, arguments.seconds("timeout", timeout)
 
     # -- branches --
@@ -382,6 +388,18 @@ class Session(ReadableSession):
         check_instruction(text)
         async with self._editing() as edit:
             await edit.instruct(text)
+
+    async def forecast(self) -> CostForecast:
+        """What the next turn is expected to cost if it is sent now, in five minutes, in an hour; what waiting costs.
+
+        Calculated from the history, from what is believed to be in the cache and from published prices; nothing is sent
+        or written. Parks and refreshes that are to be expected until then are in it.
+        """
+        await self.refresh()
+        with storage_errors():
+            if not self.runtime.leases.is_held(self.id):
+                await self.conversation.reload_calls()  # what has kept it warm is no change of the session
+            return foreseen(self.conversation, self.runtime.forecaster, self.runtime.clock.now())
 
     async def prewarm(self) -> Usage | None:
         """Writes the prefix to the cache with a zero-token request, so that the next turn starts warm.

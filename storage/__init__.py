@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .errors import (
+    BudgetFull,
     DecisionTaken,
     EntryMissing,
     HeadMoved,
@@ -23,26 +24,32 @@ from .errors import (
 )
 from .holders import Holder
 from .records import (
+    Activity,
     CallRecord,
     Change,
     DecisionRecord,
     EntryRecord,
     FollowerRecord,
     Lease,
+    Limit,
     PromptRecord,
     RelayRecord,
+    Reservation,
     SessionRecord,
     Statistics,
     Stored,
     Subtotal,
     ToolCallRecord,
     Totals,
+    TrustRecord,
     TurnRecord,
     Warmup,
 )
 from .store import Store
 
 __all__ = [
+    "Activity",
+    "BudgetFull",
     "CallRecord",
     "Change",
     "DecisionRecord",
@@ -56,8 +63,10 @@ __all__ = [
     "Lease",
     "LeaseGone",
     "LeaseTaken",
+    "Limit",
     "PromptRecord",
     "RelayRecord",
+    "Reservation",
     "SchemaTooNew",
     "SchemaTooOld",
     "ServerAway",
@@ -74,6 +83,7 @@ __all__ = [
     "Subtotal",
     "ToolCallRecord",
     "Totals",
+    "TrustRecord",
     "TurnKeyTaken",
     "TurnMissing",
     "TurnRecord",

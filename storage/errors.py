@@ -4,6 +4,7 @@ StorageError
 ├── SessionMissing    ├── SessionExists   ├── EntryMissing
 ├── LeaseTaken        ├── LeaseGone       ├── HeadMoved
 ├── TurnMissing       ├── TurnKeyTaken    ├── DecisionTaken
+├── BudgetFull
 ├── SchemaTooOld      ├── SchemaTooNew
 ├── StoreDamaged      ├── InvalidValue
 └── StoreUnavailable
@@ -16,6 +17,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from .holders import Holder
 
 
@@ -115,6 +118,22 @@ class DecisionTaken(StorageError):
         self.session = session
         self.entry = entry
         self.index = index
+
+
+class BudgetFull(StorageError):
+    """A limit leaves no room for the request: nothing was written; ask again when it frees, or raise the limit.
+
+    `scope`: the limit's. `left`: USD. `frees`: when there is room for it (seconds since the epoch) if nothing else is
+    spent meanwhile, None where there never is. `is_held`: there would be room now if what is under way costs no more
+    than is expected of it.
+    """
+
+    def __init__(self, scope: str, left: Decimal, frees: float | None, *, is_held: bool) -> None:
+        super().__init__(f"the limit {scope!r} has ${left} left, less than the request may cost: ask again later")
+        self.scope = scope
+        self.left = left
+        self.frees = frees
+        self.is_held = is_held
 
 
 class SchemaTooOld(StorageError):

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from .holders import Holder
 
-CallKind = Literal["turn", "prewarm", "park", "refresh", "compact", "batch"]
+CallKind = Literal["turn", "prewarm", "park", "refresh", "compact", "batch", "probe"]
 CallStatus = Literal["ok", "error", "cancelled"]
 TurnState = Literal["queued", "running", "waiting", "finished", "interrupted", "failed", "cancelled"]
 SessionState = Literal["idle", "running", "waiting", "interrupted"]
@@ -176,6 +176,22 @@ class PromptRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Activity:
+    """A call of a turn that was answered, as it tells when sessions ask: a few columns of its row in the ledger.
+
+    `number`: grows in the order in which the rows were written.
+    """
+
+    number: int
+    id: str
+    session: str
+    turn: str
+    prompt: str
+    started: float
+    points: str
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCallRecord:
     """One tool call of the journal: its start while `ended` is None, else its end with the `tool_result` block as JSON.
 
@@ -274,6 +290,33 @@ class RelayRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """At most `usd` may be spent under the name `scope` in any `window` (seconds); the name is the caller's choice."""
+
+    scope: str
+    usd: Decimal
+    window: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What a request that is about to be sent may cost, to be set against what is left of each of its `limits`.
+
+    `session` and `call` name its row of the ledger to come: as soon as that is there, its cost counts and nothing else.
+    Until then `most` counts against others, and from `until` on `expected`, the least that it costs if it was sent.
+    `now`: when it is asked for. Times are seconds since the epoch, by the caller's clock.
+    """
+
+    session: str
+    call: str
+    expected: Decimal
+    most: Decimal
+    now: float
+    until: float
+    limits: tuple[Limit, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """What one commit writes, all of it or nothing.
 
@@ -281,7 +324,8 @@ class Change:
     has already is left as it is, and so is a prompt that the session has. `turn` is inserted, or replaces the turn with
     its id. None leaves a field of the session as it is. The session's totals grow by the calls and the turn that were
     not there before. `tend_after`: seconds from now until the session is due for tending; None takes the time away if
-    the head moves, and leaves it as it is otherwise. `release`: the lease is given back with it.
+    the head moves, and leaves it as it is otherwise. `release`: the lease is given back with it. `reserve`: the room
+    for a request that is sent once the change is written.
     """
 
     expected_head: str | None
@@ -297,6 +341,7 @@ class Change:
     prompts: tuple[PromptRecord, ...] = ()
     tend_after: float | None = None
     release: bool = False
+    reserve: Reservation | None = None
     updated_at: float = field(kw_only=True)
 
 
@@ -313,6 +358,20 @@ class Warmup:
     seconds_left: float = 0.0
     ttl: str | None = None
     holder: Holder | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrustRecord:
+    """How far one rule of an endpoint is trusted with one model, as workers have found out; see `Store.trust`.
+
+    `points`: nothing is trusted at 0 or less; None: nobody has found out yet. `at`: when they were last changed, in
+    seconds since the epoch.
+    """
+
+    endpoint: str
+    model: str
+    points: int | None
+    at: float
 
 
 @dataclass(frozen=True, slots=True)

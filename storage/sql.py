@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
 from .dialects import Dialect, dialect
-from .errors import LeaseTaken
+from .errors import BudgetFull, LeaseTaken
 from .holders import Holder
 from .records import (
     CallRecord,
@@ -19,17 +20,44 @@ from .records import (
     Lease,
     PromptRecord,
     RelayRecord,
+    Reservation,
     SessionRecord,
     SessionState,
     Statistics,
     Stored,
+    TrustRecord,
     TurnRecord,
     TurnState,
     Warmup,
 )
-from .store import Calls, Decisions, DueSessions, Entries, Followers, Relays, Sessions, Subtotals, ToolCalls, Turns
+from .store import (
+    Activities,
+    Calls,
+    Decisions,
+    DueSessions,
+    Entries,
+    Followers,
+    Relays,
+    Sessions,
+    Subtotals,
+    ToolCalls,
+    Turns,
+)
 from .threads import outcome, run
-from .transactions import following, leasing, listing, reading, tending, totals, unleased, warmups, writing
+from .transactions import (
+    Database,
+    following,
+    leasing,
+    listing,
+    reading,
+    spending,
+    tending,
+    totals,
+    trust,
+    unleased,
+    warmups,
+    writing,
+)
 from .watching import Watch
 
 T = TypeVar("T")
@@ -119,7 +147,17 @@ class SQLStore:
         await outcome(self.dialect.change(lease.session, work, durable=False))
 
     async def commit(self, lease: Lease, change: Change) -> None:
-        await outcome(self.dialect.change(lease.session, partial(writing.commit, lease=lease, change=change)))
+        await _with_room(self.dialect.change(lease.session, partial(writing.commit, lease=lease, change=change)))
+
+    async def reserve(self, reservation: Reservation) -> None:
+        def work(db: Database) -> BudgetFull | None:
+            spending.take_turns(db)
+            return spending.reserve(db, reservation)
+
+        await _with_room(self.dialect.write(work))
+
+    async def free(self, session: str, call: str) -> None:
+        await outcome(self.dialect.write(lambda db: spending.free(db, session, call), durable=False))
 
     async def record(self, call: CallRecord, prompt: PromptRecord | None = None) -> None:
         await outcome(self.dialect.change(call.session, partial(writing.record, call=call, prompt=prompt)))
@@ -129,6 +167,9 @@ class SQLStore:
 
     async def calls(self, session: str, *, limit: int | None = None, newest_first: bool = False) -> Calls:
         return await self._read(reading.ledger, session, limit, newest_first)
+
+    async def activity(self, *, after: int = 0, limit: int) -> Activities:
+        return await self._read(reading.activity, after, limit)
 
     async def totals(
         self,
@@ -234,6 +275,18 @@ class SQLStore:
     async def end_relays(self, *, before: float) -> None:
         await outcome(self.dialect.write(partial(following.end_relays, before=before), durable=False))
 
+    async def trust(self, endpoint: str, model: str) -> TrustRecord | None:
+        return await self._read(trust.load, endpoint, model)
+
+    async def weigh_trust(
+        self, endpoint: str, model: str, by: int, *, first: int, most: int, now: float, forget: float
+    ) -> TrustRecord:
+        return await self._write(trust.weigh, endpoint, model, by, first, most, now, forget)
+
+    async def claim_trust(self, endpoint: str, model: str, *, seconds: float, now: float, forget: float) -> bool:
+        work = partial(trust.claim, endpoint=endpoint, model=model, seconds=seconds, now=now, forget=forget)
+        return await outcome(self.dialect.write(work, durable=False))
+
     def watch(self, name: str) -> Watch:
         return self.dialect.watch(name)
 
@@ -242,3 +295,18 @@ class SQLStore:
 
     async def _read(self, function: Callable[..., T], *args: Any) -> T:
         return await outcome(self.dialect.read(lambda db: function(db, *args)))
+
+
+async def _with_room(job: Future[BudgetFull | None]) -> None:
+    """Waits for work that takes room, and raises where there was none: then nothing was written.
+
+    Also on asyncio's own cancellation, so that nobody takes it for done (see `threads.outcome`).
+    """
+    try:
+        full = await outcome(job)
+    except asyncio.CancelledError as error:
+        if error.__cause__ is None and (unheard := job.result()) is not None:
+            raise error from unheard
+        raise
+    if full is not None:
+        raise full

@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 
 from .holders import Holder
 from .records import (
+    Activity,
     CallRecord,
     Change,
     DecisionRecord,
@@ -19,12 +20,14 @@ from .records import (
     Lease,
     PromptRecord,
     RelayRecord,
+    Reservation,
     SessionRecord,
     SessionState,
     Statistics,
     Stored,
     Subtotal,
     ToolCallRecord,
+    TrustRecord,
     TurnRecord,
     TurnState,
     Warmup,
@@ -35,6 +38,7 @@ from .watching import Watch
 Sessions: TypeAlias = list[SessionRecord]
 Entries: TypeAlias = list[EntryRecord]
 Calls: TypeAlias = list[CallRecord]
+Activities: TypeAlias = list[Activity]
 ToolCalls: TypeAlias = list[ToolCallRecord]
 Turns: TypeAlias = list[TurnRecord]
 Subtotals: TypeAlias = list[Subtotal]
@@ -153,9 +157,22 @@ class Store(Protocol):
 
         A new turn that is not queued takes its place before those that are. Raises `SessionMissing`, `LeaseGone` if the
         token is not the newest or was released (an expired lease that nobody took still counts), `HeadMoved`,
-        `EntryMissing`, `TurnKeyTaken`, `TurnMissing` for a turn that is to run and was stopped in the queue; then
-        nothing is written.
+        `EntryMissing`, `TurnKeyTaken`, `TurnMissing` for a turn that is to run and was stopped in the queue, and
+        `BudgetFull` (see `reserve`); then nothing is written.
         """
+
+    async def reserve(self, reservation: Reservation) -> None:
+        """Takes room for a request under all of its limits, over all processes, durable on return.
+
+        There is room where what is expected of it is no more than is left of a limit. What counts against that is what
+        was reserved within its window: `most` of each, from its `until` on what is expected of it; as soon as its
+        ledger row is there, that row's cost (None is nothing). Of many that have ended some may leave the window
+        together, up to a 200th of it later than they would alone. What a session has spent stays when it is deleted.
+        Raises `BudgetFull`; then nothing is written.
+        """
+
+    async def free(self, session: str, call: str) -> None:
+        """Gives the room back: the request is not sent. One that is in the ledger still counts. Not durable."""
 
     async def record(self, call: CallRecord, prompt: PromptRecord | None = None) -> None:
         """Adds a ledger row, without a lease; the same id again does nothing. Raises `SessionMissing`.
@@ -168,6 +185,13 @@ class Store(Protocol):
 
     async def calls(self, session: str, *, limit: int | None = None, newest_first: bool = False) -> Calls:
         """The session's ledger in the order written, or the other way round; at most `limit` rows of that order."""
+
+    async def activity(self, *, after: int = 0, limit: int) -> Activities:
+        """Answered calls of the turns of all sessions, written behind the number `after`: the newest, oldest first.
+
+        At most `limit`. A row that was being written when others were read may be missed.
+        """
+        ...
 
     async def totals(
         self,
@@ -321,6 +345,26 @@ class Store(Protocol):
 
     async def end_relays(self, *, before: float) -> None:
         """Removes the rows that were `written` before that moment. Not durable."""
+
+    async def trust(self, endpoint: str, model: str) -> TrustRecord | None:
+        """What workers have found out about this model at this endpoint; None where nobody has, or has tried to."""
+
+    async def weigh_trust(
+        self, endpoint: str, model: str, by: int, *, first: int, most: int, now: float, forget: float
+    ) -> TrustRecord:
+        """Adds `by` to the points, durable on return; gives the row as it then stands.
+
+        They are never more than `most`. What is at 0 or less stays as it is, until `now` is `forget` seconds after its
+        time `at`; then, and where there are none yet, they are `first`. What several say at the same time adds up.
+        """
+        ...
+
+    async def claim_trust(self, endpoint: str, model: str, *, seconds: float, now: float, forget: float) -> bool:
+        """Whether the caller is to find out, for `seconds` from now: where nobody has, and nobody else is about it.
+
+        `now` and `forget` as in `weigh_trust`. Like other claims it is not durable.
+        """
+        ...
 
     def watch(self, name: str) -> Watch:
         """An ear for news of a session (somebody who was waited for has released it, or the verbs say so), of a point

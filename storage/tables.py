@@ -1,4 +1,5 @@
-"""The tables. Only rows of `sessions`, `turns`, `warmups` and `followers` are ever updated; others are written once.
+"""The tables. Only rows of `sessions`, `turns`, `warmups`, `followers`, `trust` and `spending` are ever updated; others
+are written once.
 
 Column names are those of the records. Each table's `number` keeps its rows in the order written and its pages full;
 large texts stand last in their row, so that reading the small columns touches no other page. Columns of later
@@ -13,7 +14,7 @@ from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
-REVISION = "0005"
+REVISION = "0007"
 """The newest schema revision; revisions are numbered upwards."""
 
 OLDEST = "0004"
@@ -262,6 +263,30 @@ class RelayRow(Base, table=True):
     content: str = _text()
 
 
+class SpendingRow(Base, table=True):
+    """What was spent or may be under one limit's name (`scope`), in trillionths of a USD; it counts until `leaves`.
+
+    With a `call` it is a reservation (see `Reservation`), whose ledger row counts as soon as it is there. Without one
+    it is the sum, `expected`, of several that have ended.
+    """
+
+    __tablename__ = "spending"
+    __table_args__ = (
+        Index("spending_scope", "scope", "leaves"),
+        Index("spending_leaves", "leaves"),
+        Index("spending_call", "session", "call"),
+    )
+
+    number: int | None = _number()
+    scope: str = _text()
+    session: str | None = _text(nullable=True)
+    call: str | None = _text(nullable=True)
+    leaves: float
+    until: float
+    expected: int = _count()
+    most: int = _count()
+
+
 class WarmupRow(Base, table=True):
     """A point that somebody writes into the model's cache until `expires`, or that is known alive until `until`.
 
@@ -279,6 +304,18 @@ class WarmupRow(Base, table=True):
     holder: str | None = _text(nullable=True)
 
 
+class TrustRow(Base, table=True):
+    """How far an endpoint is trusted with a model: `points` since `at`. Somebody has until `expires` to find out."""
+
+    __tablename__ = "trust"
+
+    endpoint: str = _text(primary_key=True)
+    model: str = _text(primary_key=True)
+    points: int | None = Field(sa_type=BigInteger, nullable=True)
+    at: float
+    expires: float
+
+
 metadata: MetaData = Base.metadata
 sessions: Table = metadata.tables["sessions"]
 entries: Table = metadata.tables["entries"]
@@ -290,3 +327,5 @@ warmups: Table = metadata.tables["warmups"]
 decisions: Table = metadata.tables["decisions"]
 followers: Table = metadata.tables["followers"]
 relays: Table = metadata.tables["relays"]
+trust: Table = metadata.tables["trust"]
+spending: Table = metadata.tables["spending"]

@@ -18,13 +18,13 @@ import storage
 
 NAMES = {
     sessions: (
-        "ApprovalNeeded BatchIncomplete BlockSoFar BlockStart BlockStop BudgetExceeded Call Clock "
-        "ConfigurationError Conflict ContextFull Cost Damage Delta Ended Entry EntryStored ExpectedCost Fixed "
-        "InDoubtToolCalls InvalidHistory InvalidImport LeaseLost Miss ModelError Option Outlook OwnedManager "
-        "PendingCall Policy PrefixChange Profile PromptWarning Reply ReplyStream Restarted SchemaOutOfDate "
-        "Session SessionBusy SessionInfo SessionManager SessionNotFound SessionsError Settings Snapshot Step "
-        "StepLimitReached SystemClock Tool ToolContext ToolProgress ToolResult ToolSoFar ToolStarted ToolsChanged "
-        "Turn TurnEvent TurnInfo Usage UsageKnown profile_for tool"
+        "ApprovalNeeded BatchIncomplete BlockSoFar BlockStart BlockStop Budget BudgetExceeded Call Clock "
+        "ConfigurationError Conflict ContextFull Cost CostForecast Damage Delta Ended Entry EntryStored "
+        "ExpectedCost Fixed InDoubtToolCalls InvalidHistory InvalidImport LeaseLost Miss ModelCost ModelError "
+        "Option Outlook OwnedManager PendingCall Policy PrefixChange Profile PromptWarning Reply ReplyStream "
+        "Restarted SchemaOutOfDate Session SessionBusy SessionInfo SessionManager SessionNotFound SessionsError "
+        "Settings Snapshot Step StepLimitReached SystemClock Tool ToolContext ToolProgress ToolResult ToolSoFar "
+        "ToolStarted ToolsChanged Turn TurnCost TurnEvent TurnInfo Usage UsageKnown profile_for tool"
     ),
     sessions.testing: "ManualClock simulated_manager",
     sessions.simulator: (
@@ -32,11 +32,11 @@ NAMES = {
         "serve serving"
     ),
     storage: (
-        "CallRecord Change DecisionRecord DecisionTaken EntryMissing EntryRecord FollowerRecord HeadMoved Holder "
-        "InvalidValue Lease LeaseGone LeaseTaken PromptRecord RelayRecord SchemaTooNew SchemaTooOld "
-        "ServerAway SessionExists SessionMissing SessionRecord Statistics "
+        "Activity BudgetFull CallRecord Change DecisionRecord DecisionTaken EntryMissing EntryRecord "
+        "FollowerRecord HeadMoved Holder InvalidValue Lease LeaseGone LeaseTaken Limit PromptRecord RelayRecord "
+        "Reservation SchemaTooNew SchemaTooOld ServerAway SessionExists SessionMissing SessionRecord Statistics "
         "StorageError Store Stored StoreDamaged StoreNotOpen StoreUnavailable Subtotal ToolCallRecord Totals "
-        "TurnKeyTaken TurnMissing TurnRecord Warmup open_store"
+        "TrustRecord TurnKeyTaken TurnMissing TurnRecord Warmup open_store"
     ),
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 from sessions.background import log
 from sessions.branches.run import Branched, FanOut
 from sessions.conversation.conversation import Conversation
-from sessions.errors import ConfigurationError, ModelError, SessionBusy
+from sessions.errors import BudgetExceeded, ConfigurationError, ModelError, SessionBusy
 from sessions.model.batch_api import BatchClient
 from sessions.runtime import Runtime
 from sessions.turns.batched import Part, branch_id, key_of
@@ -87,7 +87,7 @@ class Batching:
                 await run.step()
         except (LeaseTaken, SessionBusy):
             pass  # another worker is at it
-        except ModelError as error:
+        except (ModelError, BudgetExceeded) as error:
             log.warning("a Message Batch could not be carried on, trying again: %s", error)
         return {branch_id(part.group, index): await run.outcome(index) for index in run.outcomes}
 

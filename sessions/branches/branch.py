@@ -25,7 +25,7 @@ from sessions.turns.loop import Loop
 from sessions.turns.outcome import Outcome
 from sessions.turns.stopping import Stop
 from sessions.turns.writer import TurnWriter
-from storage import TurnRecord
+from storage import Reservation, TurnRecord
 
 _RETRYABLE = ("api_error", "overloaded_error", "rate_limit_error", "timeout_error")
 _REFUSED = ("invalid_request_error", "request_too_large")
@@ -74,13 +74,17 @@ class BranchTurn:
             await self._conversation.catch_up(own.lease)
             yield own
 
-    async def put(self, before: Part, hold: Hold | None) -> TurnRecord:
-        """Writes the branch's row, unless it no longer waits as `before` says; gives the row that then stands."""
+    async def put(self, before: Part, hold: Hold | None, reserve: Reservation | None = None) -> TurnRecord:
+        """Writes the branch's row, unless it no longer waits as `before` says; gives the row that then stands.
+
+        `reserve`: the room for the request that is sent next. Raises `BudgetFull` where there is none.
+        """
         async with self._held(hold) as self._writer.hold:
             present = await self._present()
             if present is None or Part.of_row(present) != before:
                 return present or states.waiting(self._row, None)
-            await self._writer.commit(turn=states.under(self._row, self._writer.hold.lease.token))
+            row = states.under(self._row, self._writer.hold.lease.token)
+            await self._writer.commit(turn=row, reserve=reserve)
             return self._row
 
     async def store_result(self, result: dict[str, Any], ended: float | None) -> Outcome | ModelError | None:

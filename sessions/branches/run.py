@@ -21,7 +21,7 @@ from sessions.branches.branch import BranchTurn, plan, store_words
 from sessions.calls.request import Request
 from sessions.conversation.conversation import Conversation
 from sessions.conversation.leases import Hold
-from sessions.errors import ConfigurationError, ModelError, SessionBusy, without_words
+from sessions.errors import BudgetExceeded, ConfigurationError, ModelError, SessionBusy, without_words
 from sessions.ledger import Call
 from sessions.model.batch_api import BatchClient, in_batches, may_be_made
 from sessions.runtime import Runtime
@@ -29,7 +29,7 @@ from sessions.tools import Toolbox
 from sessions.turns import states
 from sessions.turns.batched import Part, branch_id, key_of
 from sessions.turns.outcome import Outcome
-from storage import LeaseTaken, SessionExists, SessionMissing, SessionRecord, TurnRecord
+from storage import BudgetFull, LeaseTaken, Reservation, SessionExists, SessionMissing, SessionRecord, TurnRecord
 
 _FIRST_LOOK = 1.0
 _AT_ONCE = 16
@@ -251,19 +251,30 @@ class FanOut:
     async def _send_chunk(self, chunk: Sequence[int], requests: dict[int, Request], lead: Hold) -> None:
         sending, asked = uuid.uuid4().hex, self._runtime.clock.now()
 
+        refusals: list[BudgetExceeded] = []
+
         async def announce(index: int) -> None:
             request = requests[index]
             part = replace(self.pending[index], sending=sending, size=len(chunk), asked=asked)
-            await self._change(index, replace(part, head=request.asked_from, flight=request.facts), hold=lead)
+            part = replace(part, head=request.asked_from, flight=request.facts)
+            reserve = self._runtime.requests.reservation(request, await self.branch(index))
+            try:
+                await self._change(index, part, hold=lead, reserve=reserve)
+            except BudgetFull as full:
+                if reserve is not None and not full.is_held:
+                    refusals.append(self._runtime.budgets.exceeded(full, reserve))
 
         await self._each(chunk, announce)
         ready = [index for index in chunk if index in self.pending and self.pending[index].sending == sending]
         if not ready:
+            # What is under way may leave room for the others when it has ended: they wait for it.
+            if refusals and all(part.waits for part in self.pending.values()):
+                raise refusals[0]
             return
         try:
             batch = await self._client.make([(requests[index].id, requests[index].body) for index in ready])
         except ConfigurationError:
-            await self._each(ready, lambda index: self._change(index, self.pending[index].held_back(), hold=lead))
+            await self._each(ready, lambda index: self._hold_back(index, lead))
             raise
         except ModelError as error:
             # One that may have been made stays announced: `_find` looks for it before another is sent.
@@ -281,25 +292,33 @@ class FanOut:
 
         async def one(index: int) -> None:
             if error.retryable:
-                await self._change(index, self.pending[index].held_back(), hold=lead)
+                await self._hold_back(index, lead)
             else:
                 self.outcomes[index] = error
                 await self._give_up(index, without_words(error), hold=lead)
 
         await self._each(chunk, one)
 
-    async def _change(self, index: int, part: Part, *, hold: Hold) -> None:
+    async def _change(self, index: int, part: Part, *, hold: Hold, reserve: Reservation | None = None) -> None:
         """Writes another part into a branch's row."""
-        await self._put(index, states.waiting(self._rows[index], part.stored), hold)
+        await self._put(index, states.waiting(self._rows[index], part.stored), hold, reserve)
+
+    async def _hold_back(self, index: int, hold: Hold) -> None:
+        """Its request is known not to have arrived: it waits again, and the room that it had is free."""
+        part = self.pending[index]
+        await self._change(index, part.held_back(), hold=hold)
+        await self._runtime.budgets.free(branch_id(self.group, index), part.custom_id or "")
 
     async def _give_up(self, index: int, why: str, *, hold: Hold | None = None) -> None:
         """A branch's request is not to be sent: its turn is left to whoever resumes it."""
+        part = self.pending[index]
         await self._put(index, states.after(self._rows[index], "breaks", error=why), hold)
+        await self._runtime.budgets.free(branch_id(self.group, index), part.custom_id or "")
 
-    async def _put(self, index: int, row: TurnRecord, hold: Hold | None) -> None:
+    async def _put(self, index: int, row: TurnRecord, hold: Hold | None, reserve: Reservation | None = None) -> None:
         """Writes a branch's row; the first branch is held by whoever sends."""
         turn = BranchTurn(self._runtime, await self.branch(index), row, self._patience)
-        self._know(index, await turn.put(self.pending[index], hold if index == self._lead else None))
+        self._know(index, await turn.put(self.pending[index], hold if index == self._lead else None, reserve))
 
     # -- finding --
 
@@ -314,9 +333,10 @@ class FanOut:
                     continue
 
                 async def settle_one(index: int, batch: str = batch) -> None:
-                    part = self.pending[index]
-                    moved = replace(part, batch=batch) if batch else part.held_back()
-                    await self._change(index, moved, hold=lead)
+                    if batch:
+                        await self._change(index, replace(self.pending[index], batch=batch), hold=lead)
+                    else:
+                        await self._hold_back(index, lead)
 
                 await self._each(ours, settle_one)
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from sessions.background import log
+from sessions.calls.trust import StoredTrust
 from sessions.clock import Clock
 from sessions.core.cache import SECONDS, Where
-from sessions.core.evidence import ENOUGH, Trust
-from sessions.core.gaps import NEVER, NONE, Gaps, forecast
+from sessions.core.evidence import ENOUGH
+from sessions.core.experience import REMEMBERED, Experience, Others, Seen
+from sessions.core.gaps import NEVER, NONE, Gaps, Prior, forecast
 from sessions.core.idle import Budget, why_no_zero_token
-from sessions.core.plan import Circumstances
+from sessions.core.plan import SHARED, Circumstances
 from sessions.core.prices import prices_for
 from sessions.core.ttl import PARK_AFTER, REFRESH_BEFORE, Fixed, Policy
 from sessions.ledger import Call
-from sessions.model.endpoint import Endpoint
 from storage import Store
 
 if TYPE_CHECKING:
@@ -25,19 +27,23 @@ OWNER_SESSIONS = 10
 """Newest sessions of an owner that tell how long its gaps are, and whether it came back after parks."""
 OWNERS = 10_000
 """Owners whose gaps are remembered, those read last."""
+READ_AGAIN = 600.0
+"""Seconds after which it is read again what other workers have asked for."""
 
 
 class Forecaster:
     """What one manager expects of its conversations, and has seen. `tend`: whether idle ones are looked after.
 
-    `policy`: what chooses lifetimes. `budget`: what turns and idle requests cost in the last hour.
+    `policy`: what chooses lifetimes. `budget`: what turns and idle requests cost in the last hour. `trust`: how far
+    parks are relied on.
     """
 
-    def __init__(self, store: Store, clock: Clock, policy: Policy, endpoint: Endpoint, *, tend: bool) -> None:
-        self.policy, self.budget = policy, Budget()
-        self._store, self._clock, self._endpoint, self._tend = store, clock, endpoint, tend
-        self._trust: dict[tuple[str, str], Trust] = {}
+    def __init__(self, store: Store, clock: Clock, policy: Policy, trust: StoredTrust, *, tend: bool) -> None:
+        self.policy, self.budget, self.trust = policy, Budget(), trust
+        self._store, self._clock, self._tend = store, clock, tend
         self._owners: OrderedDict[str, tuple[float, Gaps]] = OrderedDict()
+        self._experience, self._own = Experience(), OrderedDict[str, None]()
+        self._read_at, self._read_to = -NEVER, 0
 
     def circumstances(self, conversation: Conversation, now: float, own_marks: tuple[Where, ...] = ()) -> Circumstances:
         """What the next plan of this conversation stands on."""
@@ -47,6 +53,7 @@ class Forecaster:
             self.owner_gaps(conversation),
             expected_gap=told,
             tools=bool(conversation.settings.local_tools),
+            prior=self.prior(conversation, now),
         )
         return Circumstances(
             now=now,
@@ -58,7 +65,16 @@ class Forecaster:
             # With tools most requests are not a turn's last: an hour behind a small addition costs less than a park.
             parks=self.can_park(conversation) and not conversation.settings.local_tools,
             lasting=self._lasts(conversation),
+            others=self.others(conversation, now),
         )
+
+    def prior(self, conversation: Conversation, now: float) -> Prior:
+        """What is known beforehand of this conversation's gaps."""
+        return self._experience.prior(conversation.prompt.settings_digest, conversation.record.totals.turns, now)
+
+    def others(self, conversation: Conversation, now: float) -> Callable[[str], Others]:
+        """How other sessions use a prefix of this conversation, by its point."""
+        return lambda point: self._experience.others(point, conversation.record.id, now)
 
     def can_park(self, conversation: Conversation) -> bool:
         """Whether what this conversation writes for 5 minutes may be parked later."""
@@ -77,13 +93,38 @@ class Forecaster:
             return None
         now = self._clock.now()
         # A park reads what is still alive: once the five minutes are over it would write all of it anew.
+        park = max(0.0, call.started + PARK_AFTER - now) if now < call.started + SECONDS["5m"] else None
         if any(ttl == "5m" for _, _, ttl, _ in call.points):
-            until = call.started + PARK_AFTER
-            return max(0.0, until - now) if now < call.started + SECONDS["5m"] else None
-        return max(0.0, call.started + SECONDS["1h"] - REFRESH_BEFORE - now)
+            return park
+        refresh = max(0.0, call.started + SECONDS["1h"] - REFRESH_BEFORE - now)
+        # Whether it could have been parked is found out by then, so that the next one may be.
+        return park if park is not None and self.is_unsettled(conversation) else refresh
 
-    async def learn_owner(self, owner: str | None) -> None:
-        """Reads how long the gaps of this owner's sessions are, once in an hour."""
+    def is_unsettled(self, conversation: Conversation) -> bool:
+        """Whether it is to be found out, before it is relied on, that what this conversation parks would live."""
+        return conversation.prompt.profile.parks and self.trust.is_unsettled(conversation.settings.model)
+
+    async def learn(self, conversation: Conversation) -> None:
+        """Reads what the next plans of this conversation stand on, where that has not been read of late."""
+        await self._learn_from_all()
+        await self._learn_owner(conversation.record.owner)
+        if conversation.prompt.profile.parks:
+            await self.trust.learn(conversation.settings.model)
+
+    async def _learn_from_all(self) -> None:
+        now = self._clock.now()
+        if now - self._read_at < READ_AGAIN:
+            return
+        self._read_at = now  # before it is read: of turns that begin at the same time one reads
+        rows = await self._store.activity(after=self._read_to, limit=REMEMBERED)
+        self._read_to = rows[-1].number if rows else self._read_to
+        self._experience.take_in(
+            Seen(row.session, row.turn, row.prompt, row.started, _shared(json.loads(row.points)))
+            for row in rows
+            if row.id not in self._own
+        )
+
+    async def _learn_owner(self, owner: str | None) -> None:
         now = self._clock.now()
         if owner is None or (owner in self._owners and now - self._owners[owner][0] < SECONDS["1h"]):
             return
@@ -105,6 +146,8 @@ class Forecaster:
 
     def observe(self, conversation: Conversation, call: Call) -> None:
         """Takes in a call of a turn, before its history does: whether it found what only a park had kept alive."""
+        if call.kind == "turn" and call.turn is not None and call.status == "ok":
+            self._take_in(conversation, call)
         usage = call.usage
         prices = prices_for(conversation.prompt.profile, usage.total_input)
         # Without a published price: a tenth of the input's, as with most models (docs/provider.md, 4).
@@ -116,25 +159,26 @@ class Forecaster:
             return
         # Sooner the 5-minute entry may have been alive, later the parked one has lapsed: neither says how parks fare.
         if max(parked, conversation.recent.asked or 0.0) + SECONDS["5m"] < call.started <= parked + SECONDS["1h"]:
-            self._judge(conversation, alive=usage.cache_read >= ENOUGH * call.expected.cache_read)
+            alive = usage.cache_read >= ENOUGH * call.expected.cache_read
+            self.trust.judge(conversation.settings.model, alive=alive)
+
+    def _take_in(self, conversation: Conversation, call: Call) -> None:
+        assert call.turn is not None
+        digest = conversation.prompt.settings_digest
+        self._experience.take_in([Seen(conversation.record.id, call.turn, digest, call.started, _shared(call.points))])
+        self._own[call.id] = None
+        while len(self._own) > OWNERS:
+            self._own.popitem(last=False)
 
     def doubt(self, conversation: Conversation) -> None:
         """An entry of this conversation was not there, although a park should have kept it."""
-        self._judge(conversation, alive=False)
-
-    def _judge(self, conversation: Conversation, *, alive: bool) -> None:
-        trust = self._trust_in(conversation)
-        before = trust.is_gone
-        trust.saw(alive=alive)
-        if trust.is_gone and not before:
-            log.warning(
-                "parked entries of %s do not live as they should: no more are made, lifetimes are chosen when writing",
-                conversation.settings.model,
-            )
+        self.trust.judge(conversation.settings.model, alive=False)
 
     def _lasts(self, conversation: Conversation) -> bool:
         """Whether a 1-hour entry behind a 5-minute prefix is believed to outlive it."""
-        return conversation.prompt.profile.parks and not self._trust_in(conversation).is_gone
+        return conversation.prompt.profile.parks and self.trust.lasts(conversation.settings.model)
 
-    def _trust_in(self, conversation: Conversation) -> Trust:
-        return self._trust.setdefault((self._endpoint.url, conversation.settings.model), Trust())
+
+def _shared(points: Iterable[Sequence[Any]]) -> tuple[str, ...]:
+    """The points, of those that a request marked, which other sessions may use too."""
+    return tuple(point for slot, point, _, _ in points if slot in SHARED)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from sessions.background import log
+from sessions.calls.budgets import Budgets
 from sessions.clock import Clock
 from sessions.conversation.conversation import Conversation
 from sessions.core.asked_again import without_hours
@@ -25,8 +26,9 @@ from sessions.errors import ModelError, without_words
 from sessions.ledger import Call, marks_of, usage_of
 from sessions.model.client import ModelClient
 from sessions.model.endpoint import Endpoint
+from sessions.model.ends import tell_of_end
 from sessions.telemetry import end_call, inside, start_call
-from storage import CallRecord, Store
+from storage import CallRecord, Reservation, Store
 from storage.records import CallKind, CallStatus
 
 if TYPE_CHECKING:
@@ -68,6 +70,8 @@ class Request:
     others_unanswered: tuple[_UnderWay, ...] = ()
     incoming: Incoming = field(default_factory=Incoming)
     span: Span | None = None
+    is_counted: bool = False
+    """Whether it was set against the budgets."""
 
     @classmethod
     def restored(cls, stored: Mapping[str, Any], kind: CallKind) -> Request:
@@ -176,15 +180,23 @@ class Requests:
     field that can be left out is sent again without it.
     """
 
-    def __init__(self, client: ModelClient, endpoint: Endpoint, store: Store, clock: Clock) -> None:
+    def __init__(self, client: ModelClient, endpoint: Endpoint, store: Store, clock: Clock, budgets: Budgets) -> None:
         self._client, self._endpoint, self._store, self._clock = client, endpoint, store, clock
+        self._budgets = budgets
         self._under_way: dict[str, _UnderWay] = {}
 
     # -- sending --
 
+    def reservation(self, request: Request, conversation: Conversation) -> Reservation | None:
+        """The room under the budgets that it needs before it is sent; `None` where there are none."""
+        request.is_counted = True
+        expected, max_tokens = request.plan.expected, request.body["max_tokens"]
+        return self._budgets.reservation(conversation, request.kind, request.id, expected, max_tokens)
+
     def start(self, request: Request, conversation: Conversation, parent: Span | None = None) -> None:
         """It is sent now; `parent`: the span of its turn."""
         request.started = self._clock.now()
+        tell_of_end(conversation.prompt.profile, request.started)
         request.span = start_call(request.kind, conversation.record.id, request.body, request.started, parent)
 
     @asynccontextmanager
@@ -246,6 +258,7 @@ class Requests:
     @contextmanager
     def _among_others(self, request: Request) -> Iterator[None]:
         """Holds it among those under way, and tells it which of them have no answer yet."""
+        assert request.is_counted, "nothing is sent that was not set against the budgets"
         request.others_unanswered = tuple(other for other in self._under_way.values() if not other.is_answered)
         own = self._under_way[request.id] = _UnderWay(tuple(mark.point for mark in request.plan.marks))
         try:
@@ -302,12 +315,17 @@ class Requests:
         self, conversation: Conversation, kind: CallKind, plan: Plan, body: dict[str, Any], *, waited: float = 0.0,
         asked_from: str | None = None,
     ) -> AsyncIterator[Request]:  # fmt: skip
-        """A request that belongs to no turn, to be sent inside: where it fails or is cancelled, that is stored too."""
+        """A request that belongs to no turn, to be sent inside: where it fails or is cancelled, that is stored too.
+
+        Raises `BudgetExceeded`; then it is not sent.
+        """
         head = conversation.head if asked_from is None else asked_from
         now = self._clock.now()
         request = Request(
             id=uuid.uuid4().hex, kind=kind, body=body, plan=plan, planned=now, asked_from=head, waited=waited
         )
+        if (reservation := self.reservation(request, conversation)) is not None:
+            await self._budgets.take(reservation, kind)
         try:
             self.start(request, conversation)
             yield request

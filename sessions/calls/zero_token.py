@@ -90,6 +90,7 @@ class ZeroToken:
             # It was another object's call: this one learns it from the ledger.
             await conversation.reload_calls()
             return usage
+        await self._forecaster.learn(conversation)
         async with await self._gate.enter(
             lambda: self._plan(conversation), prompt.profile.worth_waiting_for
         ) as passage:

@@ -10,9 +10,9 @@ import anyio
 import typer
 from rich.markup import escape
 
-from sessions import Cost, SessionInfo, SessionManager
+from sessions import ConfigurationError, Cost, CostForecast, SessionInfo, SessionManager
 from sessions.cli.history import print_sessions
-from sessions.cli.lookup import reading, session_named
+from sessions.cli.lookup import claude, reading, session_named
 from sessions.cli.options import STORE, JsonOption, OwnerOption, StoreOption
 from sessions.cli.terminal import console, dollars, figures, plain_table, print_json, print_table
 
@@ -31,11 +31,19 @@ class By(StrEnum):
 def cost(
     session: Annotated[str | None, typer.Argument(help="A session's id, or its beginning; all without it.")] = None,
     by: Annotated[By | None, typer.Option("--by", help="A row for each of these.", show_default=False)] = None,
+    forecast: Annotated[
+        bool, typer.Option("--forecast", help="What the session's next turn will cost: now, later, with other models.")
+    ] = False,
     store: StoreOption = STORE,
     owner: OwnerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell what a session, or all of them, have cost, how much the cache gave, and what its misses added."""
+    if forecast:
+        if session is None or by is not None:
+            raise ConfigurationError("--forecast is of one session: name it, and leave out --by")
+        _forecast(store, session_named(store, session, owner), owner, as_json)
+        return
     if session is None and by is None:
         _cost_of_all(store, owner, as_json)
         return
@@ -55,6 +63,40 @@ def cost(
     else:
         _print_groups(by, found)
         _print_losses(whole)
+
+
+def _forecast(store: str, session: str, owner: str | None, as_json: bool) -> None:
+    async def run() -> CostForecast:
+        # Nothing is sent: what is in the cache is known by the address that would be asked.
+        async with claude(tells=False) as client, SessionManager(reading(store), client=client) as manager:
+            return await (await manager.open(session, owner=owner)).forecast()
+
+    found = anyio.run(run)
+    if as_json:
+        more = {name: getattr(found, name) for name in ("waiting_five_minutes", "waiting_an_hour")}
+        print_json({**{field.name: getattr(found, field.name) for field in fields(found)}, **more})
+    else:
+        _print_forecast(found)
+
+
+def _print_forecast(found: CostForecast) -> None:
+    """A row for each moment, then one for each other model, the cheapest first."""
+    table = plain_table("the next turn", ">read", ">written", ">uncached", ">answer", ">USD", ">kept warm USD")
+    moments = {"now": found.now, "in five minutes": found.in_five_minutes, "in an hour": found.in_an_hour}
+    for name, turn in moments.items():
+        usage = turn.usage
+        table.add_row(
+            name, f"{usage.cache_read:,}", f"{usage.cache_write:,}", f"{usage.input:,}", f"{usage.output:,}",
+            dollars(turn.cost), dollars(turn.kept),
+        )  # fmt: skip
+    print_table(table)
+    console.print(f"Kept warm since the last turn for {dollars(found.waited)}.")
+    if not found.models:
+        return
+    table = plain_table("with another model", ">USD as warm", ">USD at the change")
+    for other in found.models:
+        table.add_row(escape(other.model), dollars(other.warm), dollars(other.switching))
+    print_table(table)
 
 
 def _cost_of_all(store: str, owner: str | None, as_json: bool) -> None:

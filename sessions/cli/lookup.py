@@ -27,8 +27,8 @@ def has_key(client: AsyncAnthropic) -> bool:
     return bool(client.api_key or client.auth_token or client.credentials)
 
 
-def claude() -> AsyncAnthropic:
-    """The real API where there are credentials, else the simulator, which is said on the console."""
+def claude(*, tells: bool = True) -> AsyncAnthropic:
+    """The real API where there are credentials, else the simulator, which is said on the console (`tells`)."""
     with quiet():
         from anthropic import AsyncAnthropic
 
@@ -37,7 +37,8 @@ def claude() -> AsyncAnthropic:
     client = AsyncAnthropic()
     if has_key(client):
         return client
-    console.print(NO_KEY)
+    if tells:
+        console.print(NO_KEY)
     return simulator.client()
 
 

@@ -288,7 +288,8 @@ class Chain:
         previous, position, run = self._state
         block_kind = str(block.get("type"))
         collapses = self.profile.collapses_tools and block_kind in ("tool_use", "tool_result") and kind != "tool"
-        if not (collapses and run == block_kind):
+        skipped = block_kind in THINKING and not self.profile.counts_thinking
+        if not skipped and not (collapses and run == block_kind):
             position += 1
         digest = _digest(previous, kind, text_of(block))
         self.points.append(Point(digest, position, where))

@@ -11,14 +11,17 @@ IN_A_ROW = 3
 """Parks in a row that one owner did not return for, after which there are no more until one would have paid."""
 ENOUGH = 0.8
 """The share of the expected tokens that a request must read for an entry to count as found (sizes are estimates)."""
-_START, _MOST = 2, 4
+START, MOST = 2, 4
+"""Points of trust: at the start, and the most that successes can make of them."""
+FORGOTTEN = 30 * 24 * 3600.0
+"""Seconds after which what counts against an endpoint is forgotten: it may have changed, or had a bad moment."""
 
 
 @dataclass(slots=True)
 class Trust:
     """How far parking is trusted on one model and endpoint: two failures at the start end it, or four late ones."""
 
-    points: int = _START
+    points: int = START
 
     @property
     def is_gone(self) -> bool:
@@ -28,7 +31,7 @@ class Trust:
     def saw(self, *, alive: bool) -> None:
         """An entry that only a park had kept was found, or was not. What is gone does not come back."""
         if not self.is_gone:
-            self.points = min(_MOST, self.points + 1) if alive else self.points - 1
+            self.points = min(MOST, self.points + 1) if alive else self.points - 1
 
 
 @dataclass(frozen=True, slots=True)

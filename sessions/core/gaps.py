@@ -161,13 +161,13 @@ def _shifted(prior: Sequence[float], counts: Sequence[float], weight: float) -> 
     return [(weight * share + count) / total for share, count in zip(prior, counts, strict=True)]
 
 
-def forecast(session: Gaps, owner: Gaps, *, expected_gap: float | None, tools: bool) -> Forecast:
+def forecast(session: Gaps, owner: Gaps, *, expected_gap: float | None, tools: bool, prior: Prior = FITTED) -> Forecast:
     """From a request's start to the next one's. `expected_gap` (seconds) is the caller's knowledge of the user.
 
     `tools`: the session has tools, so that most requests are followed by one of the same turn.
     """
     if expected_gap is None:
-        user = human(session, owner)
+        user = human(session, owner, prior)
     elif (user := known(expected_gap)).within(_HOUR):
         return user  # the tools will be faster still
     return TOOLS.mixed(user, LAST_OF_TURN) if tools else user

@@ -7,13 +7,14 @@ the evidence and this hour's limit permit it (`allowed`). A new rule for idle co
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from sessions.core.cache import SECONDS
 from sessions.core.evidence import IN_A_ROW, Asked, unreturned
-from sessions.core.gaps import TOOLS, Forecast, Gaps, human, known
+from sessions.core.experience import Others, nobody
+from sessions.core.gaps import FITTED, TOOLS, Forecast, Gaps, Prior, human, known
 from sessions.core.plan import (
     Circumstances,
     Plan,
@@ -24,6 +25,7 @@ from sessions.core.plan import (
     predict,
     readable_point,
     relative_prices,
+    staying,
     with_anchor,
 )
 from sessions.core.prices import prices_for
@@ -51,7 +53,8 @@ class Facts:
     `now`: seconds since the epoch. `waited`: seconds since its last request started. `last`: its newest entry.
     `local_tools`: names of the tools that run here. `gaps`, `owner_gaps`: between its turns, and between the turns of
     its owner's sessions. `can_park`: whether a 1-hour entry behind a 5-minute prefix is believed to outlive it.
-    `spent`: usage of the idle requests since the last turn.
+    `spent`: usage of the idle requests since the last turn. `prior`: what is known beforehand of its gaps.
+    `others`: how other sessions use a prefix, by its point.
     """
 
     now: float
@@ -65,6 +68,13 @@ class Facts:
     owner_gaps: Gaps
     can_park: bool
     spent: Sequence[Usage] = ()
+    prior: Prior = FITTED
+    others: Callable[[str], Others] = nobody
+
+    @property
+    def has_something_to_keep(self) -> bool:
+        """Whether anything of it is believed readable now."""
+        return deepest_live(self.prompt, self.warmth, self.now) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +167,7 @@ def plan_idle(prompt: Prompt, warmth: Warmth, at: Circumstances, waited: float) 
     if last is None or (option == "park" and last <= deepest):
         return None
     slots = with_anchor(prompt, {last: "assistant"}, warmth, at.now)
-    plan = predict(prompt, slots, "1h", readable_point(prompt, slots, warmth, at.now))
+    plan = predict(prompt, slots, dict.fromkeys(slots, "1h"), readable_point(prompt, slots, warmth, at.now))
     # What lies behind the last mark is not sent.
     plan = replace(plan, expected=replace(plan.expected, input=0))
     if not plan.expected.cache_read:
@@ -177,6 +187,7 @@ def plan_idle(prompt: Prompt, warmth: Warmth, at: Circumstances, waited: float) 
         kept=0 if kept is None else prompt.tokens(kept + 1),
         kept_until=0.0 if kept is None else live_entry(prompt, warmth, kept).until - at.now + waited,
         told=at.told,
+        stays=min(prompt.tokens(last + 1), staying(prompt, warmth, at)[1]),
     )
     return outlook, plan
 
@@ -185,7 +196,7 @@ def wish(facts: Facts) -> Rest | Ask:
     """What the policy wants to be done now, as far as this conversation's own facts allow it."""
     told = facts.gaps.told is not None
     prices = prices_for(facts.prompt.profile, facts.prompt.total)
-    at = Circumstances(facts.now, facts.policy, _forecast(facts), prices, told)
+    at = Circumstances(facts.now, facts.policy, _forecast(facts), prices, told, others=facts.others)
     possible = plan_idle(facts.prompt, facts.warmth, at, facts.waited)
     if possible is None:
         return Rest()
@@ -197,7 +208,8 @@ def wish(facts: Facts) -> Rest | Ask:
     if kind == "park" and not facts.can_park:
         return rest
     price = _weight(outlook, plan.expected)
-    if sum(_weight(outlook, usage) for usage in facts.spent) + price > outlook.prefix * outlook.write_5m:
+    lost = (outlook.prefix - outlook.stays) * outlook.write_5m
+    if sum(_weight(outlook, usage) for usage in facts.spent) + price > lost:
         return rest  # waiting never costs more than the rewrite that it saves
     return Ask(kind, plan, price, rest)
 
@@ -214,7 +226,7 @@ def _forecast(facts: Facts) -> Forecast:
     calls = calls_of(last.content) if last is not None and last.role == "assistant" else []
     if any(call.name in facts.local_tools for call in calls):
         return TOOLS
-    return human(facts.gaps, facts.owner_gaps) if told is None else known(told)
+    return human(facts.gaps, facts.owner_gaps, facts.prior) if told is None else known(told)
 
 
 def _until_refresh(outlook: Outlook) -> float | None:

@@ -7,11 +7,12 @@ user message). Markers live in the outgoing request only; what is stored never h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sessions.core.cache import SECONDS, Where, bill, find
+from sessions.core.cache import SECONDS, THINKING, Where, bill, find
+from sessions.core.experience import Others, nobody
 from sessions.core.gaps import NONE, Forecast, forecast
 from sessions.core.prices import Prices, prices_for
 from sessions.core.profiles import Profile, Ttl, profile_for
@@ -27,6 +28,8 @@ MAX_MARKS = 4
 _CERTAINLY = 1.6
 """An estimate this many times too small would still be below the minimum: only then is a mark left out."""
 _USUAL = (0.1, 1.25, 2.0)
+SHARED: tuple[Slot, ...] = ("shared", "context")
+"""Slots of prefixes that other sessions may use too."""
 _CARRIED = ("stream", "diagnostics", "thread", "compaction")
 """Request fields that are no part of the prompt's plan: a planned request keeps them as they are."""
 _SETTINGS = ("model", "max_tokens", "system", "tools", "thinking", "tool_choice", "output_config")
@@ -51,7 +54,8 @@ class Circumstances:
 
     `forecast`: when the next request will come. `told`: the caller gave `expected_gap`. `own_marks`: places where the
     user's content carried `cache_control`. `parks`: what is written for 5 minutes can be parked later.
-    `lasting`: a 1-hour entry outlives the 5-minute prefix that it was written behind.
+    `lasting`: a 1-hour entry outlives the 5-minute prefix that it was written behind. `others`: how other sessions use
+    a prefix, by its point.
     """
 
     now: float
@@ -62,6 +66,7 @@ class Circumstances:
     own_marks: tuple[Where, ...] = ()
     parks: bool = False
     lasting: bool = True
+    others: Callable[[str], Others] = nobody
 
 
 def make_plan(prompt: Prompt, warmth: Warmth, at: Circumstances) -> Plan:
@@ -76,7 +81,54 @@ def make_plan(prompt: Prompt, warmth: Warmth, at: Circumstances) -> Plan:
         untailed: dict[int, Slot] = {index: slot for index, slot in wanted.items() if slot != "tail"}
         slots = with_anchor(prompt, untailed, warmth, at.now)
         hit = readable_point(prompt, slots, warmth, at.now)
-    return predict(prompt, slots, ttl, hit)
+    return predict(prompt, slots, _lifetimes(prompt, slots, ttl, at), hit)
+
+
+def _lifetimes(prompt: Prompt, slots: Mapping[int, Slot], own: Ttl, at: Circumstances) -> dict[int, Ttl]:
+    """The lifetime of each mark: what other sessions use too has its own, where it is known how they use it.
+
+    What stands before a 1-hour mark is marked for an hour: the API wants these first.
+    """
+    ttls = dict.fromkeys(slots, own)
+    for index in sorted(slots) if own == "5m" else ():
+        if slots[index] in SHARED and _shared_ttl(prompt, index, at) == "1h":
+            ttls.update(dict.fromkeys((place for place in slots if place <= index), "1h"))
+    return ttls
+
+
+def _shared_ttl(prompt: Prompt, index: int, at: Circumstances) -> Ttl | None:
+    """The lifetime for a prefix that other sessions use, by their use of it alone; `None` where that is not known."""
+    others = at.others(prompt.points[index].digest)
+    if not others.tell:
+        return None
+    read, write_5m, write_1h = relative_prices(at)
+    outlook = Outlook(
+        options=prompt.profile.ttls,
+        prefix=prompt.tokens(index + 1),
+        new=prompt.tokens(index + 1),
+        read=read,
+        write_5m=write_5m,
+        write_1h=write_1h,
+        forecast=others.forecast,
+        lasting=at.lasting,
+        recurs=True,
+    )
+    return "1h" if chosen(at.policy, outlook) == "1h" else "5m"
+
+
+def staying(prompt: Prompt, warmth: Warmth, at: Circumstances) -> tuple[int, int]:
+    """How many leading tokens other sessions use too, and how many of them they are expected to keep alive."""
+    end, stays = 0, 0.0
+    for index in (prompt.last_markable(0, prompt.head_points), _context(prompt)):
+        others = nobody("") if index is None else at.others(prompt.points[index].digest)
+        if index is None or not others.tell:
+            continue
+        known = warmth.find(prompt.points[index].digest)
+        ttl = _shared_ttl(prompt, index, at) if known is None else known.ttl
+        tokens = prompt.tokens(index + 1)
+        stays = others.alive(ttl or "5m") * (tokens - end) + stays
+        end = tokens
+    return end, round(stays)
 
 
 def _unmarked(prompt: Prompt, warmth: Warmth, at: Circumstances) -> Plan:
@@ -210,10 +262,7 @@ def with_anchor(prompt: Prompt, slots: dict[int, Slot], warmth: Warmth, now: flo
     if deepest is None or deepest in slots or not prompt.markable[deepest]:
         return slots
     following = min((index for index in slots if index > deepest), default=None)
-    near = following is not None and (
-        prompt.points[following].position - prompt.points[deepest].position < prompt.profile.lookback
-    )
-    if near:
+    if following is not None and _apart(prompt, deepest, following) < prompt.profile.lookback:
         return slots
     kept: dict[int, Slot] = {**slots, deepest: "anchor"}
     for slot in ("user", "context", "shared"):
@@ -221,6 +270,17 @@ def with_anchor(prompt: Prompt, slots: dict[int, Slot], warmth: Warmth, now: flo
             if len(kept) > MAX_MARKS:
                 del kept[index]
     return kept
+
+
+def _apart(prompt: Prompt, first: int, last: int) -> int:
+    """Positions between two points. Thinking counts here whatever the profile says: recorded usage has settled that it
+    does not, but an anchor too many costs nothing, and one too few the whole prefix."""
+    positions = prompt.points[last].position - prompt.points[first].position
+    if prompt.profile.counts_thinking:
+        return positions
+    return positions + sum(
+        prompt.block(point.where).get("type") in THINKING for point in prompt.points[first + 1 : last + 1]
+    )
 
 
 def relative_prices(at: Circumstances) -> tuple[float, float, float]:
@@ -233,12 +293,13 @@ def _outlook(prompt: Prompt, slots: Mapping[int, Slot], hit: int | None, warmth:
     last = max(slots, default=None)
     prefix = prompt.tokens(last + 1) if last is not None else 0
     known = prompt.tokens(hit + 1) if hit is not None else 0
+    shared, stays = staying(prompt, warmth, at)
     ttl = live_entry(prompt, warmth, hit).ttl if hit is not None else None
     options: tuple[Option, ...] = prompt.profile.ttls if at.lasting or ttl != "5m" else ("5m",)
     return Outlook(
         options=options,
         prefix=prefix,
-        new=prefix - known,
+        new=max(0, prefix - max(known, shared)),
         read=read,
         write_5m=write_5m,
         write_1h=write_1h,
@@ -248,6 +309,7 @@ def _outlook(prompt: Prompt, slots: Mapping[int, Slot], hit: int | None, warmth:
         parks=at.parks,
         lasting=at.lasting,
         told=at.told,
+        stays=min(prefix, stays),
     )
 
 
@@ -266,14 +328,16 @@ def _tail_pays(prompt: Prompt, slots: Mapping[int, Slot], ttl: Ttl, warmth: Warm
     return write <= read or at.forecast.within(alive) > (write - 1) / (write - read)
 
 
-def predict(prompt: Prompt, slots: Mapping[int, Slot], ttl: Ttl, hit: int | None) -> Plan:
-    """The plan with these marks, and the usage that its request should show."""
+def predict(prompt: Prompt, slots: Mapping[int, Slot], ttls: Mapping[int, Ttl], hit: int | None) -> Plan:
+    """The plan with these marks, and the usage that its request should show. `ttls`: the lifetime of each mark."""
     profile = prompt.profile
-    marks = {index: _mark(prompt, index, slot, ttl) for index, slot in sorted(slots.items())}
+    marks = {index: _mark(prompt, index, slot, ttls[index]) for index, slot in sorted(slots.items())}
     sizes = {index: mark.tokens for index, mark in marks.items()}
     if hit is not None:
         sizes[hit] = prompt.tokens(hit + 1)
-    billed = bill(sizes, prompt.total, [(index, ttl) for index in marks], hit, profile.minimum_tokens)
+    billed = bill(
+        sizes, prompt.total, [(index, mark.ttl) for index, mark in marks.items()], hit, profile.minimum_tokens
+    )
     usage = Usage(billed.input, billed.read, billed.write_5m, billed.write_1h, counters=profile.counters)
     return Plan(tuple(marks.values()), usage, prompt.points[hit].digest if hit is not None else None)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Literal
 from urllib.parse import urlsplit
@@ -26,13 +27,15 @@ class Profile:
     `minimum_tokens`: shorter prefixes are silently not cached. `keeps_thinking`: thinking of earlier turns stays in the
     prompt; otherwise the API strips it at the next plain user message. `lookback`: positions searched behind a
     breakpoint, its own included. `collapses_tools`: a run of `tool_use` (or of `tool_result`) blocks is one position.
+    `counts_thinking`: a thinking block is a position.
     `markers`: block-level `cache_control` is honoured (`False`: none is sent, and points are planned all the same, so
     that requests still wait for one that writes what they share). `ttls`: lifetimes that may be asked for;
     the `ttl` field is only ever sent for "1h". `parks`: a 1h entry written on top of a live 5m entry outlives it
     (inferred, not documented). `automatic`: the endpoint caches prefixes by itself. `counters`: it reports cache reads
     and writes. `prewarm_max_tokens`: what a warm-up request asks for (0, or 1 where 0 is refused).
     `window`, `max_output`: tokens. `characters_per_token` is only the first guess: measured sizes replace it.
-    `price_as`: the name to look prices up by; `None`: no price is known.
+    `price_as`: the name to look prices up by; `None`: no price is known. `ends`: the last day of the model at this
+    endpoint ("2026-11-30"), where one has been announced.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Profile:
     keeps_thinking: bool = True
     lookback: int = 20
     collapses_tools: bool = True
+    counts_thinking: bool = False
     markers: bool = True
     ttls: tuple[Ttl, ...] = ("5m", "1h")
     parks: bool = True
@@ -63,6 +67,11 @@ class Profile:
     price_as: str | None = None
     known: bool = True
     source: str = ""
+    ends: str | None = None
+
+    def has_ended(self, now: float) -> bool:
+        """Whether its last day is over (`now`: seconds since the epoch; days are UTC)."""
+        return self.ends is not None and datetime.fromtimestamp(now, UTC).date().isoformat() > self.ends
 
     @property
     def caches_unasked(self) -> bool:
@@ -91,8 +100,9 @@ _OLD_TOKENIZER = 3.6
 _SMALL = {"window": 200_000, "max_output": 64_000, "characters_per_token": _OLD_TOKENIZER}
 _ENABLED = {"thinking_types": ("enabled", "disabled"), "thinking_default": None, "prefill": True, **_SMALL}
 _ALWAYS = {"system_messages": True, "forced_tool_choice": False}
-_OPUS_45 = {"keeps_thinking": True, **_ENABLED}
+_OPUS_45 = {"keeps_thinking": True, "ends": "2027-01-22", **_ENABLED}
 _STRIPS = {"keeps_thinking": False, **_ENABLED}
+_SONNET_45 = {**_STRIPS, "ends": "2026-11-30"}
 _46 = {"thinking_types": ("adaptive", "enabled", "disabled"), "thinking_default": None, "characters_per_token": 3.6}
 
 _ROWS = (
@@ -148,8 +158,8 @@ _ROWS = (
     _model("claude-haiku-4-5-20251001", 4096, "prompt-caching page, September 2026", **_STRIPS),
     _model("claude-opus-4-5", 4096, "prompt-caching page, September 2026", **_OPUS_45),
     _model("claude-opus-4-5-20251101", 4096, "prompt-caching page, September 2026", **_OPUS_45),
-    _model("claude-sonnet-4-5", 1024, "prompt-caching page, September 2026", **_STRIPS),
-    _model("claude-sonnet-4-5-20250929", 1024, "prompt-caching page, September 2026", **_STRIPS),
+    _model("claude-sonnet-4-5", 1024, "prompt-caching page, September 2026", **_SONNET_45),
+    _model("claude-sonnet-4-5-20250929", 1024, "prompt-caching page, September 2026", **_SONNET_45),
 )
 
 MODELS: dict[str, Profile] = {row.name: row for row in _ROWS}
@@ -162,6 +172,7 @@ def unknown_model(model: str) -> Profile:
         name=model,
         minimum_tokens=4096,
         collapses_tools=False,
+        counts_thinking=True,
         ttls=("5m",),
         parks=False,
         prewarms=False,
@@ -181,8 +192,9 @@ def nearest_models(model: str) -> list[str]:
     return get_close_matches(bare_name(model), MODELS)
 
 
-_PLATFORM: dict[str, object] = {"collapses_tools": False, "diagnostics": False}
+_PLATFORM: dict[str, object] = {"collapses_tools": False, "counts_thinking": True, "diagnostics": False, "ends": None}
 _SELF_CACHING: dict[str, object] = {
+    "ends": None,
     "markers": False,
     "automatic": True,
     "ttls": ("5m",),

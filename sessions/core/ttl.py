@@ -19,7 +19,7 @@ for the price of a read), "refresh" (read a 1-hour entry so that it lives on).""
 
 PARK_AFTER = 270.0
 """Seconds after the start of the last request at which a 5-minute prefix is parked: it lives 30 more."""
-_MOST_RETURNS = 10.0
+_MOST_RETURNS = 100.0
 REFRESH_BEFORE = 60.0
 """Seconds before a 1-hour entry lapses at which it is refreshed."""
 
@@ -32,7 +32,9 @@ class Outlook:
     `forecast`: when the next request will come, counted from the start of the last one; `waited`: how long ago that was
     (0 when writing). `kept`: tokens of the prefix that a 1-hour entry covers until `kept_until`, counted likewise.
     `parks`: a 5-minute write can be parked later, with a reply of `reply` tokens. `lasting`: a 1-hour entry outlives
-    the 5-minute prefix that it was written behind. `told`: the caller gave `expected_gap`.
+    the 5-minute prefix that it was written behind. `told`: the caller gave `expected_gap`. `stays`: tokens of the
+    prefix that other sessions are expected to keep alive, whatever becomes of this one. `recurs`: the prefix is one
+    that many sessions use, again and again, and `forecast` is that of their next use.
     """
 
     options: tuple[Option, ...]
@@ -49,6 +51,8 @@ class Outlook:
     reply: int = 500
     lasting: bool = True
     told: bool = False
+    stays: int = 0
+    recurs: bool = False
 
     def cost(self, option: Option) -> float:
         """What an option and the next request's prefix are expected to cost, in plain input tokens.
@@ -56,6 +60,8 @@ class Outlook:
         A 1h mark behind a warm prefix is billed for the tokens behind that prefix alone, and its entry is the whole
         prefix (mixed-lifetime billing, September 2026).
         """
+        if self.recurs:
+            return self._each_use(option)
         if option in SECONDS and not self.lasting:
             return self._for_good(option)  # type: ignore[arg-type]
         if option == "5m":
@@ -70,12 +76,24 @@ class Outlook:
             return self.kept * self.read + self._following(0.0, self.waited + SECONDS["1h"])
         return self._following(SECONDS["5m"] if "park" in self.options else 0.0)
 
+    def _each_use(self, option: Option) -> float:
+        """What a use of the prefix costs in the long run, with entries of this lifetime."""
+        alive, write = self.forecast.within(SECONDS[option]), self.write_1h if option == "1h" else self.write_5m
+        return self.prefix * (alive * self.read + (1.0 - alive) * write)
+
     def _for_good(self, ttl: Ttl) -> float:
-        """What the new tokens cost now and at all returns to come, where a prefix keeps its first lifetime for good."""
-        returns = self.forecast.ever / max(1.0 - self.forecast.ever, 1.0 / _MOST_RETURNS)
-        alive = self.forecast.within(SECONDS[ttl])
-        each = alive * self.read + (self.forecast.ever - alive) * self.write_5m
-        return self.new * ((self.write_5m if ttl == "5m" else self.write_1h) + returns * each)
+        """What it costs now and at all returns to come, where a prefix keeps its first lifetime for good.
+
+        It grows by a reply each time: what is added is written with the same lifetime, and so is what has lapsed.
+        """
+        write, ever = self.write_5m if ttl == "5m" else self.write_1h, self.forecast.ever
+        if not ever:
+            return self.new * write
+        returns = ever / max(1.0 - ever, 1.0 / _MOST_RETURNS)
+        alive = self.forecast.within(SECONDS[ttl]) / ever
+        size = self.prefix + self.reply * returns / 2
+        found = size * self.read + self.reply * write
+        return self.new * write + returns * (alive * found + (1.0 - alive) * (size + self.reply) * write)
 
     def _parked(self) -> float:
         """The cost from now on if the prefix is parked unless the next request comes before."""
@@ -88,8 +106,9 @@ class Outlook:
         kept_until = max(until, self.kept_until if kept_until is None else kept_until)
         later = self.forecast.after(self.waited)
         whole, part = later.within(until), later.within(kept_until)
-        again = self.prefix * self.write_5m
-        partly = self.kept * self.read + (self.prefix - self.kept) * self.write_5m
+        kept = max(self.kept, self.stays)
+        again = self.stays * self.read + (self.prefix - self.stays) * self.write_5m
+        partly = kept * self.read + (self.prefix - kept) * self.write_5m
         return whole * self.prefix * self.read + (part - whole) * partly + (later.within(NEVER) - part) * again
 
 

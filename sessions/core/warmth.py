@@ -92,9 +92,9 @@ class Warmth:
     ) -> None:
         """Takes in a finished call: what it wrote lives from the call's start, what it read is refreshed.
 
-        Marks shorter than what was read were neither written nor surely refreshed: they keep their time. A point that
-        should have been read (`expected_read` tokens) and was not is dead. How long a written one lives the usage says.
-        `unasked`: the endpoint caches by itself, so that what was not read is cached now.
+        Reading a long prefix renews the marked ones within it (docs/provider.md, 18), in their own lifetime. A point
+        that should have been read (`expected_read` tokens) and was not is dead. How long a written one lives the usage
+        says. `unasked`: the endpoint caches by itself, so that what was not read is cached now.
         """
         if unasked and usage.counters:
             usage = replace(usage, input=0, cache_write_5m=usage.cache_write_5m + usage.input)
@@ -111,8 +111,8 @@ class Warmth:
                 self.know(mark.point, Alive(known.ttl, started + SECONDS[known.ttl]))
             elif mark.tokens * scale > read or read < 0:
                 self.know(mark.point, Alive(ttl, started + SECONDS[ttl]))
-            elif known:
-                self.know(mark.point, known)
+            elif known and started < known.until:
+                self.know(mark.point, Alive(known.ttl, started + SECONDS[known.ttl]))
         if hit and read > 0 and (known := self.find(hit)):
             self.know(hit, Alive(known.ttl, max(known.until, started + SECONDS[known.ttl])))
 

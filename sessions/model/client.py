@@ -188,6 +188,15 @@ class ModelClient:
         return count
 
     @property
+    def is_simulated(self) -> bool:
+        """Whether the simulator's own client was given: what it shows says nothing of any other endpoint."""
+        if getattr(self._given, "engine", None) is None:
+            return False  # most clients: the simulator need not be imported to tell
+        from sessions.simulator import is_simulated
+
+        return is_simulated(self._given)
+
+    @property
     def sdk(self) -> Any:
         """The SDK's client. Raises `ConfigurationError` where there is no key, or another SDK."""
         if not isinstance(self._api, SDKMessages):

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from sessions.background import log
 from sessions.core.acceptable import check_acceptable
@@ -21,6 +22,8 @@ from sessions.model.learnt import Feature, Learnt, is_like_the_api, named_featur
 from sessions.model.profile_file import SIMULATOR, read_profile
 from sessions.translate import caller_errors
 
+ANTHROPIC = "https://api.anthropic.com"
+"""Where the SDK's default leads."""
 _SAID: dict[Feature, str] = {
     "ttl": "does not take a lifetime of an hour: from now on it is asked for five minutes",
     "diagnostics": "does not take the field diagnostics: from now on it is left out",
@@ -63,6 +66,19 @@ class Endpoint:
     def url(self) -> str:
         """Where requests go; empty for the SDK's default while it has not been asked."""
         return self._client.base_url or ""
+
+    @property
+    def name(self) -> str:
+        """What is learnt of it is kept under this name: its address, without what may be secret in that."""
+        if self._client.is_simulated:
+            return SIMULATOR
+        address = urlsplit(self.url or ANTHROPIC)
+        return f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}".rstrip("/")
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether all of its rules were measured, those that must wait too."""
+        return self._measured is not None and self._measured.complete
 
     def profile_of(self, model: str) -> Profile:
         """What the model charges and supports at this endpoint, as far as is known now.

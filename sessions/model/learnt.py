@@ -27,7 +27,10 @@ _WITHOUT: Mapping[Feature, Mapping[str, Any]] = {
     "tool runs": {"collapses_tools": False},
 }
 """What is taken out of a profile with each feature."""
-_STEPS = (("counters", "ttls", "prewarms", "parks"), ("collapses_tools", "diagnostics", "compaction"))
+_STEPS = (
+    ("counters", "ttls", "prewarms", "parks"),
+    ("collapses_tools", "counts_thinking", "diagnostics", "compaction"),
+)
 """What an endpoint that answers as the API does gets of the API's profile: with the first such answer what costs one
 refused request where it is wrong; with the second what may cost a miss."""
 

@@ -29,6 +29,7 @@ _FIELDS = frozenset(field.name for field in fields(Profile))
 _OF_THE_ENDPOINT = (
     "lookback",
     "collapses_tools",
+    "counts_thinking",
     "markers",
     "ttls",
     "parks",

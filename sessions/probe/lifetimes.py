@@ -107,8 +107,8 @@ def shorter(bench: Bench) -> Steps:
         raise Unclear("the prefix could not be read in between")
     seen = yield from accepted(bench.ask("the shorter one later", base, at=LATER))
     if seen.usage.cache_read:
-        return Finding("differs", "reading a prefix also renews the shorter ones that are marked in it")
-    return Finding("agrees", "reading a prefix renews that one only")
+        return Finding("agrees", "reading a prefix also renews the shorter ones that are marked in it")
+    return Finding("differs", "reading a prefix renews that one only")
 
 
 _CACHE: tuple[Need, ...] = ("counters", "markers")
@@ -120,6 +120,6 @@ LIFETIMES = (
     Rule("renewal", "a read renews an entry", renewal, _CACHE, waits=True),
     Rule("parks", "a 1h entry on top of a 5m entry outlives it (inferred)", parked, _HOURS, True, {"parks": False}),
     Rule("another lifetime", "a 1h mark leaves a live 5m entry alone (not documented)", another_lifetime, _HOURS, True),
-    Rule("shorter prefixes", "a read renews the longest prefix only (not documented)", shorter, _CACHE, True),
+    Rule("shorter prefixes", "a read renews marked shorter prefixes too (not documented)", shorter, _CACHE, True),
 )
 """They begin together and wait together."""

@@ -99,11 +99,11 @@ def thinking(bench: Bench) -> Steps:
         raise Unclear(f"it looks back over {bench.known.lookback} positions only")
     seen = yield from accepted(behind(count, "one position too far, if thinking counts"))
     if reads(seen, first):
-        return Finding("differs", "thinking does not count as a position (we count it, which is the cautious side)")
+        return Finding("agrees", "thinking does not count as a position", {"counts_thinking": False})
     control = yield from accepted(behind(count - 1, "one position nearer"))
     if not reads(control, first):
         raise Unclear("the prefix was not found one position nearer either")
-    return Finding("agrees", "a thinking block counts as a position")
+    return Finding("differs", "a thinking block counts as a position", {"counts_thinking": True})
 
 
 def four_marks(bench: Bench) -> Steps:
@@ -134,7 +134,7 @@ PLACES = (
         "tool runs", "a run of tool calls or results is one position", tool_runs, ("counters", "markers"),
         cautious={"collapses_tools": False},
     ),
-    Rule("thinking", "a thinking block is a position (not documented)", thinking, ("counters", "markers")),
+    Rule("thinking", "a thinking block is no position (not documented)", thinking, ("counters", "markers")),
     Rule("four marks", "at most four marks", four_marks, ("markers",)),
     Rule("order of marks", "1h marks stand before 5m marks", order, ("markers", "1h")),
 )  # fmt: skip

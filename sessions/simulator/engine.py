@@ -43,9 +43,10 @@ class Engine:
     index. `profile`: replaces the model's own facts, for planted deviations (another look-back, minimum, no counters,
     …); any model name is then accepted. `parks_survive=False`, or a profile without `parks`: a 1h entry on top of a 5m
     entry ends with it. `refreshes_shorter`: a read also refreshes the live entries at the request's earlier marks (not
-    documented; off). `grants_hours=False`: what is marked for an hour is written for 5 minutes, and billed so. `seed`:
-    makes ids and the signing key; engines of one seed accept each other's signatures. `blocks`: further content block
-    types to accept. `keep`: how many exchanges are kept, `keep_messages` how many messages in their bodies.
+    documented; recorded usage shows it: docs/provider.md, 18). `grants_hours=False`: what is marked for an hour is
+    written for 5 minutes, and billed so. `seed`: makes ids and the signing key; engines of one seed accept each other's
+    signatures. `blocks`: further content block types to accept. `keep`: how many exchanges are kept, `keep_messages`
+    how many messages in their bodies.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Engine:
         faults: Faults | None = None,
         profile: Profile | None = None,
         parks_survive: bool = True,
-        refreshes_shorter: bool = False,
+        refreshes_shorter: bool = True,
         grants_hours: bool = True,
         seed: int = 0,
         blocks: Iterable[str] = (),
@@ -146,8 +147,8 @@ class Engine:
         prompt = exchange.prompt
         assert prompt is not None
         exchange.began = now
-        if prompt.read is not None:
-            self.cache.refresh(prompt.read, "5m", exchange.started)
+        for name in (*prompt.renewed, *([] if prompt.read is None else [prompt.read])):
+            self.cache.refresh(name, "5m", exchange.started)
         for name, ttl in prompt.writes:
             self.cache.write(name, ttl, exchange.started, base=prompt.read)
         exchange.usage = prompt.usage
@@ -253,15 +254,15 @@ class Engine:
         if profile.automatic and not profile.markers:
             usage = Usage(input=total - usage.cache_read, cache_read=usage.cache_read, counters=profile.counters)
         writes = [(points[at].digest, ttl) for at, ttl in marked if hit is None or at > hit]
-        if self.refreshes_shorter and hit is not None:
-            shorter = [points[at].digest for at, _ in marked if at < hit]
-            writes += [(name, self.cache.entries[name].ttl) for name in shorter if self.cache.alive(name, now)]
+        shorter = [points[at].digest for at, _ in marked if hit is not None and at < hit]
+        renewed = [name for name in shorter if self.refreshes_shorter and self.cache.alive(name, now)]
         exchange.message_id = self.new_id("msg")
         prompt = Prompt(
             body=body,
             profile=profile,
             usage=usage,
             writes=writes,
+            renewed=renewed,
             read=points[hit].digest if hit is not None else None,
             head={},
             thinking=checked.on,

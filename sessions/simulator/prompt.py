@@ -15,12 +15,17 @@ from sessions.simulator.tokens import TOOLS_PROMPT, count
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What a valid request is: its effective body (dropped thinking gone), its cache plan, and the message's head."""
+    """What a valid request is: its effective body (dropped thinking gone), its cache plan, and the message's head.
+
+    `writes`: the prefixes that it writes, and for how long; `read` the one that it reads, `renewed` shorter ones within
+    it that live on for that.
+    """
 
     body: Mapping[str, Any]
     profile: Profile
     usage: Usage
     writes: Sequence[tuple[str, Ttl]]
+    renewed: Sequence[str]
     read: str | None
     head: dict[str, Any]
     thinking: bool

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import anyio
@@ -28,6 +29,7 @@ from sessions.turns.compaction import make_room, obstacle, room_before
 from sessions.turns.outcome import Event, Outcome, Step
 from sessions.turns.stopping import Stop
 from sessions.turns.writer import CANCELLED, TurnWriter
+from storage import BudgetFull
 
 
 class Asking:
@@ -90,6 +92,8 @@ class Asking:
                 # Inside the passage: where it raises, the next in line writes the prefix.
                 self._check_cost(passage.plan)
                 request = await self._write_down(passage)
+                if request is None:
+                    return  # stopped while it waited for room
                 async with aclosing(self._listen(request, passage)) as events:
                     async for event in events:
                         yield Event(event)
@@ -124,21 +128,44 @@ class Asking:
         if spent + expected > self.max_cost:
             raise BudgetExceeded(
                 f"the turn has cost ${spent}, and its next request is expected to cost ${expected} before its answer: "
-                f"more than max_cost (${self.max_cost}); all results are stored: resume() or send() goes on"
+                f"more than max_cost (${self.max_cost}); all results are stored: resume() or send() goes on",
+                left=max(self.max_cost - spent, Decimal(0)),
             )
 
-    async def _write_down(self, passage: Passage) -> Request:
-        """The request, stored as the call in flight before it is sent."""
+    async def _write_down(self, passage: Passage) -> Request | None:
+        """The request, stored as the call in flight before it is sent; `None` where the user pressed stop before.
+
+        Raises `BudgetExceeded`: then the turn is as it was, and all that was to be sent is stored.
+        """
         request = self._request(passage)
         request.incoming.heard = self._writer.channel.hear
-        self._writer.send(request)
-        self._writer.row = states.after(self._writer.row, "asks", call=request.stored)
-        # If this process dies from here on, the next worker finds what may have been paid for (`TurnWriter.settle`):
-        # the API has no key by which it could be asked (docs/provider.md, 12).
-        await self._writer.commit(turn=self._writer.row)
+        if not await self._stored_with_room(request):
+            return None
         # After the commit, which takes its time: lifetimes count from the start of the request (docs/provider.md, 2).
         self._runtime.requests.start(request, self._conversation, self._writer.span)
         return request
+
+    async def _stored_with_room(self, request: Request) -> bool:
+        """Writes it down with the room that it needs; False where the user pressed stop while it waited for that."""
+        writer, budgets, before = self._writer, self._runtime.budgets, self._writer.row
+        while True:
+            writer.send(request)
+            writer.row = states.after(before, "asks", call=request.stored)
+            reserve = self._runtime.requests.reservation(request, self._conversation)
+            try:
+                # If this process dies from here on, the next worker finds what may have been paid for
+                # (`TurnWriter.settle`): the API has no key by which it could be asked (docs/provider.md, 12).
+                await writer.commit(turn=writer.row, reserve=reserve)
+                return True
+            except BudgetFull as error:
+                full = error
+            writer.hold_back(before)
+            assert reserve is not None
+            # Whatever comes of it: what was to be sent is durable.
+            await writer.commit(turn=before)
+            await self._stop.run_unless_stopped(partial(budgets.wait, full, reserve, request.planned))
+            if self._stop.pressed:
+                return False
 
     async def prepare(self) -> None:
         """What holds before every request, whoever sends it: instructions stand behind the words, and the window fits.

@@ -115,7 +115,7 @@ class Beginning:
             if open_turn is not None:
                 await self._writer.commit(turn=states.ended(open_turn, open_turn.stop_reason, self._writer.now()))
             return False
-        await self._runtime.forecaster.learn_owner(self.conversation.record.owner)
+        await self._runtime.forecaster.learn(self.conversation)
         if self._content is not None and waiting is not None:
             self._check_results(self._content)  # before anything changes
             # A commit of its own, since one holds the row of one turn.

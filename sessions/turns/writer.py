@@ -22,7 +22,7 @@ from sessions.runtime import Runtime
 from sessions.telemetry import end_call, end_turn
 from sessions.turns import states
 from sessions.turns.outcome import Outcome
-from storage import CallRecord, Change, ToolCallRecord, TurnRecord
+from storage import BudgetFull, CallRecord, Change, Reservation, ToolCallRecord, TurnRecord
 from storage.records import CallKind, CallStatus
 
 if TYPE_CHECKING:
@@ -111,11 +111,13 @@ class TurnWriter:
         settings: str | None = None,
         tend_after: float | None = None,
         release: bool = False,
+        reserve: Reservation | None = None,
     ) -> None:
         """Writes all that is pending in one transaction. `back`: the head goes to `head`, without pending entries.
 
         `tend_after`: seconds until the cache of the session is to be looked after, if nothing happens before.
-        `release`: the turn is over, and the lease is given back with it.
+        `release`: the turn is over, and the lease is given back with it. `reserve`: the room for the request that is
+        sent next. Raises `BudgetFull` where there is none; then nothing is written, and all that is pending still is.
         """
         # Taken now: other tools of the turn may end, and add theirs, while this commit is under way.
         pending, unsaved = tuple(self._pending), tuple(self.unsaved)
@@ -140,12 +142,15 @@ class TurnWriter:
             gaps=self.gaps,
             tend_after=tend_after,
             release=release,
+            reserve=reserve,
             updated_at=self.now(),
         )
         # Before the commit: a renewal that finds the lease gone meanwhile is told that nobody took it (`Leases`).
         self.hold.releasing = release
         try:
             await self._runtime.store.commit(self.hold.lease, change)
+        except BudgetFull:
+            raise
         except BaseException as error:
             if not _was_done(error):
                 self.hold.releasing = False
@@ -222,6 +227,10 @@ class TurnWriter:
     def send(self, request: Request) -> None:
         """A model call of this turn is under way from now on."""
         self.request, self.is_asking = request, True
+
+    def hold_back(self, row: TurnRecord) -> None:
+        """It is not sent, and was not written down; `row`: the turn's before it."""
+        self.row, self.is_asking = row, False
 
     def record(self, status: CallStatus, *, reply: str | None = None, error: str | None = None) -> CallRecord:
         """The ledger row of the call under way, which ends here; what it shows about the cache is learnt.

@@ -22,10 +22,11 @@ from sessions.core.evidence import ENOUGH, IN_A_ROW, Asked
 from sessions.core.idle import Ask, Evidence, Facts, IdleKind, Rest, allowed, waits_for_server_tools, wish
 from sessions.core.plan import Plan
 from sessions.core.ttl import REFRESH_BEFORE
-from sessions.errors import ModelError
+from sessions.errors import BudgetExceeded, ModelError
 from sessions.ledger import Call
 from sessions.runtime import Runtime
 from sessions.tools import Toolbox
+from sessions.upkeep.self_probe import self_probe_of
 from storage import SessionMissing, StorageError, Store
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ CLAIM = 60.0
 class Tending:
     """The idle work of one manager: `run` is what its schedule serves.
 
-    `history_of`: opens a session's conversation. `ask`: sends a plan as a zero-token request; gives the call, which is
-    in the ledger, or raises `ModelError`.
+    `open_conversation`: opens a session's conversation. `ask`: sends a plan as a zero-token request; gives the call,
+    which is in the ledger, or raises `ModelError`. `find_out`: begins to find out whether parks of that model live.
     """
 
     def __init__(
@@ -58,10 +59,11 @@ class Tending:
         *,
         open_conversation: Callable[[str], Awaitable[Conversation]],
         ask: Callable[[Conversation, IdleKind, Plan], Awaitable[Call]],
+        find_out: Callable[[str], None],
     ) -> None:
         self._store, self._clock, self._leases = store, clock, leases
         self._forecaster, self._schedule = forecaster, schedule
-        self._open_conversation, self._ask = open_conversation, ask
+        self._open_conversation, self._ask, self._find_out = open_conversation, ask, find_out
         self._at_work = 0
 
     # -- wait --
@@ -134,6 +136,8 @@ class Tending:
     async def _tended(self, conversation: Conversation) -> float | None:
         """Does what is wished for and allowed; seconds until this conversation is to be looked after again."""
         facts = await self._gather(conversation)
+        if facts is not None and self._forecaster.is_unsettled(conversation) and facts.has_something_to_keep:
+            self._find_out(conversation.settings.model)
         wished = Rest() if facts is None else wish(facts)
         if isinstance(wished, Rest):
             return wished.again
@@ -148,7 +152,11 @@ class Tending:
             return wished.otherwise.again
         # Before it is sent: those that are decided at the same time share one limit.
         budget.spend(evidence.now, wished.price)
-        return await self._send(conversation, wished)
+        try:
+            return await self._send(conversation, wished)
+        except BudgetExceeded as error:
+            log.info("session %s is not kept warm: %s", conversation.record.id, error)
+            return wished.otherwise.again
 
     async def _gather(self, conversation: Conversation) -> Facts | None:
         """What is known of this conversation; `None` where it is not looked after, or nothing may follow now."""
@@ -158,21 +166,8 @@ class Tending:
         turn = await self._store.open_turn(conversation.record.id)
         if turn is not None and turn.call is not None:
             return None  # a request is under way: what it leaves is looked after when it ends
-        await self._forecaster.learn_owner(conversation.record.owner)
-        return Facts(
-            now=now,
-            waited=now - asked,
-            prompt=conversation.prompt,
-            warmth=conversation.recent.warmth,
-            policy=self._forecaster.policy,
-            last=conversation.last,
-            # Calls that wait for an approval run no tool: a human is to come back.
-            local_tools=() if conversation.pending else conversation.settings.local_tools,
-            gaps=conversation.gaps,
-            owner_gaps=self._forecaster.owner_gaps(conversation),
-            can_park=self._forecaster.can_park(conversation),
-            spent=[call.usage for call in conversation.recent.idle if call.started > asked],
-        )
+        await self._forecaster.learn(conversation)
+        return facts_of(conversation, self._forecaster, now, asked)
 
     async def _evidence(self, conversation: Conversation) -> Evidence:
         """What the newest sessions of this owner asked for, and what was sent while they were idle."""
@@ -205,6 +200,26 @@ class Tending:
         return call.started + SECONDS["1h"] - REFRESH_BEFORE - self._clock.now()
 
 
+def facts_of(conversation: Conversation, forecaster: Forecaster, now: float, asked: float) -> Facts:
+    """What is known at a moment of a conversation whose last request started at `asked` (seconds since the epoch)."""
+    return Facts(
+        now=now,
+        waited=now - asked,
+        prompt=conversation.prompt,
+        warmth=conversation.recent.warmth,
+        policy=forecaster.policy,
+        last=conversation.last,
+        # Calls that wait for an approval run no tool: a human is to come back.
+        local_tools=() if conversation.pending else conversation.settings.local_tools,
+        gaps=conversation.gaps,
+        owner_gaps=forecaster.owner_gaps(conversation),
+        can_park=forecaster.can_park(conversation),
+        spent=[call.usage for call in conversation.recent.idle if call.started > asked],
+        prior=forecaster.prior(conversation, now),
+        others=forecaster.others(conversation, now),
+    )
+
+
 def tending_of(runtime: Runtime) -> Tending:
     """The idle work of a manager; conversations are opened without their tools, since none is called."""
     return Tending(
@@ -215,4 +230,5 @@ def tending_of(runtime: Runtime) -> Tending:
         runtime.schedule,
         open_conversation=lambda session: runtime.conversations.open(session, Toolbox()),
         ask=runtime.zero_token.ask,
+        find_out=self_probe_of(runtime).begin,
     )

@@ -71,7 +71,11 @@ class Connections:
             yield raw, is_new
         finally:
             with contextlib.suppress(psycopg.Error):  # a lost connection has nothing left to undo
-                if raw.info.transaction_status != TransactionStatus.IDLE:
+                # Behind a statement that failed, the rest of the pipeline was skipped: plans that the driver takes for
+                # made (psycopg 3.3) may not be there.
+                if raw.info.transaction_status == TransactionStatus.INERROR and raw.prepare_threshold is not None:
+                    raw.close()
+                elif raw.info.transaction_status != TransactionStatus.IDLE:
                     raw.execute("ROLLBACK")
             self._take_back(raw)
 

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from storage.store import Store
 
 from . import (
+    of_budgets,
     of_commits,
     of_entries,
     of_following,
@@ -17,6 +18,7 @@ from . import (
     of_leases,
     of_ledgers,
     of_sessions,
+    of_trust,
     of_unleased,
     of_values,
 )
@@ -46,6 +48,8 @@ CHECKS: list[Check] = [
         of_unleased,
         of_idle_work,
         of_following,
+        of_trust,
+        of_budgets,
     )
     for check in _rules(file)
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 from storage.holders import Holder
@@ -12,7 +13,9 @@ from storage.records import (
     DecisionRecord,
     EntryRecord,
     Lease,
+    Limit,
     RelayRecord,
+    Reservation,
     SessionRecord,
     ToolCallRecord,
     TurnRecord,
@@ -78,6 +81,12 @@ def relay_record(id: str = "r", session: str = "s", turn: str = "t", **fields: A
     """Something small to be passed on."""
     given: dict[str, Any] = {"content": "{}", "written": NOW}
     return RelayRecord(None, session, turn, id, **given | fields)
+
+
+def reservation(call: str = "c", expected: str = "0.1", most: str = "0.2", **fields: Any) -> Reservation:
+    """Room for a small request under one limit of $1 a minute."""
+    given: dict[str, Any] = {"session": "s", "now": NOW, "until": NOW + 30, "limits": (Limit("a", Decimal(1), 60.0),)}
+    return Reservation(**{"call": call, "expected": Decimal(expected), "most": Decimal(most), **given, **fields})
 
 
 async def hold(store: Store, session: str = "s") -> Lease:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from operator import attrgetter
 
 from storage.errors import EntryMissing, HeadMoved, SessionMissing, StoreDamaged
-from storage.records import CallRecord, EntryRecord, SessionRecord, Stored, ToolCallRecord, TurnRecord
+from storage.records import Activity, CallRecord, EntryRecord, SessionRecord, Stored, ToolCallRecord, TurnRecord
 from storage.values import at_most
 
 from . import statements as sql
@@ -97,6 +97,12 @@ def ledger(db: Database, session: str, limit: int | None, newest_first: bool) ->
     query = sql.CALLS_BACK if newest_first else sql.CALLS
     values = {"session": session, "limit": at_most(limit)}
     return [call_record(row) for row in db.run(query, values).fetchall()]
+
+
+def activity(db: Database, after: int, limit: int) -> list[Activity]:
+    """At most `limit` answered calls of all sessions' turns behind that number, the newest ones, oldest first."""
+    rows = db.run(sql.ACTIVITY, {"after": after, "limit": at_most(limit)}).fetchall()
+    return [Activity(*row) for row in reversed(rows)]
 
 
 def journal(db: Database, session: str, entry: str | None) -> list[ToolCallRecord]:

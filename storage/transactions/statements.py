@@ -244,6 +244,13 @@ PROMPT = Statement(
 _ledger = select(*(c for c in calls.columns if c.name != "number")).where(calls.c.session == _text("session"))
 CALLS = Statement(_ledger.order_by(calls.c.number).limit(_limit()))
 CALLS_BACK = Statement(_ledger.order_by(calls.c.number.desc()).limit(_limit()))
+ACTIVITY = Statement(
+    select(*(calls.c[name] for name in ("number", "id", "session", "turn", "prompt", "started", "points")))
+    .where(calls.c.number > bound(calls.c.number, "after"), calls.c.kind == "turn", calls.c.status == "ok")
+    .where(calls.c.turn.is_not(None), calls.c.prompt.is_not(None))
+    .order_by(calls.c.number.desc())
+    .limit(_limit())
+)
 
 INSERT_TOOL_CALL = insertion(tool_calls)
 _journal = (

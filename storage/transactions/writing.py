@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from storage.errors import EntryMissing, HeadMoved, LeaseGone, SessionExists, TurnKeyTaken, TurnMissing
+from storage.errors import BudgetFull, EntryMissing, HeadMoved, LeaseGone, SessionExists, TurnKeyTaken, TurnMissing
 from storage.records import CallRecord, Change, EntryRecord, Lease, PromptRecord, SessionRecord, TurnRecord
 from storage.values import tokens
 
+from . import spending
 from . import statements as sql
 from .database import Cursor, Database, Steps
 from .reading import load, turn
@@ -58,6 +59,7 @@ def delete(db: Database, session: str) -> None:
         return
     tree = load(db, session).tree
     remaining = [id for id in _lock_tree(db, tree) if id != session]
+    spending.settle(db, session)
     for statement in sql.DELETE_ROWS:
         db.run(statement, {"session": session})
     db.run(sql.DELETE_UNNEEDED if remaining else sql.DELETE_TREE, {"tree": tree})
@@ -81,22 +83,23 @@ def _locked(db: Database, tree: str) -> list[str]:
 # The one writer verb, and the ledger row that needs no lease
 
 
-def commit(db: Database, lease: Lease, change: Change) -> Steps[None]:
-    """Asks first and writes then: on a server that is one round trip each.
+def commit(db: Database, lease: Lease, change: Change) -> Steps[BudgetFull | None]:
+    """Asks first and writes then: on a server that is one round trip each, and one more where it takes room.
 
-    Raises `SessionMissing`, `LeaseGone`, `HeadMoved`, `EntryMissing`, `TurnKeyTaken`, `TurnMissing`.
+    Gives why there is none, and then writes nothing. Raises `SessionMissing`, `LeaseGone`, `HeadMoved`, `EntryMissing`,
+    `TurnKeyTaken`, `TurnMissing`.
     """
     locked = db.run(sql.LOCK, {"session": lease.session})
     same_turns, same_calls = _ask_turn(db, change.turn), _ask_calls(db, lease.session, change.calls)
+    if change.reserve is not None:
+        spending.take_turns(db)
     yield  # until the works that share this transaction have asked too
     session = moving(locked, lease.session)
     if db.again and _is_written(db, lease, change, session):
-        return
-    # Not the time: an expired lease counts until somebody takes it. Nor the token alone, which a release leaves there.
-    if session["lease_token"] != lease.token or session["lease_holder"] is None:
-        raise LeaseGone(lease.session, lease.token)
-    if session["head"] != change.expected_head:
-        raise HeadMoved(change.expected_head, session["head"])
+        return None
+    _check_moving(session, lease, change)
+    if change.reserve is not None and (full := spending.reserve(db, change.reserve)) is not None:
+        return full
     _add_entries(db, session["tree"], lease.session, change.entries, known={change.expected_head})
     if change.head != change.expected_head:
         _check_head(db, session["tree"], change.head, change.entries)
@@ -110,6 +113,15 @@ def commit(db: Database, lease: Lease, change: Change) -> Steps[None]:
     db.run(sql.MOVE, changed_cells(change, session) | {"session": lease.session})
     if change.release and session["lease_queue"]:  # not for nothing: telling puts commits in a row
         db.tell(lease.session)
+    return None
+
+
+def _check_moving(session: Mapping[str, Any], lease: Lease, change: Change) -> None:
+    # Not the time: an expired lease counts until somebody takes it. Nor the token alone, which a release leaves there.
+    if session["lease_token"] != lease.token or session["lease_holder"] is None:
+        raise LeaseGone(lease.session, lease.token)
+    if session["head"] != change.expected_head:
+        raise HeadMoved(change.expected_head, session["head"])
 
 
 def _is_written(db: Database, lease: Lease, change: Change, session: Mapping[str, Any]) -> bool:

@@ -132,6 +132,21 @@ def test_cost_of_all_sessions(warmline: Run, stored: str) -> None:
     assert len(json.loads(warmline("cost", "--json").out)) == 2
 
 
+def test_cost_foretells_the_next_turn(warmline: Run, stored: str) -> None:
+    ran = warmline("cost", "one", "--forecast")
+    assert ran.code == 0
+    for told in ("now", "in five minutes", "in an hour", "Kept warm since the last turn for $0.0", "claude-opus-5"):
+        assert told in ran.out
+    found = json.loads(warmline("cost", "on", "--forecast", "--json").out)
+    now, later = found["now"], found["in_an_hour"]
+    assert now["usage"]["cache_read"] > 0
+    waiting = float(later["cost"]) + float(later["kept"]) - float(now["cost"])
+    assert float(found["waiting_an_hour"]) == pytest.approx(waiting)
+    assert found["models"][0]["model"] == "claude-haiku-5-5"
+    for wrong in (["cost", "--forecast"], ["cost", "one", "--forecast", "--by", "kind"]):
+        assert warmline(*wrong).code == 2
+
+
 def test_the_schema_of_a_database_can_be_upgraded(warmline: Run, stored: str) -> None:
     assert "The schema is at revision" in warmline("db", "upgrade").out
 

@@ -40,7 +40,7 @@ def served(tmp_path: Path) -> Iterator[str]:
 def test_the_simulator_agrees_in_everything(warmline: Run, tmp_path: Path) -> None:
     ran = warmline("probe")
     assert ran.code == 0
-    assert "24 agree. 61 requests for $0.0765 (simulated: nothing was charged)." in ran.out
+    assert "24 agree. 60 requests for $0.0727 (simulated: nothing was charged)." in ran.out
     assert "agrees      look-back" in ran.out
     assert "read 653 1h 120" in ran.out
     assert "SessionManager(profile='simulator.profile.json')" in ran.out
@@ -62,7 +62,7 @@ def test_as_json_it_is_the_file(warmline: Run, tmp_path: Path) -> None:
 def test_an_endpoint_over_http_is_measured(warmline: Run, served: str, tmp_path: Path) -> None:
     ran = warmline("probe", "--base-url", served, "--quick", "--yes", "--other-model", "claude-haiku-5-5")
     assert ran.code == 0, ran.err
-    assert "about 41 requests" in ran.err
+    assert "about 40 requests" in ran.err
     assert "it stops at $" in ran.err
     assert "differs     look-back" in ran.out
     assert "found 9 positions back, not 10" in ran.out

@@ -155,6 +155,15 @@ def test_parks_that_do_not_survive_end_with_their_base(make_api, block, planted)
     assert api.usage(park, now=1270 + 301).cache_read == 0
 
 
+def test_a_shorter_entry_that_is_renewed_is_no_park(make_api, block) -> None:
+    """A 1h head below a 5m entry was not written on top of it: reading through it only renews it."""
+    api = make_api(parks_survive=False)
+    head, rest = block(1000, "1h", "head"), block(1000, "", "rest")
+    api.usage(user([head, rest]), now=0)
+    assert api.usage(user([head, rest]), now=200).cache_read == 2000
+    assert api.usage(user([head]), now=200 + 3599).cache_read == 1000
+
+
 # -- how long entries live (prompt-caching page: from the start of the request; refreshed free of charge) ----
 
 LIFETIMES = [("5m", 299.9, True), ("5m", 300, False), ("1h", 3599.9, True), ("1h", 3600, False)]

@@ -131,6 +131,31 @@ def test_the_expected_bill_is_the_bill_once_sizes_are_measured(turn: str, collap
         warmth.learn(plan.marks, plan.hit, usage, now)
 
 
+@pytest.mark.parametrize("counts", [True, False])
+def test_an_anchor_is_set_in_time_whether_thinking_counts_or_not(counts: bool) -> None:
+    """The profile says that it does not: where that is wrong, nothing is lost all the same."""
+    profile = profile_that(True)
+    api, warmth, covered = Api.of(replace(profile, counts_thinking=counts)), Warmth(), 0
+    whole = api.signed({**BASE, "messages": sequential(8, thoughts=12)})
+    for step, messages in enumerate(requests(whole["messages"])):
+        body = {**BASE, "messages": messages}
+        sent, plan = plan_request(body, now=20.0 * step, warmth=warmth, policy=Fixed("5m"), profile=profile)
+        usage = api.post(sent, 20.0 * step).usage
+        assert usage is not None
+        assert usage.cache_read == covered
+        covered = usage.cache_read + usage.cache_write
+        warmth.learn(plan.marks, plan.hit, usage, 20.0 * step)
+
+
+def test_thinking_is_a_position_where_the_profile_says_so() -> None:
+    messages = sequential(1, thoughts=5)
+    for counts, far in ((True, 8), (False, 3)):
+        prompt = Prompt(settings_of(BASE), profile_that(True, counts_thinking=counts))
+        prompt.extend(entries_of(messages))
+        words = next(at for at, point in enumerate(prompt.points) if point.where.tier == "messages")
+        assert prompt.points[-1].position - prompt.points[words].position == far
+
+
 def make(prompt: Prompt, warmth: Warmth, now: float, **options: Any) -> Plan:
     return make_plan(prompt, warmth, circumstances(prompt, now, **options))
 

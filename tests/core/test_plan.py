@@ -212,7 +212,7 @@ def test_what_was_written_lives_from_the_start_of_the_call() -> None:
 def test_what_was_read_is_refreshed_in_its_own_class() -> None:
     warmth = Warmth({"a": Alive("1h", 3600.0), "b": Alive("5m", 300.0)})
     warmth.learn([mark("a", 100), mark("c", 300)], "b", Usage(cache_read=200, cache_write_5m=100), 50.0)
-    assert warmth.points == {"a": Alive("1h", 3600.0), "b": Alive("5m", 350.0), "c": Alive("5m", 350.0)}
+    assert warmth.points == {"a": Alive("1h", 3650.0), "b": Alive("5m", 350.0), "c": Alive("5m", 350.0)}
     warmth.learn([mark("a", 100), mark("c", 300)], "c", Usage(cache_read=300), 60.0)
     assert warmth.points["c"] == Alive("5m", 60.0 + SECONDS["5m"])
     warmth.learn([mark("a", 100)], "a", Usage(cache_read=100), 70.0)

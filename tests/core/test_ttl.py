@@ -206,3 +206,13 @@ def test_a_return_that_paid_ends_the_count() -> None:
     assert unreturned(gone, 40_000) == 3
     assert unreturned([*gone, *asked(("c", 19_000, "turn"))], 40_000) == 0
     assert unreturned([*gone, *asked(("c", 18_300, "turn"))], 40_000) == 0, "while the short entry still lived, too"
+
+
+def test_without_trust_a_lifetime_is_for_all_returns_to_come() -> None:
+    """Whoever never returns is written for the least; one gap of half an hour after the other pays an hour."""
+    for gap, want in ((NEVER, "5m"), (60.0, "5m"), (1800.0, "1h")):
+        seen = Outlook(
+            options=("5m", "1h"), prefix=10_000, new=10_000, read=0.1, write_5m=1.25, write_1h=2.0,
+            forecast=known(gap), lasting=False,
+        )  # fmt: skip
+        assert ExpectedCost().choose(seen) == want

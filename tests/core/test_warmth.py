@@ -66,16 +66,31 @@ def _first_since(events: list[tuple[int, int]], name: str) -> int:
 
 
 def test_a_long_conversation_keeps_the_mark_that_every_call_sets() -> None:
-    """The shared prefix is only read through, call after call: it is not forgotten for that."""
+    """The shared prefix is only read through, call after call: it is renewed, and not forgotten."""
     warmth = Warmth()
     warmth.learn([mark("system", 1000), mark("0", 2000)], None, Usage(cache_write_5m=2000), 0.0)
     for number in range(1, 200):
         size = 2000 + 100 * number
         marks = [mark("system", 1000), mark(str(number - 1), size - 100), mark(str(number), size)]
         warmth.learn(marks, str(number - 1), Usage(cache_read=size - 100, cache_write_5m=100), float(number))
-    assert warmth.points["system"] == Alive("5m", 300.0)
+    assert warmth.points["system"] == Alive("5m", 499.0)
+    warmth.learn([mark("system", 1000)], "late", Usage(cache_read=9000), 800.0)
+    assert warmth.points["system"] == Alive("5m", 499.0), "what had lapsed is not renewed"
     assert len(warmth.points) == RECENT
     assert Alive("1h", 3600.0).since == 3600.0 - SECONDS["1h"]
+
+
+def test_a_deep_read_renews_what_is_marked_before_it_by_its_own_lifetime() -> None:
+    """Recorded usage (docs/provider.md, 18). What had lapsed before stays lapsed: the read does not show it."""
+    warmth = Warmth()
+    for point, alive in {"hour": Alive("1h", 3600.0), "late": Alive("5m", 100.0), "old": Alive("5m", 450.0)}.items():
+        warmth.know(point, alive)
+    warmth.know("deep", Alive("5m", 300.0))
+    marks = [mark("hour", 500), mark("late", 700), mark("old", 900), mark("new", 950), mark("deep", 2000)]
+    warmth.learn(marks, "deep", Usage(cache_read=2000), 120.0)
+    assert warmth.points == {
+        "hour": Alive("1h", 3720.0), "late": Alive("5m", 100.0), "old": Alive("5m", 450.0), "deep": Alive("5m", 420.0),
+    }  # fmt: skip
 
 
 def test_marks_worth_waiting_for_end_what_is_not_read() -> None:

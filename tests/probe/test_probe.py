@@ -69,6 +69,7 @@ DEVIATIONS: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({"lookback": 4}, {}, {"look-back"}),
     ({"lookback": 33}, {}, {"look-back"}),
     ({"collapses_tools": False}, {}, {"tool runs"}),
+    ({"counts_thinking": True}, {}, {"thinking"}),
     ({"ttls": ("5m",)}, {"parks": False}, {"ttl"}),
     (
         {"automatic": True, "markers": False},
@@ -101,8 +102,8 @@ async def test_a_planted_deviation_is_found(facts: dict[str, Any], also: dict[st
     assert probe.known == replace(FACTS, **{**facts, **also})
 
 
-async def test_reads_that_renew_shorter_prefixes_too_are_told() -> None:
-    probe = await probed(Engine(refreshes_shorter=True))
+async def test_reads_that_renew_no_shorter_prefix_are_told() -> None:
+    probe = await probed(Engine(refreshes_shorter=False))
     assert {name for name, verdict in verdicts(probe).items() if verdict != "agrees"} == {"shorter prefixes"}
     assert probe.known == FACTS
 

@@ -35,7 +35,7 @@ async def test_it_ends_at_its_last_mark_wherever_that_is() -> None:
         for index, point in enumerate(prompt.points):
             if index < prompt.head_points - 1 or not prompt.markable[index]:  # the head is sent whole
                 continue
-            plan = predict(prompt, {index: "assistant"}, "1h", None)
+            plan = predict(prompt, {index: "assistant"}, {index: "1h"}, None)
             asked = await manager.runtime.zero_token.ask(session.conversation, "refresh", plan)
             in_reply = point.where.tier == "messages" and prompt.messages[point.where.message]["role"] == "assistant"
             # A reply is sent whole, so its calls may lie behind a mark on its text.

@@ -19,7 +19,7 @@ from sessions.web.models import Spend, SpendBy, SpendRow
 from sessions.web.problems import Refused
 from sessions.web.service import Service
 
-_KINDS = ("turn", "park", "refresh", "prewarm", "compact", "batch")
+_KINDS = ("turn", "park", "refresh", "prewarm", "compact", "batch", "probe")
 _COLUMNS = (
     *("cost", "calls", "unpriced", "input", "cache_read", "cache_write_5m", "cache_write_1h", "output", "hit_rate"),
     *("lost", *_KINDS),

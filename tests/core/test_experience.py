@@ -1,0 +1,219 @@
+"""What the ledger teaches of gaps and of shared prefixes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sessions.core.experience import (
+    ENOUGH,
+    PREFIXES,
+    REMEMBERED,
+    STALE,
+    USES,
+    Experience,
+    Others,
+    Seen,
+    nobody,
+    survived,
+)
+from sessions.core.gap_prior import HUMAN_SHARES
+from sessions.core.gaps import Prior, human
+from sessions.core.plan import Circumstances, make_plan, staying
+from sessions.core.profiles import Ttl, profile_for
+from sessions.core.prompt import Prompt
+from sessions.core.ttl import ExpectedCost, Fixed, Outlook, Policy
+from sessions.core.warmth import Alive, Warmth
+from tests.core.strategies import assistant, text, user
+from tests.core.world import MODEL, circumstances, entries_of, settings_of
+
+HOUR, DAY = 3600.0, 86_400.0
+LONG = "Be brief. " * 4000
+
+
+def within_the_hour(prior: Prior) -> float:
+    return human(prior=prior).within(HOUR)
+
+
+def visit(session: str, *starts: float, settings: str = "s", shared: tuple[str, ...] = ()) -> list[Seen]:
+    return [Seen(session, f"{session}{number}", settings, at, shared) for number, at in enumerate(starts)]
+
+
+def test_without_anything_seen_the_shipped_prior_stands() -> None:
+    assert Experience().prior("s", 1, 0.0).shares == pytest.approx(HUMAN_SHARES)
+    assert sum(HUMAN_SHARES) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_shares_of_what_was_seen_alone_are_those_of_kaplan_and_meier() -> None:
+    bins = len(HUMAN_SHARES)
+    ended = [1.0, 0.0, 1.0, *[0.0] * (bins - 3)]
+    exposed = [4.0, 3.0, 2.0, *[1.0] * (bins - 3)]  # one left before the third bin, one goes on for ever
+    found = survived([0.0] * bins, 0.0, ended, exposed)
+    assert found[:3] == pytest.approx([0.25, 0.0, 0.375])
+    assert sum(found) == pytest.approx(1.0)
+    assert found[-1] == pytest.approx(0.375)
+
+
+def test_users_who_do_not_come_back_are_believed_long_before_a_day_is_over() -> None:
+    experience = Experience()
+    for number in range(60):
+        experience.take_in(visit(f"v{number}", 60.0 * number))
+    before, after = (
+        within_the_hour(Experience().prior("s", 1, 0.0)),
+        within_the_hour(experience.prior("s", 1, 2 * HOUR)),
+    )
+    assert before > 0.7
+    assert after < 0.2
+
+
+def test_somebody_who_has_waited_for_a_moment_says_nothing_yet() -> None:
+    experience = Experience()
+    for number in range(60):
+        experience.take_in(visit(f"v{number}", 1000.0))
+    assert within_the_hour(experience.prior("s", 1, 1000.0)) == pytest.approx(within_the_hour(Prior()))
+
+
+def test_gaps_are_told_apart_by_settings_and_by_the_number_of_turns() -> None:
+    experience = Experience()
+    for number in range(80):
+        at = 10.0 * number
+        experience.take_in(visit(f"fast{number}", *(at + 30.0 * turn for turn in range(4)), settings="fast"))
+        experience.take_in(visit(f"slow{number}", at, at + 1200.0, settings="slow"))
+    now = 10.0 * 80 + 4 * HOUR
+    fast, slow = experience.prior("fast", 1, now), experience.prior("slow", 1, now)
+    assert human(prior=fast).within(60.0) > 0.8 > 0.2 > human(prior=slow).within(60.0)
+    assert human(prior=slow).within(1800.0) > 0.8
+    # After its second turn nobody came back to a slow one.
+    assert within_the_hour(experience.prior("slow", 2, now)) < 0.3
+    # One with settings of its own is told of by all of them together.
+    assert 0.3 < human(prior=experience.prior("other", 1, now)).within(60.0) < 0.9
+
+
+def test_requests_of_one_turn_are_no_gaps() -> None:
+    experience = Experience()
+    for number in range(40):
+        at = 100.0 * number
+        steps = [Seen(f"v{number}", "one", "s", at + step) for step in (0.0, 5.0, 9.0)]
+        experience.take_in([*steps, Seen(f"v{number}", "two", "s", at + 9.0 + 700.0)])
+    prior = experience.prior("s", 1, 100.0 * 40 + DAY)
+    assert human(prior=prior).within(10.0) < 0.1
+    assert human(prior=prior).within(900.0) > 0.8
+
+
+def test_what_was_worked_out_is_good_for_a_minute() -> None:
+    experience = Experience()
+    first = experience.prior("s", 1, 0.0)
+    experience.take_in(visit("v", 0.0, 20.0))
+    assert experience.prior("s", 1, STALE - 1) is first
+    assert experience.prior("s", 1, STALE) is not first
+
+
+def test_old_gaps_and_sessions_are_forgotten() -> None:
+    experience = Experience()
+    for number in range(REMEMBERED + 200):
+        experience.take_in(visit(f"v{number}", 40.0 * number, 40.0 * number + 20.0))
+    for number in range(REMEMBERED):
+        experience.take_in(visit(f"w{number}", 1e6 + 40.0 * number, 1e6 + 40.0 * number + 800.0))
+    prior = experience.prior("s", 1, 1e6 + 40.0 * REMEMBERED + DAY)
+    assert human(prior=prior).within(30.0) < 0.1, "none of the short ones is among the newest"
+
+
+def test_what_was_worked_out_does_not_grow_without_end() -> None:
+    experience = Experience()
+    kept = experience.prior("s0", 1, 0.0)
+    for number in range(1, PREFIXES + 3):
+        experience.prior(f"s{number}", 1, 0.0)
+    assert experience.prior("s0", 1, 0.0) is not kept
+
+
+def test_uses_of_a_prefix_by_others_within_a_day() -> None:
+    experience = Experience()
+    experience.take_in(visit("old", 0.0, shared=("p",)))
+    for number in range(5):
+        experience.take_in(visit(f"v{number}", DAY + 100.0 * number, shared=("p", "q")))
+    others = experience.others("p", "v4", DAY + 450.0)
+    assert others.others == tuple(DAY + 100.0 * number for number in range(4))
+    assert len(others.all) == 5
+    assert others.tell
+    assert not experience.others("unknown", "v4", DAY).tell
+    for number in range(USES + 5):
+        experience.take_in(visit("many", DAY + number, shared=("p",)))
+    assert len(experience.others("p", "-", DAY + 1000.0).all) == USES
+
+
+def test_prefixes_used_long_ago_are_forgotten() -> None:
+    experience = Experience()
+    for number in range(PREFIXES + 1):
+        experience.take_in(visit("v", float(number), shared=(f"p{number}",)))
+    assert experience.others("p0", "-", 1.0).all == ()
+    assert experience.others("p1", "-", 1.0).all == (1.0,)
+
+
+def test_how_long_others_keep_a_prefix_alive() -> None:
+    every_ten_minutes = Others(tuple(600.0 * number for number in range(20)), (), 12_000.0)
+    assert every_ten_minutes.alive("5m") == pytest.approx(20 * 300.0 / (12_000.0 + 300.0))
+    assert every_ten_minutes.alive("1h") == pytest.approx(12_000.0 / (12_000.0 + 3600.0))
+    a_burst = Others(tuple(map(float, range(50))), (), 270.0)
+    assert a_burst.alive("5m") == pytest.approx(270.0 / 570.0)
+    assert Others((0.0,) * (ENOUGH - 1), (), 1.0).alive("1h") == 0.0
+    assert not nobody("p").tell
+
+
+def talk(**fields: Any) -> Prompt:
+    return Prompt(settings_of({"model": MODEL, "max_tokens": 9, "system": [text(LONG)]}, **fields), profile_for(MODEL))
+
+
+def plan_beside(others: Others, policy: Policy | None = None, *, context: bool = False) -> list[tuple[str, Ttl]]:
+    prompt = talk(context=[text(LONG)]) if context else talk()
+    prompt.extend(entries_of([user(*([LONG] if context else []), "a"), assistant("b"), user("c")]))
+    at = replace(circumstances(prompt, others.now, policy=policy, expected_gap=60.0), others=lambda point: others)
+    return [(mark.slot, mark.ttl) for mark in make_plan(prompt, Warmth(), at).marks]
+
+
+def uses(every: float, many: int = 12) -> Others:
+    starts = tuple(every * number for number in range(many))
+    return Others(starts, starts, every * many)
+
+
+def test_a_prefix_that_others_use_now_and_then_is_kept_for_an_hour() -> None:
+    own: list[tuple[str, Ttl]] = [("assistant", "5m"), ("tail", "5m")]
+    assert plan_beside(uses(900.0)) == [("shared", "1h"), *own]
+    assert plan_beside(uses(60.0)) == [("shared", "5m"), *own]
+    assert plan_beside(uses(4 * HOUR)) == [("shared", "5m"), *own]
+    assert plan_beside(uses(900.0), context=True) == [("shared", "1h"), ("context", "1h"), *own]
+    assert plan_beside(uses(900.0, many=2)) == [("shared", "5m"), *own]
+
+
+def test_a_fixed_lifetime_is_that_of_every_mark() -> None:
+    assert {ttl for _, ttl in plan_beside(uses(900.0), policy=Fixed("5m"))} == {"5m"}
+    assert {ttl for _, ttl in plan_beside(uses(60.0), policy=Fixed("1h"))} == {"1h"}
+
+
+def test_a_pinned_document_for_an_hour_takes_the_head_before_it_along() -> None:
+    prompt = talk(context=[text(LONG)])
+    prompt.extend(entries_of([user(LONG, "a"), assistant("b"), user("c")]))
+    head = prompt.points[prompt.head_points - 1].digest
+    at = replace(
+        circumstances(prompt, expected_gap=60.0), others=lambda point: uses(30.0) if point == head else uses(900.0)
+    )
+    assert [mark.ttl for mark in make_plan(prompt, Warmth(), at).marks] == ["1h", "1h", "5m", "5m"]
+
+
+def test_what_others_keep_alive_is_not_lost() -> None:
+    prompt = talk()
+    prompt.extend(entries_of([user("a"), assistant("b"), user("c")]))
+    at: Circumstances = replace(circumstances(prompt), others=lambda point: uses(900.0))
+    head = prompt.tokens(prompt.head_points)
+    assert staying(prompt, Warmth(), at) == (head, round(head * 3 / 4))
+    five = Warmth({prompt.points[prompt.head_points - 1].digest: Alive("5m", 100.0)})
+    assert staying(prompt, five, at) == (head, round(head * 12 * 300 / (12 * 900 + 300)))
+    assert staying(prompt, Warmth(), circumstances(prompt)) == (0, 0)
+
+
+def test_a_lapse_costs_only_what_others_do_not_keep() -> None:
+    gone = human(prior=Prior())
+    outlook = Outlook(("lapse", "park"), 10_000, 100, 0.1, 1.25, 2.0, gone, waited=270.0)
+    assert ExpectedCost().choose(outlook) == "park"
+    assert ExpectedCost().choose(replace(outlook, stays=9_000)) == "lapse"
