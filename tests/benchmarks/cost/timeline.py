@@ -247,7 +247,7 @@ def _pinned(visit: Visit) -> list[dict[str, Any]]:
 
 def head(model: str, tokens: int, tool: Any) -> dict[str, Any]:
     """Settings of sessions whose system prompt and tools are so many tokens."""
-    bare: dict[str, Any] = {"model": model, "max_tokens": 8192, "tools": [tool.to_dict()], "system": None}
+    bare: dict[str, Any] = {"model": model, "max_tokens": 64_000, "tools": [tool.to_dict()], "system": None}
     system = filler(tokens - head_tokens(bare), "system")
     return {**bare, "tools": [tool], "system": system}
 
