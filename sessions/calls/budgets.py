@@ -22,7 +22,7 @@ _PAUSE = 0.5
 """Seconds between two looks whether there is room."""
 _LONGEST = {"batch": 24 * 3600.0}
 """Seconds after which a request that nothing was heard of counts for what was expected; an hour for other kinds."""
-_IDLE = ("park", "refresh")
+_IDLE = ("park", "refresh", "probe")
 
 
 class Budgets:

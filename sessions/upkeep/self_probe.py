@@ -25,7 +25,7 @@ from sessions.core.plan import predict, readable_point
 from sessions.core.profiles import Profile, Ttl
 from sessions.core.settings import make_settings
 from sessions.core.warmth import Slot
-from sessions.errors import ModelError
+from sessions.errors import BudgetExceeded, ModelError
 from sessions.ledger import Call
 from sessions.model.endpoint import Endpoint
 from sessions.runtime import Runtime
@@ -76,7 +76,7 @@ class SelfProbe:
                 if alive is not None:
                     await self._trust.settle(model, alive=alive)
                     log.info("parked entries of %s %s", model, "live: it was probed" if alive else "end early")
-        except (ModelError, StorageError) as error:
+        except (BudgetExceeded, ModelError, StorageError) as error:
             log.warning("whether parked entries of %s live could not be found out: %s", model, error)
         finally:
             self._under_way.discard(model)

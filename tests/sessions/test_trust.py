@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sessions import ConfigurationError, Fixed, Session, SessionManager, Usage, profile_for, simulator
+from sessions import Budget, ConfigurationError, Fixed, Session, SessionManager, Usage, profile_for, simulator
 from sessions.core.evidence import FORGOTTEN, START
 from sessions.core.profiles import MODELS
 from sessions.simulator import Fault, Scripted
@@ -82,6 +82,21 @@ async def test_it_is_found_out_before_anything_is_parked() -> None:
         assert await kinds(second) == ["turn", "park"]
         assert len(probed(at)) == 3, "once"
     at.check()
+
+
+async def test_a_probe_for_which_the_budget_has_no_room_is_not_sent(caplog: pytest.LogCaptureFixture) -> None:
+    costs: list[Decimal] = []
+    for has_budget in (False, True):
+        budgets = [Budget(costs[0] + Decimal("0.000001"))] if has_budget else []
+        at = World(lambda request: Scripted(REPLY, output_tokens=600))
+        async with at.manager(trust="probe", budgets=budgets) as manager:
+            sent = await (await chat(manager, system=simulator.filler(2883))).send("hello")
+            costs.append(sent.cost or Decimal(0))
+            await at.clock.advance(300.0)
+            assert len(probed(at)) == (0 if has_budget else 2)
+        at.check()
+    assert "could not be found out: the budget of" in caplog.text
+    assert "a background task failed" not in caplog.text
 
 
 async def test_a_manager_whose_conversations_are_never_idle_sends_nothing() -> None:
