@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sessions.calls.trust import StoredTrust
-from sessions.clock import Clock
+from sessions.clock import Clock, monotonic
 from sessions.core.cache import SECONDS, Where
 from sessions.core.evidence import ENOUGH
 from sessions.core.experience import REMEMBERED, Experience, Others, Seen
@@ -45,15 +46,18 @@ class Forecaster:
         self._experience, self._own = Experience(), OrderedDict[str, None]()
         self._read_at, self._read_to = -NEVER, 0
 
-    def circumstances(self, conversation: Conversation, now: float, own_marks: tuple[Where, ...] = ()) -> Circumstances:
-        """What the next plan of this conversation stands on."""
+    def circumstances(
+        self, conversation: Conversation, now: float, own_marks: tuple[Where, ...] = (), *, turns: int | None = None
+    ) -> Circumstances:
+        """What the next plan of this conversation stands on. `turns`: with the one that the plan is for, if it is for
+        a turn."""
         prompt, told = conversation.prompt, conversation.gaps.told
         expected = forecast(
             conversation.gaps,
             self.owner_gaps(conversation),
             expected_gap=told,
             tools=bool(conversation.settings.local_tools),
-            prior=self.prior(conversation, now),
+            prior=self.prior(conversation, now, turns),
         )
         return Circumstances(
             now=now,
@@ -68,13 +72,15 @@ class Forecaster:
             others=self.others(conversation, now),
         )
 
-    def prior(self, conversation: Conversation, now: float) -> Prior:
-        """What is known beforehand of this conversation's gaps."""
-        return self._experience.prior(conversation.prompt.settings_digest, conversation.record.totals.turns, now)
+    def prior(self, conversation: Conversation, now: float, turns: int | None = None) -> Prior:
+        """What is known beforehand of the gap that follows so many turns (`None`: those it has had)."""
+        turns = conversation.record.totals.turns if turns is None else turns
+        return self._experience.prior(conversation.prompt.settings_digest, turns, now)
 
     def others(self, conversation: Conversation, now: float) -> Callable[[str], Others]:
         """How other sessions use a prefix of this conversation, by its point."""
-        return lambda point: self._experience.others(point, conversation.record.id, now)
+        session = conversation.record.id
+        return cache(lambda point: self._experience.others(point, session, now))
 
     def can_park(self, conversation: Conversation) -> bool:
         """Whether what this conversation writes for 5 minutes may be parked later."""
@@ -112,11 +118,15 @@ class Forecaster:
             await self.trust.learn(conversation.settings.model)
 
     async def _learn_from_all(self) -> None:
-        now = self._clock.now()
-        if now - self._read_at < READ_AGAIN:
+        before, now = self._read_at, monotonic(self._clock)
+        if now - before < READ_AGAIN:
             return
         self._read_at = now  # before it is read: of turns that begin at the same time one reads
-        rows = await self._store.activity(after=self._read_to, limit=REMEMBERED)
+        try:
+            rows = await self._store.activity(after=self._read_to, limit=REMEMBERED)
+        except BaseException:
+            self._read_at = before
+            raise
         self._read_to = rows[-1].number if rows else self._read_to
         self._experience.take_in(
             Seen(row.session, row.turn, row.prompt, row.started, _shared(json.loads(row.points)))
@@ -164,8 +174,17 @@ class Forecaster:
 
     def _take_in(self, conversation: Conversation, call: Call) -> None:
         assert call.turn is not None
-        digest = conversation.prompt.settings_digest
-        self._experience.take_in([Seen(conversation.record.id, call.turn, digest, call.started, _shared(call.points))])
+        request = Seen(
+            conversation.record.id,
+            call.turn,
+            conversation.prompt.settings_digest,
+            call.started,
+            _shared(call.points),
+            # Turns that other workers have run count too.
+            number=conversation.record.totals.turns,
+            since=conversation.recent.asked,
+        )
+        self._experience.take_in([request])
         self._own[call.id] = None
         while len(self._own) > OWNERS:
             self._own.popitem(last=False)

@@ -11,11 +11,12 @@ from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain, pairwise
+from typing import Any, TypeAlias, TypeVar
 
 from sessions.core.cache import SECONDS
-from sessions.core.gap_prior import EDGES, HUMAN_SHARES
-from sessions.core.gaps import Forecast, Prior
+from sessions.core.gap_prior import EDGES
+from sessions.core.gaps import FITTED, Forecast, Prior
 from sessions.core.profiles import Ttl
 
 WEIGHT = 10.0
@@ -33,13 +34,19 @@ STALE = 60.0
 _DAY = 24 * 3600.0
 _STEPS = (1, 2, 4, 7)
 """Turn numbers from which on sessions are told apart."""
+_GROUPS = 2 * REMEMBERED + 1
+"""Groups that are remembered: those that the sessions which are remembered can be in."""
+_Kind: TypeAlias = tuple[str, int]
+"""Sessions that are looked at together: those with these settings ("": all), after so many turns (0: any number)."""
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
     """One request of a turn. `settings`: the digest of its session's. `started`: seconds since the epoch.
 
-    `shared`: the points of prefixes that other sessions may use too.
+    `shared`: the points of prefixes that other sessions may use too. `number`: which turn of its session it is;
+    `since`: when the session's last request before it started. Both are counted here where they are not known.
     """
 
     session: str
@@ -47,6 +54,8 @@ class Seen:
     settings: str
     started: float
     shared: tuple[str, ...] = ()
+    number: int | None = None
+    since: float | None = None
 
 
 def survived(shares: Sequence[float], weight: float, ended: Sequence[float], exposed: Sequence[float]) -> list[float]:
@@ -68,15 +77,17 @@ def survived(shares: Sequence[float], weight: float, ended: Sequence[float], exp
 
 def _exposure(ended: Sequence[float], waiting: Iterable[float]) -> list[float]:
     """How many gaps each bin of `EDGES` could have ended: those that ended then or later, and those that go on."""
-    found = list(accumulate(reversed(ended)))[::-1]
+    lasted, found = [0.0] * len(ended), [0.0] * len(ended)
     for age in waiting:
         last = bisect_left(EDGES, age)
-        for place in range(last):
-            found[place] += 1.0
+        if last:
+            lasted[last - 1] += 1.0
         if last < len(EDGES):
             begins = EDGES[last - 1] if last else 0
-            found[last] += (age - begins) / (EDGES[last] - begins)
-    return found
+            # A clock that was set back makes ages of less than nothing.
+            found[last] += max(0.0, age - begins) / (EDGES[last] - begins)
+    beyond = accumulate(reversed([gone + on for gone, on in zip(ended, lasted, strict=True)]))
+    return [part + whole for part, whole in zip(found, [*beyond][::-1], strict=True)]
 
 
 @dataclass(slots=True)
@@ -95,10 +106,8 @@ class _Group:
             self.counts[self.bins.popleft()] -= 1.0
 
     def waits(self, session: str, since: float) -> None:
-        self.open.pop(session, None)
         self.open[session] = since
-        while len(self.open) > REMEMBERED:
-            self.open.popitem(last=False)
+        _put_last(self.open, session, REMEMBERED)
 
     def shares(self, before: Sequence[float], now: float) -> list[float]:
         exposed = _exposure(self.counts, (now - since for since in self.open.values()))
@@ -107,22 +116,22 @@ class _Group:
 
 @dataclass(slots=True)
 class _Session:
-    """`started`: of its newest request. `groups`: where its present gap counts."""
+    """`started`: of its newest request. `kinds`: where its present gap counts."""
 
     turn: str
     number: int
     started: float
-    groups: tuple[tuple[str, int], ...]
+    kinds: tuple[_Kind, ...]
 
 
 class Experience:
     """What requests have shown, of all sessions that share a store."""
 
     def __init__(self) -> None:
-        self._groups: dict[tuple[str, int], _Group] = {}
+        self._groups: OrderedDict[_Kind, _Group] = OrderedDict()
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
         self._uses: OrderedDict[str, deque[tuple[float, str]]] = OrderedDict()
-        self._priors: dict[tuple[str, int], tuple[float, Prior]] = {}
+        self._priors: OrderedDict[_Kind, tuple[float, Prior]] = OrderedDict()
 
     def take_in(self, requests: Iterable[Seen]) -> None:
         """Requests of turns, those of one session in the order in which they started."""
@@ -132,51 +141,53 @@ class Experience:
 
     def prior(self, settings: str, turns: int, now: float) -> Prior:
         """What is known beforehand of a session with these settings that has had so many turns."""
-        key = (settings, _step(turns))
-        found = self._priors.get(key)
-        if found is not None and now - found[0] < STALE:
-            return found[1]
-        shares: Sequence[float] = HUMAN_SHARES
-        for name in (("", 0), (settings, 0), key):
-            if (group := self._groups.get(name)) is not None:
-                shares = group.shares(shares, now)
-        prior = Prior(tuple(shares))
-        if len(self._priors) > PREFIXES:
-            self._priors.clear()
-        self._priors[key] = (now, prior)
+        prior = FITTED
+        for kind in _kinds(settings, turns):
+            prior = self._prior_of(kind, prior, now)
+        return prior
+
+    def _prior_of(self, kind: _Kind, before: Prior, now: float) -> Prior:
+        """What the sessions of one kind show, on top of what was known before."""
+        worked_out = self._priors.get(kind)
+        if worked_out is not None and 0.0 <= now - worked_out[0] < STALE:
+            return worked_out[1]
+        group = self._groups.get(kind)
+        prior = before if group is None else Prior(tuple(group.shares(before.shares, now)))
+        self._priors[kind] = now, prior
+        _put_last(self._priors, kind, PREFIXES)
         return prior
 
     def others(self, point: str, session: str, now: float) -> Others:
         """How this prefix was used within the last day, beside this session."""
-        uses = sorted(use for use in self._uses.get(point, ()) if now - use[0] < _DAY)
-        return Others(tuple(at for at, who in uses if who != session), tuple(at for at, _ in uses), now)
+        oldest = now - _DAY
+        uses = [use for use in self._uses.get(point, ()) if use[0] > oldest]
+        uses.sort()
+        return Others(tuple([at for at, who in uses if who != session]), tuple([at for at, _ in uses]), now)
 
     def _use(self, request: Seen) -> None:
         for point in request.shared:
             uses = self._uses.setdefault(point, deque(maxlen=USES))
             uses.append((request.started, request.session))
-            self._uses.move_to_end(point)
-        while len(self._uses) > PREFIXES:
-            self._uses.popitem(last=False)
+            _put_last(self._uses, point, PREFIXES)
 
     def _turn(self, request: Seen) -> None:
-        before = self._sessions.pop(request.session, None)
-        if before is None:
-            number = 1
-        elif request.turn == before.turn:
-            number = before.number
-        else:
-            number = before.number + 1
-            for name in before.groups:
-                self._groups[name].ended(request.started - before.started)
-        for name in before.groups if before is not None else ():
-            self._groups[name].open.pop(request.session, None)
-        groups = (("", 0), (request.settings, 0), (request.settings, _step(number)))
-        for name in groups:
-            self._groups.setdefault(name, _Group()).waits(request.session, request.started)
-        self._sessions[request.session] = _Session(request.turn, number, request.started, groups)
-        while len(self._sessions) > REMEMBERED:
-            self._sessions.popitem(last=False)
+        before = self._sessions.get(request.session)
+        if before is not None and request.started < before.started:
+            return  # late news, from another worker: what has followed it is known
+        number = 1 if before is None else before.number
+        for kind in before.kinds if before is not None else ():
+            self._groups[kind].open.pop(request.session, None)
+        if before is not None and request.turn != before.turn:
+            number += 1
+            for kind in before.kinds:
+                self._groups[kind].ended(request.started - max(before.started, request.since or before.started))
+        number = request.number or number
+        kinds = _kinds(request.settings, number)
+        for kind in kinds:
+            self._groups.setdefault(kind, _Group()).waits(request.session, request.started)
+            _put_last(self._groups, kind, _GROUPS)
+        self._sessions[request.session] = _Session(request.turn, number, request.started, kinds)
+        _put_last(self._sessions, request.session, REMEMBERED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,20 +208,24 @@ class Others:
         if not self.tell:
             return 0.0
         gaps, seconds = _gaps(self.others, self.now), SECONDS[ttl]
+        looked_at = sum(gaps)
+        lapsed = sum([gap - seconds for gap in gaps if gap > seconds])
         # As if one lifetime more had been looked at, in which nobody came: a burst alone is no habit.
-        return sum(min(gap, seconds) for gap in gaps) / (sum(gaps) + seconds)
+        return (looked_at - lapsed) / (looked_at + seconds)
 
     @property
     def forecast(self) -> Forecast:
         """How long after one use the next one comes, as it has been; the last one has waited until now."""
         gaps = sorted(_gaps(self.all, self.now))
-        return Forecast(
-            tuple((gap, chance / len(gaps)) for number, gap in enumerate(gaps) for chance in (number, number + 1))
-        )
+        chances = [number / len(gaps) for number in range(len(gaps) + 1)]
+        before, after = zip(gaps, chances, strict=False), zip(gaps, chances[1:], strict=True)
+        return Forecast(tuple(chain.from_iterable(zip(before, after, strict=True))))
 
 
 def _gaps(starts: Sequence[float], now: float) -> list[float]:
-    return [after - before for before, after in zip(starts, (*starts[1:], now), strict=True)]
+    """Those between a start and the next, the last one until now. A clock may be set back: then that is none."""
+    gaps = [after - before for before, after in pairwise(starts)]
+    return [*gaps, max(0.0, now - starts[-1])] if starts else []
 
 
 def nobody(point: str) -> Others:
@@ -218,6 +233,13 @@ def nobody(point: str) -> Others:
     return Others()
 
 
-def _step(turns: int) -> int:
-    """The number from which on a turn with this number belongs to its kind."""
-    return max(step for step in _STEPS if step <= max(1, turns))
+def _kinds(settings: str, turns: int) -> tuple[_Kind, ...]:
+    """The kinds that a session is of after so many turns: each is told of by fewer sessions than the one before."""
+    return ("", 0), (settings, 0), (settings, max(step for step in _STEPS if step <= max(1, turns)))
+
+
+def _put_last(kept: OrderedDict[K, Any], key: K, most: int) -> None:
+    """Among those to be forgotten last; what is more than so many is forgotten."""
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)

@@ -50,7 +50,8 @@ class Asking:
 
     def _plan(self) -> Plan:
         conversation = self._conversation
-        at = self._runtime.forecaster.circumstances(conversation, self._writer.now(), self.own_marks)
+        turns = self._writer.row.sequence
+        at = self._runtime.forecaster.circumstances(conversation, self._writer.now(), self.own_marks, turns=turns)
         return make_plan(conversation.prompt, conversation.recent.warmth, at)
 
     def _request(self, passage: Passage) -> Request:

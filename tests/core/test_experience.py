@@ -102,6 +102,45 @@ def test_requests_of_one_turn_are_no_gaps() -> None:
     assert human(prior=prior).within(900.0) > 0.8
 
 
+def test_a_clock_that_is_set_back_brings_nobody_back() -> None:
+    experience = Experience()
+    for number in range(30):
+        experience.take_in(visit(f"v{number}", 10_000.0))
+    before = experience.prior("s", 1, 10_000.0)
+    after = experience.prior("s", 1, 10_000.0 - HOUR)
+    assert after.shares == pytest.approx(before.shares), "and it is worked out anew"
+    others = Others((10_000.0, 10_001.0, 10_002.0), (10_000.0, 10_001.0, 10_002.0), 6400.0)
+    assert 0.0 <= others.alive("5m") <= 1.0
+    assert others.forecast.knots[0][0] == 0.0
+
+
+def test_turns_that_other_workers_ran_are_counted() -> None:
+    """Two workers answer by turns: each sees every second turn itself, and reads of the others later."""
+    experience = Experience()
+    for number in range(80):
+        at = 1000.0 * number
+        turns = [
+            Seen(f"v{number}", str(turn), "s", at + 100.0 * turn, (), turn, at + 100.0 * (turn - 1)) for turn in (1, 3)
+        ]
+        experience.take_in([*turns, Seen(f"v{number}", "2", "s", at + 200.0)])
+    gap = human(prior=experience.prior("s", 1, 1000.0 * 80 + DAY))
+    assert gap.within(90.0) < 0.2 < 0.8 < gap.within(120.0)
+    third = human(prior=experience.prior("s", 3, 1000.0 * 80 + DAY))
+    assert third.within(120.0) < 0.5, "nobody came after a third turn"
+
+
+def test_kinds_of_sessions_are_forgotten_with_them() -> None:
+    experience = Experience()
+    experience.take_in(visit("first", 0.0, 5.0, settings="first"))
+    assert experience.prior("first", 1, DAY) != experience.prior("never", 1, DAY)
+    for number in range(2 * REMEMBERED):
+        experience.take_in(visit(f"v{number}", DAY + number, settings=f"s{number}"))
+    assert experience.prior("first", 1, 3 * DAY) == experience.prior("never", 1, 3 * DAY)
+    # All that are remembered go on where they were.
+    for number in range(REMEMBERED, 2 * REMEMBERED):
+        experience.take_in(visit(f"v{number}", 3 * DAY + number, settings=f"s{number}"))
+
+
 def test_what_was_worked_out_is_good_for_a_minute() -> None:
     experience = Experience()
     first = experience.prior("s", 1, 0.0)
@@ -122,6 +161,7 @@ def test_old_gaps_and_sessions_are_forgotten() -> None:
 
 def test_what_was_worked_out_does_not_grow_without_end() -> None:
     experience = Experience()
+    experience.take_in(visit("v", 0.0, 20.0))
     kept = experience.prior("s0", 1, 0.0)
     for number in range(1, PREFIXES + 3):
         experience.prior(f"s{number}", 1, 0.0)
