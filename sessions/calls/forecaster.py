@@ -14,7 +14,7 @@ from sessions.core.cache import SECONDS, Where
 from sessions.core.evidence import ENOUGH
 from sessions.core.experience import REMEMBERED, Experience, Others, Seen
 from sessions.core.gaps import NEVER, NONE, Gaps, Prior, forecast
-from sessions.core.idle import Budget, why_no_zero_token
+from sessions.core.idle import HourLimit, why_no_zero_token
 from sessions.core.plan import SHARED, Circumstances
 from sessions.core.prices import prices_for
 from sessions.core.ttl import PARK_AFTER, REFRESH_BEFORE, Fixed, Policy
@@ -35,12 +35,12 @@ READ_AGAIN = 600.0
 class Forecaster:
     """What one manager expects of its conversations, and has seen. `tend`: whether idle ones are looked after.
 
-    `policy`: what chooses lifetimes. `budget`: what turns and idle requests cost in the last hour. `trust`: how far
+    `policy`: what chooses lifetimes. `hour_limit`: what turns and idle requests cost in the last hour. `trust`: how far
     parks are relied on.
     """
 
     def __init__(self, store: Store, clock: Clock, policy: Policy, trust: StoredTrust, *, tend: bool) -> None:
-        self.policy, self.budget, self.trust = policy, Budget(), trust
+        self.policy, self.hour_limit, self.trust = policy, HourLimit(), trust
         self._store, self._clock, self._tend = store, clock, tend
         self._owners: OrderedDict[str, tuple[float, Gaps]] = OrderedDict()
         self._experience, self._own = Experience(), OrderedDict[str, None]()
@@ -163,7 +163,7 @@ class Forecaster:
         # Without a published price: a tenth of the input's, as with most models (docs/provider.md, 4).
         read = prices.read if prices else 0.1
         if self.tends(conversation):
-            self.budget.earn(call.started, usage.input + usage.cache_read * read + usage.cache_write * 1.25)
+            self.hour_limit.earn(call.started, usage.input + usage.cache_read * read + usage.cache_write * 1.25)
         parked = conversation.recent.parked.get(call.hit or "")
         if parked is None or call.expected is None or not usage.counters or call.status != "ok":
             return

@@ -103,7 +103,7 @@ class Evidence:
 
 
 @dataclass(slots=True)
-class Budget:
+class HourLimit:
     """What turns and idle requests cost in the last hour: when (seconds since the epoch), and plain input tokens."""
 
     earned: deque[tuple[float, float]] = field(default_factory=deque)
@@ -214,10 +214,10 @@ def wish(facts: Facts) -> Rest | Ask:
     return Ask(kind, plan, price, rest)
 
 
-def allowed(ask: Ask, evidence: Evidence, budget: Budget) -> bool:
+def allowed(ask: Ask, evidence: Evidence, limit: HourLimit) -> bool:
     """Whether people came back for what was kept before, and this hour's limit leaves room."""
     in_a_row = unreturned(evidence.requests, evidence.now)
-    return in_a_row < IN_A_ROW and budget.has_room(evidence.now, ask.price)
+    return in_a_row < IN_A_ROW and limit.has_room(evidence.now, ask.price)
 
 
 def _forecast(facts: Facts) -> Forecast:

@@ -142,16 +142,16 @@ class Tending:
         if isinstance(wished, Rest):
             return wished.again
         # Other sessions are read for a wish to act only: most wishes are to let it lapse, and those cost no read.
-        evidence, budget = await self._evidence(conversation), self._forecaster.budget
-        if not allowed(wished, evidence, budget):
-            if not budget.has_room(evidence.now, wished.price):
+        evidence, limit = await self._evidence(conversation), self._forecaster.hour_limit
+        if not allowed(wished, evidence, limit):
+            if not limit.has_room(evidence.now, wished.price):
                 log.info(
                     "session %s is not kept warm: this hour's limit for idle requests is reached",
                     conversation.record.id,
                 )
             return wished.otherwise.again
         # Before it is sent: those that are decided at the same time share one limit.
-        budget.spend(evidence.now, wished.price)
+        limit.spend(evidence.now, wished.price)
         try:
             return await self._send(conversation, wished)
         except BudgetExceeded as error:

@@ -13,9 +13,9 @@ from sessions.core.idle import (
     FREE_PER_HOUR,
     SHARE_PER_HOUR,
     Ask,
-    Budget,
     Evidence,
     Facts,
+    HourLimit,
     Rest,
     allowed,
     waits_for_server_tools,
@@ -135,13 +135,13 @@ def evidence(for_nothing: int) -> Evidence:
 
 
 def test_people_who_never_come_back_are_waited_for_no_more() -> None:
-    budget = Budget()
+    budget = HourLimit()
     assert allowed(asked(), evidence(IN_A_ROW - 1), budget)
     assert not allowed(asked(), evidence(IN_A_ROW), budget)
 
 
 def test_an_hour_has_a_limit_and_asking_about_it_changes_nothing() -> None:
-    budget, price = Budget(), FREE_PER_HOUR / 4
+    budget, price = HourLimit(), FREE_PER_HOUR / 4
     wished = replace(asked(), price=price)
     at = Evidence(1000.0, [])
     for _ in range(4):

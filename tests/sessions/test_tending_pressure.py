@@ -119,7 +119,7 @@ async def test_what_is_counted_for_the_limits_is_forgotten_after_an_hour() -> No
         at = world()
         async with at.manager(**options) as manager:
             await talk(await chat(manager), at, *[3700.0] * 10)
-            assert len(manager.runtime.forecaster.budget.earned) <= most
+            assert len(manager.runtime.forecaster.hour_limit.earned) <= most
 
 
 WHO: ContextVar[str] = ContextVar("WHO", default="nobody")
