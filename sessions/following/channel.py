@@ -36,6 +36,7 @@ class Channel:
         self._logged = 0
         self._id = ""
         self._news: anyio.Event | None = None
+        self._over: anyio.Event | None = None
         self.row: TurnRecord | None = None
         """The turn as it was last written here."""
         self.error: BaseException | None = None
@@ -112,6 +113,9 @@ class Channel:
         """Nobody tells of the turn here any more. Who has not heard its end must look elsewhere."""
         self._make_view, self.stop, self.is_over = None, None, True
         self._ring()
+        if self._over is not None:
+            self._over.set()
+            self._over = None
 
     def _ring(self) -> None:
         if self._news is not None:
@@ -189,7 +193,9 @@ class Channel:
     async def over(self) -> None:
         """Returns when the turn has ended or waits, or nobody tells of it here any more."""
         while not self.is_over:
-            await self._more()
+            # An event of its own: who waits for the end only is not woken by each word.
+            self._over = self._over or anyio.Event()
+            await self._over.wait()
 
 
 NOBODY = Channel("", "")
