@@ -22,9 +22,9 @@ FIRST = 1
 class Channel:
     """What is told of one turn. It costs next to nothing until somebody follows: then a view is made, and kept up.
 
-    Whoever runs the turn says `begin`, what happens, and `end`; the reader of a turn that another worker runs passes on
-    what it reads (`lags`: somebody may have seen more elsewhere). All followers share one log, each has only its place
-    in it.
+    Whoever runs the turn says `open`, `begin`, what happens, and `end`; the reader of a turn that another worker runs
+    passes on what it reads (`lags`: somebody may have seen more elsewhere). All followers share one log, each has only
+    its place in it.
     """
 
     def __init__(self, session: str, turn: str, *, lags: bool = False) -> None:
@@ -52,11 +52,15 @@ class Channel:
 
     # -- whoever runs the turn, or reads it --
 
+    def open(self, row: TurnRecord, stop: Callable[[], None]) -> None:
+        """The turn is this process's from now on, and may be stopped. Who follows hears of it from `begin` on."""
+        self.row, self.stop, self.is_over, self.error = row, stop, False, None
+
     def begin(self, attempt: int, make_view: Callable[[], View]) -> None:
         """The turn runs from now on. `attempt`: the token of its lease; `make_view`: what it looks like then."""
         self._attempt, self._count, self._make_view = attempt, FIRST, make_view
         self._id = event_id(attempt, FIRST)
-        self.is_over, self.error = False, None
+        self.is_over = False
         if self._view is not None:
             self.show_again()
         self._ring()
