@@ -45,7 +45,7 @@ class Channel:
         """Stops it, while it runs in this process."""
         self.limit: tuple[float, float] | None = None
         """Of one that is queued: the seconds that it may take, and when, by the monotonic clock, they are over."""
-        self.is_over = False
+        self.is_over = self._is_to_begin = False
         self.followers = 0
         self.was_followed = False
         """Whether anybody has begun to follow it, however long they stayed."""
@@ -55,12 +55,14 @@ class Channel:
     def open(self, row: TurnRecord, stop: Callable[[], None]) -> None:
         """The turn is this process's from now on, and may be stopped. Who follows hears of it from `begin` on."""
         self.row, self.stop, self.is_over, self.error = row, stop, False, None
+        # What there is to show is of an earlier attempt: somebody may have seen more of it elsewhere.
+        self._is_to_begin = True
 
     def begin(self, attempt: int, make_view: Callable[[], View]) -> None:
         """The turn runs from now on. `attempt`: the token of its lease; `make_view`: what it looks like then."""
         self._attempt, self._count, self._make_view = attempt, FIRST, make_view
         self._id = event_id(attempt, FIRST)
-        self.is_over = False
+        self.is_over = self._is_to_begin = False
         if self._view is not None:
             self.show_again()
         self._ring()
@@ -161,7 +163,7 @@ class Channel:
         That is a snapshot where the log does not reach back so far, and nothing where there is nothing new.
         """
         if place is None or place < self._logged - len(self._log):
-            snapshot = self._snapshot()
+            snapshot = None if self._is_to_begin else self._snapshot()
             return snapshot, place if snapshot is None else self._logged - self._has_end
         if place == self._logged:
             return None, place

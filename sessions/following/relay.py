@@ -49,8 +49,10 @@ class Relayed:
     def parcels(self, readers: set[str]) -> list[tuple[str, str]]:
         """What is to be written now for these readers: each text with the id of its last event."""
         fresh, is_first = readers - self._served, self._place is None
-        self._served = set(readers)
         events = self._taken()
+        if is_first and not events:
+            return []  # it has not begun: whoever reads gets it then
+        self._served = set(readers)
         found = []
         if events and not is_first:
             found.append((events[-1].id, packed(merged(events), after=self._last)))

@@ -7,8 +7,11 @@ from contextlib import aclosing
 import anyio
 
 from sessions.following.channel import Channel
-from sessions.following.events import Snapshot, TurnEvent, event_id
+from sessions.following.events import Ended, Snapshot, TurnEvent, attempt_of, event_id
+from sessions.following.parcels import unpacked
+from sessions.following.relay import Relayed
 from sessions.following.view import View
+from storage import TurnRecord
 from tests.sessions.world import create, everywhere
 from tests.turns.acts import Held, real
 
@@ -38,6 +41,36 @@ async def test_what_is_of_an_earlier_attempt_is_not_told_to_who_has_seen_a_later
     channel.begin(0, lambda: View(state="queued"))
     channel.leave()  # what there is of it is told elsewhere
     assert [event async for event in channel.follow(after=event_id(3, 7))] == []
+
+
+@everywhere
+async def test_who_comes_between_two_attempts_is_told_of_the_new_one_alone() -> None:
+    """As where a turn that waited goes on here: its earlier attempt may have been seen further in the store."""
+    channel = Channel("session", "turn")
+    row = TurnRecord("turn", "session", 1, "running", started=0.0)
+    channel.begin(4, lambda: View(state="waiting"))
+    async with aclosing(channel.follow()) as events:
+        seen = [await anext(events)]
+    channel.end(Ended(state="waiting"))
+    relayed = Relayed(channel)
+    channel.open(row, lambda: None)
+    async with anyio.create_task_group() as group:
+
+        async def follow() -> None:
+            async for event in channel.follow(after=event_id(4, 9_999_999_997)):
+                seen.append(event)  # noqa: PERF401 - it is looked at meanwhile
+
+        group.start_soon(follow)
+        await anyio.wait_all_tasks_blocked()
+        assert [event.id for event in seen] == [event_id(4, 1)]
+        assert relayed.parcels({"reader"}) == []
+        channel.begin(6, lambda: View(state="running"))
+        await anyio.wait_all_tasks_blocked()
+        assert [(event.type, attempt_of(event.id)) for event in seen] == [("snapshot", 4), ("snapshot", 6)]
+        ((id, text),) = relayed.parcels({"reader"})
+        assert id == seen[-1].id
+        assert unpacked(text).readers == ("reader",)
+        channel.leave()
 
 
 @everywhere
