@@ -52,7 +52,7 @@ from sessions.turns.outcome import Outcome
 from sessions.turns.tool_round import InDoubt, check_in_doubt
 from sessions.upkeep.recovery import Recovery, ToolsOf
 from sessions.upkeep.tending import tending_of
-from storage import SessionExists, Store, Stored, open_store
+from storage import SessionExists, Store, Stored, TurnRecord, open_store
 from storage.records import SessionState
 
 CostsBy: TypeAlias = Literal["session", "owner", "day", "kind", "model", "agent"]
@@ -190,6 +190,11 @@ class SessionManager:
         self.runtime.lifecycle.check()
         await self.runtime.lifecycle.end(seconds)
 
+    @property
+    def takes_turns(self) -> bool:
+        """Whether new turns are taken: not once `drain` was called."""
+        return self.runtime.lifecycle.takes_turns
+
     async def create(
         self,
         *,
@@ -320,22 +325,34 @@ class SessionManager:
         """The newest turn of a session, in whatever worker and state; `None` without one.
 
         One that was taken out of the queue is not it: another one may still run.
-        `turn_id`: the one with this id; `key`: the one that was begun with this idempotency key. Raises as `open`.
+        `turn_id`: the one with this id; `key`: the one that was begun with this idempotency key. Raises as `open`. The
+        store is not asked for a turn that runs in this process and is named by its id.
         """
         check_names(session_id=session_id, turn_id=turn_id, key=key, owner=owner)
         if turn_id is not None and key is not None:
             raise ConfigurationError("turn() takes a turn's id or its key, not both")
-        await self.runtime.conversations.find(session_id, owner)
-        with storage_errors():
-            if turn_id is None and key is None:
-                row = await newest_turn(self._store, session_id)
-            else:
-                row = await self._store.turn(session_id, id=turn_id, key=key)
+        row = self._row_here(session_id, turn_id, owner)
+        if row is None:
+            await self.runtime.conversations.find(session_id, owner)
+            with storage_errors():
+                if turn_id is None and key is None:
+                    row = await newest_turn(self._store, session_id)
+                else:
+                    row = await self._store.turn(session_id, id=turn_id, key=key)
 
         async def reply_of(outcome: Outcome) -> Reply:
             return Reply.of(outcome, await self.open(session_id, owner=owner))
 
         return None if row is None else Turn(self.runtime, row, reply_of)
+
+    def _row_here(self, session: str, turn: str | None, owner: str | None) -> TurnRecord | None:
+        """A turn that runs in this process, as it was last written, without a look into the store; `None` for others.
+
+        Of another owner's it says nothing: the store is asked then, as for one that is absent.
+        """
+        self.runtime.lifecycle.check()
+        channel = None if turn is None else self.runtime.following.own(session, turn)
+        return None if channel is None or owner not in (None, channel.owner) else channel.row
 
     def for_owner(self, owner: str) -> OwnedManager:
         """The same manager with every call limited to that owner: nothing of another's can be named through it.

@@ -14,7 +14,7 @@ from sessions.branches.batching import Batching
 from sessions.branches.parallel import all_replied, fan_out, words_of
 from sessions.clock import within
 from sessions.conversation.conversation import Conversation
-from sessions.conversation.editing import Edit, check_instruction, editing, message_list
+from sessions.conversation.editing import Edit, check_instruction, editing, entitle, message_list
 from sessions.conversation.linting import Linter
 from sessions.conversation.pending import running_turn
 from sessions.conversation.settings_changes import new_settings, prefix_change, prefix_changes, unbinds_thinking
@@ -355,12 +355,16 @@ class Session(ReadableSession):
         """Changes settings (those of `create`, and `title`, `metadata`).
 
         What keeps the cached prefix is free. What breaks it raises `PrefixChange` naming the tokens that will be billed
-        again, unless `rebase=True`. Warns (`PromptWarning`) of what in the new prompt silently breaks its cache.
+        again, unless `rebase=True`. Warns (`PromptWarning`) of what in the new prompt silently breaks its cache. A
+        title alone waits for no turn that runs.
         """
         title, metadata = changes.pop("title", None), changes.pop("metadata", None)
         arguments.check_switches(rebase=rebase)
         arguments.check_texts(title=title)
         metadata = None if metadata is None else arguments.metadata_text(metadata)
+        if title is not None and metadata is None and not changes:
+            await entitle(self._store, self.conversation, title)
+            return
         toolbox = Toolbox(arguments.tool_list(changes["tools"])) if "tools" in changes else self.conversation.toolbox
         async with self._editing() as edit:
             with caller_errors():

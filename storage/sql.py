@@ -204,6 +204,10 @@ class SQLStore:
         work = partial(unleased.ask_stop, session=session, turn=turn, now=now)
         return await outcome(self.dialect.change(session, work))
 
+    async def entitle(self, session: str, title: str) -> None:
+        work = partial(unleased.entitle, session=session, title=title)
+        await outcome(self.dialect.change(session, work))
+
     async def decide(self, decision: DecisionRecord, *, turn: str, of: int) -> int:
         work = partial(unleased.decide, decision=decision, turn=turn, of=of)
         return await outcome(self.dialect.change(decision.session, work))

@@ -242,6 +242,13 @@ class Store(Protocol):
         """
         ...
 
+    async def entitle(self, session: str, title: str) -> None:
+        """Gives the session a title, without a lease, durable on return; all else of its row stays as it is.
+
+        Commits that say nothing of the title keep it. Raises `SessionMissing`.
+        """
+        ...
+
     async def decide(self, decision: DecisionRecord, *, turn: str, of: int) -> int:
         """Keeps what was decided on a tool call, without a lease, durable on return; gives how many are undecided.
 

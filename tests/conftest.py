@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.servers import (
+    either_store,
     empty_store,
     memory,
     new_database,
@@ -23,6 +24,7 @@ from tests.servers import (
 )
 
 __all__ = [
+    "either_store",
     "empty_store",
     "new_database",
     "new_place",

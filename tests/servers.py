@@ -198,6 +198,12 @@ def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], st
     return lambda: f"sqlite:///{tmp_path}/{next(_numbers)}.db"
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def either_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty store, of both kinds in turn."""
+    return request.getfixturevalue("empty_store") if request.param == "postgresql" else f"sqlite:///{tmp_path}/chat.db"
+
+
 async def lease_lapses(manager: SessionManager) -> None:
     """A server's clock is not turned by hand: where leases go by it, those of a dead manager are waited for."""
     if manager.runtime.leases.seconds < LEASE_SECONDS:

@@ -71,14 +71,14 @@ def serve(
         anyio.run(_check, settings, found)
     with serving.listening(host, port) as bound:
         _say(settings, found, f"http://{_name(host)}:{bound.getsockname()[1]}/", serving.is_simulated(), is_open)
-        serving.run(settings, bound, workers)
+        serving.run(settings, found, bound, workers)
 
 
 async def _check(settings: Settings, agents: list[Agent]) -> None:
     """What is wrong is said before anything is served; a new SQLite file is made, before several workers would."""
     from sessions.cli import serving
 
-    manager, _ = serving.parts(settings)
+    manager, _ = serving.parts(settings, agents)
     for agent in agents:
         with caller_errors():
             known = {name: value for name, value in agent.settings.items() if name != "context"}

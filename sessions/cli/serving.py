@@ -12,7 +12,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from functools import cache
+from functools import cache, partial
 from types import FrameType
 from typing import Any
 
@@ -75,9 +75,9 @@ def authenticate_of(settings: Settings) -> Callable[..., Any] | None:
     return found  # type: ignore[no-any-return]
 
 
-def parts(settings: Settings) -> tuple[SessionManager, Starlette]:
+def parts(settings: Settings, agents: list[Agent]) -> tuple[SessionManager, Starlette]:
     """The manager, and the application on it. Raises `ConfigurationError`."""
-    agents, is_made_up = agents_of(settings), is_simulated()
+    is_made_up = is_simulated()
     client = simulator.client(latency=LATENCY) if is_made_up else None
     manager = SessionManager(settings.store, client=client, recover=True, tools=tools_of(agents))
     authenticate = authenticate_of(settings)
@@ -86,15 +86,18 @@ def parts(settings: Settings) -> tuple[SessionManager, Starlette]:
     return manager, app
 
 
-def application(settings: Settings) -> Starlette:
-    """What a worker serves: the application, which is drained before its streams are cut."""
-    manager, app = parts(settings)
+def application(settings: Settings, agents: list[Agent] | None = None) -> Starlette:
+    """What a worker serves: the application, which is drained before its streams are cut.
+
+    `agents`: those of the settings, where this process has made them already.
+    """
+    manager, app = parts(settings, agents_of(settings) if agents is None else agents)
     inner = app.router.lifespan_context
 
     @asynccontextmanager
     async def lifespan(served: Starlette) -> AsyncIterator[Any]:
         async with inner(served) as state:
-            with Ending(served, manager, settings.drain).installed():
+            with Ending(manager, settings.drain).installed():
                 yield state
 
     app.router.lifespan_context = lifespan
@@ -109,11 +112,11 @@ class Ending:
     gives no more time; what is under way is left to another worker either way.
     """
 
-    def __init__(self, app: Starlette, manager: SessionManager, seconds: float) -> None:
-        self._app, self._manager, self._seconds = app, manager, seconds
+    def __init__(self, manager: SessionManager, seconds: float) -> None:
+        self._manager, self._seconds = manager, seconds
         self._loop = asyncio.get_running_loop()
         self._before: dict[int, Any] = {}
-        self._app.state.is_ending = False
+        self._is_ending = False
         self._draining: asyncio.Task[None] | None = None
         self.should_exit = False
         """Asked for by sse-starlette of whoever holds SIGTERM: then it closes its streams."""
@@ -130,8 +133,8 @@ class Ending:
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Begins the end, or, of Ctrl-C after it has begun, leaves out the rest of it."""
-        if not self._app.state.is_ending:
-            self._app.state.is_ending = True
+        if not self._is_ending:
+            self._is_ending = True
             # Here and not in the loop, which a tool may hold. It says where that is, and ends the process by force:
             # leases of a process that is gone are free.
             faulthandler.dump_traceback_later(self._seconds + STUBBORN, exit=True)
@@ -187,10 +190,13 @@ def listening(host: str, port: int) -> socket.socket:
     return bound
 
 
-def run(settings: Settings, bound: socket.socket, workers: int) -> None:
-    """Serves until SIGTERM or Ctrl-C. What is logged goes to standard error, warnings and worse only."""
+def run(settings: Settings, agents: list[Agent], bound: socket.socket, workers: int) -> None:
+    """Serves until SIGTERM or Ctrl-C. What is logged goes to standard error, warnings and worse only.
+
+    Several workers make the agents anew, each in its own process.
+    """
     config = uvicorn.Config(
-        Start(settings),
+        Start(settings) if workers > 1 else partial(application, settings, agents),
         factory=True,
         workers=workers,
         lifespan="on",

@@ -21,6 +21,13 @@ from storage import Change, Lease, Store
 T = TypeVar("T")
 
 
+async def entitle(store: Store, conversation: Conversation, title: str) -> None:
+    """Gives it a title. That is no part of what is said, so it waits for no turn that runs."""
+    with storage_errors():
+        await store.entitle(conversation.record.id, title)
+    conversation.record = replace(conversation.record, title=title)
+
+
 class Edit:
     """A change under way: nobody else writes to the conversation until it ends."""
 

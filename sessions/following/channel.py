@@ -39,6 +39,8 @@ class Channel:
         self._over: anyio.Event | None = None
         self.row: TurnRecord | None = None
         """The turn as it was last written here."""
+        self.owner: str | None = None
+        """Whose session it is of, where it runs here."""
         self.error: BaseException | None = None
         """What ended it, where that was an error."""
         self.stop: Callable[[], None] | None = None

@@ -32,9 +32,10 @@ class Following:
         channel = self._own.get((session, turn))
         return None if channel is None or channel.is_over else channel
 
-    def channel(self, session: str, turn: str) -> Channel:
-        """The same: the turn is this process's from now on."""
+    def channel(self, session: str, turn: str, owner: str | None) -> Channel:
+        """The same: the turn, of a session of this owner's, is this process's from now on."""
         channel = self.known(session, turn)
+        channel.owner = owner
         if (session, turn) not in self._own:
             self._own[session, turn] = channel
             # Who followed it elsewhere looks anew, and finds this channel.

@@ -211,7 +211,7 @@ class Begun:
 
     def _announced(self, row: TurnRecord) -> Channel:
         """Where a turn that is to run here, but does not yet, can be followed already."""
-        channel = self._runtime.following.channel(row.session, row.id)
+        channel = self._runtime.following.channel(row.session, row.id, self._conversation.record.owner)
         channel.row = row
         channel.begin(0, lambda: View(state=row.state))
         self._begun(row)

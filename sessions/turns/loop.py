@@ -109,7 +109,8 @@ class Loop:
         """From now on the turn can be stopped by others than the one who drives it, and followed once it is durable."""
         writer, hold = self._writer, self._writer.hold
         self.conversation.pending = ()
-        channel = writer.channel = self._runtime.following.channel(self.conversation.record.id, writer.row.id)
+        record = self.conversation.record
+        channel = writer.channel = self._runtime.following.channel(record.id, writer.row.id, record.owner)
         channel.open(writer.row, self.stop)
         writer.view = self._view
         # Heard from here on, and then looked at once: a wish may have come with the lease, before the row was known.

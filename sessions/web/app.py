@@ -102,8 +102,8 @@ async def _health(request: Request) -> Response:
 
 def _ready(manager: SessionManager) -> Callable[[Request], Any]:
     async def ready(request: Request) -> Response:
-        """Its store answers, and it is not about to end (`warmline serve` says so by `is_ending`)."""
-        if getattr(request.app.state, "is_ending", False):
+        """Its store answers, and it is not about to end."""
+        if not manager.takes_turns:
             return problem(503, "this worker is about to end: ask another one", {"Retry-After": "1"})
         try:
             await manager.list(limit=1)

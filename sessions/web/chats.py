@@ -57,9 +57,11 @@ class Chats:
         return session
 
     async def _create(self, agent: Agent, title: str | None, id: str | None) -> Session:
-        return await self.manager.create(
+        session = await self.manager.create(
             **agent.settings, tools=agent.tools, title=title, metadata={"agent": agent.name}, id=id
         )
+        self._agents.remember(session)
+        return session
 
     async def read(self, id: str) -> Session:
         """A conversation to look at. Raises `SessionNotFound`, also for one of others."""

@@ -129,7 +129,9 @@ class Events:
         """Whether telling of it takes so long that others should not wait for it: texts are rendered."""
         if isinstance(event, BlockStop):
             return sum(map(len, self._texts.get(event.index, ()))) > QUICK
-        return isinstance(event, EntryStored | Snapshot)
+        if isinstance(event, EntryStored):
+            return _characters(event.entry) > QUICK
+        return isinstance(event, Snapshot) and sum(map(_characters, event.entries)) + _coming(event) > QUICK
 
     def told(self, event: TurnEvent) -> dict[str, Any] | None:
         """What is told of an event; `None` for one that says nothing to a page."""
@@ -180,6 +182,14 @@ class Events:
             ],
             "pending": [call.model_dump() for call in calls(event.pending)],
         }  # fmt: skip
+
+
+def _characters(one: Entry) -> int:
+    return sum(len(block["text"]) for block in one.content if block["type"] == "text")
+
+
+def _coming(event: Snapshot) -> int:
+    return sum(len(part.block.get("text", "")) for part in event.blocks if part.is_closed)
 
 
 def _so_far(part: BlockSoFar) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import anyio
 
-from storage.errors import DecisionTaken, HeadMoved, InvalidValue, TurnKeyTaken, TurnMissing
+from storage.errors import DecisionTaken, HeadMoved, InvalidValue, SessionMissing, TurnKeyTaken, TurnMissing
 from storage.records import Totals
 from storage.store import Store
 
@@ -199,6 +199,17 @@ async def of_many_who_decide_each_call_is_decided_once(store: Store) -> None:
     equal([sorted(left), sorted(taken)], [[0, 1, 2], [0, 1, 2]])
     equal([decision.index for decision in await store.decisions("s", "b")], [0, 1, 2])
     equal([turn.state for turn in await store.turns("s")], ["running"])
+
+
+async def a_title_is_given_whoever_holds_the_session(store: Store) -> None:
+    """entitle changes the title alone, while a lease is held; a commit keeps it. SessionMissing for no session."""
+    lease = await grown(store, "a")
+    before = await store.load("s")
+    await store.entitle("s", "ï")
+    equal(await store.load("s"), replace(before, title="ï"))
+    await store.commit(lease, change("a", "b", entries=entries_of("b", after=entries_of("a")[0])))
+    equal((await store.load("s")).title, "ï")
+    await raises(SessionMissing, store.entitle("absent", "x"))
 
 
 async def an_entry_with_decisions_stays(store: Store) -> None:

@@ -6,11 +6,23 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Integer, Text, and_, bindparam, func, literal_column, or_, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Integer,
+    Text,
+    and_,
+    bindparam,
+    func,
+    literal_column,
+    or_,
+    select,
+    union_all,
+)
 from sqlalchemy.sql import Select
 
 from storage.records import SessionRecord, SessionState
-from storage.tables import entries, sessions
+from storage.tables import OPEN_TURN, QUEUED_TURN, entries, sessions, turns
 from storage.values import at_most
 
 from .database import Database
@@ -28,7 +40,7 @@ def listing(
     """Raises `SessionMissing` if `before`, the last session of the page before, is gone."""
     filters = {"owner": owner, "before": before, "words": search, "prefix": prefix, "state": state, "parent": parent}
     values: dict[str, Any] = {name: value for name, value in filters.items() if value is not None}
-    query = page(frozenset(values), branches)
+    query = page(frozenset(values), branches, state == "running")
     if before is not None:
         values["before_time"] = load(db, before).updated_at
     if search is not None:
@@ -38,12 +50,17 @@ def listing(
 
 
 @functools.cache
-def page(filters: frozenset[str], branches: bool = True) -> Statement:
-    """Its statement; `filters` names those that are asked for. Without `branches`, none whose parent is there."""
+def page(filters: frozenset[str], branches: bool = True, running: bool = False) -> Statement:
+    """Its statement; `filters` names those that are asked for. Without `branches`, none whose parent is there.
+
+    `running`: sessions that run are asked for, which are few: only such are looked at as have a turn that could.
+    """
     query = select(sessions).order_by(sessions.c.updated_at.desc(), sessions.c.id.desc())
     for name, condition in _CONDITIONS.items():
         if name in filters:
             query = query.where(condition)
+    if running:
+        query = query.where(_may_run)
     if not branches:
         parents = sessions.alias("parents")
         has_parent = select(parents.c.id).where(parents.c.id == sessions.c.forked_from).exists()
@@ -67,6 +84,7 @@ def _text(name: str) -> ColumnElement[Any]:
 
 
 _before_time = bound(sessions.c.updated_at, "before_time")
+_may_run = sessions.c.id.in_(union_all(*(select(turns.c.session).where(one) for one in (OPEN_TURN, QUEUED_TURN))))
 _same_time = and_(sessions.c.updated_at == _before_time, sessions.c.id < _text("before"))
 _CONDITIONS: dict[str, ColumnElement[bool]] = {
     "owner": sessions.c.owner == _text("owner"),

@@ -285,6 +285,7 @@ SET_STATE = Statement(
 _behind = and_(QUEUED_TURN, turns.c.session == _text("session"), turns.c.sequence >= bound(turns.c.sequence))
 MOVE_QUEUED = Statement(update(turns).where(_behind).values(sequence=turns.c.sequence + literal_column("1")))
 SET_STOP = Statement(update(sessions).where(_this).values(stop=bound(sessions.c.stop)))
+SET_TITLE = Statement(update(sessions).where(_this).values(title=bound(sessions.c.title)))
 INSERT_DECISION = insertion(decisions)
 DECISIONS = Statement(
     select(*(c for c in decisions.columns if c.name != "number"))

@@ -62,6 +62,14 @@ def ask_stop(db: Database, session: str, turn: str, now: float) -> Steps[TurnSta
     return state
 
 
+def entitle(db: Database, session: str, title: str) -> Steps[None]:
+    """Raises `SessionMissing`."""
+    locked = db.run(sql.LOCK, {"session": session})
+    yield
+    moving(locked, session)
+    db.run(sql.SET_TITLE, {"session": session, "title": title})
+
+
 def decide(db: Database, decision: DecisionRecord, turn: str, of: int) -> Steps[int]:
     """How many calls of that entry, of `of` that wait, are undecided then; with the last one the turn goes on.
 

@@ -204,8 +204,8 @@ async def test_an_error_is_told_in_the_stream(url: str) -> None:
 # -- coming back --
 
 
-async def test_who_attaches_gets_all_from_the_start_and_it_is_what_is_stored(url: str) -> None:
-    async with service(url) as (app, cluster), http(app) as page:
+async def test_who_attaches_gets_all_from_the_start_and_it_is_what_is_stored(either_store: str) -> None:
+    async with service(either_store) as (app, cluster), http(app) as page:
         assert (await page.get(f"{CHAT}/chat/stream")).status_code == 204
         first = Live(app, "POST", CHAT, submit(words("long")))
         async with cluster.speaking():
@@ -227,8 +227,8 @@ async def test_who_attaches_gets_all_from_the_start_and_it_is_what_is_stored(url
         assert len(cluster.engine.requests) == 1
 
 
-async def test_another_worker_goes_on_and_the_page_is_told_to_begin_the_step_anew(url: str) -> None:
-    cluster = Cluster(url, script)
+async def test_another_worker_goes_on_and_the_page_is_told_to_begin_the_step_anew(either_store: str) -> None:
+    cluster = Cluster(either_store, script)
     tools = tools_of([AGENT, PLAIN])
     async with serving(cluster.worker(tools=tools)) as there, http(there) as page:
         async with serving(cluster.worker(tools=tools)) as here:
@@ -375,8 +375,8 @@ async def test_a_branch_goes_on_by_the_ids_that_its_messages_have_there(url: str
 # -- approvals --
 
 
-async def test_an_approval_goes_on_in_the_same_message(url: str) -> None:
-    async with service(url) as (app, cluster), http(app) as page:
+async def test_an_approval_goes_on_in_the_same_message(either_store: str) -> None:
+    async with service(either_store) as (app, cluster), http(app) as page:
         chunks = await post(page, cluster, submit(words("pay")))
         assert kinds(chunks)[-3:] == ["tool-approval-request", "finish-step", "finish"]
         assert chunks[-1]["finishReason"] == "tool-calls"

@@ -18,8 +18,8 @@ from tests.web.world import AGENT, MODEL, PLAIN, Place, Stream, look, pay, servi
 TEXT = [{"type": "text", "text": "Hello"}]
 
 
-async def test_a_conversation_from_first_words_to_its_end(tmp_path: Path) -> None:
-    async with service(tmp_path, answers("**Hi** there"), simulated=True) as place:
+async def test_a_conversation_from_first_words_to_its_end(either_store: str) -> None:
+    async with service(either_store, answers("**Hi** there"), simulated=True) as place:
         config = await place.get("/api/config")
         assert (config["owner"], config["operator"], config["simulated"]) == ("local", True, True)
         assert [agent["name"] for agent in config["agents"]] == ["helper", "plain"]
@@ -55,9 +55,9 @@ async def test_a_conversation_from_first_words_to_its_end(tmp_path: Path) -> Non
         assert (await place.get(f"/api/sessions/{id}/cost"))["total"] == turn["cost"]
 
 
-async def test_events_have_deltas_and_the_html_of_a_block(tmp_path: Path) -> None:
+async def test_events_have_deltas_and_the_html_of_a_block(either_store: str) -> None:
     model = Held(lambda request: "One *two*")
-    async with service(tmp_path, model) as place:
+    async with service(either_store, model) as place:
         begun = await place.begin(await place.create("plain"), "Go")
         stream = Stream(place.app, "/" + begun["events"])
         await stream.until(lambda s: s.events)
@@ -85,9 +85,9 @@ async def test_events_have_deltas_and_the_html_of_a_block(tmp_path: Path) -> Non
             assert types(await place.events(begun, **{"Last-Event-ID": garbage}))[-1] == "ended"
 
 
-async def test_what_was_missed_comes_again(tmp_path: Path) -> None:
+async def test_what_was_missed_comes_again(either_store: str) -> None:
     model = Held(lambda request: "word " * 50)
-    async with service(tmp_path, model) as place:
+    async with service(either_store, model) as place:
         begun = await place.begin(await place.create("plain"), "Go")
         first = Stream(place.app, "/" + begun["events"])
         await first.until(lambda s: s.events)
@@ -135,8 +135,8 @@ async def test_a_key_is_one_conversation(tmp_path: Path) -> None:
         assert "helper, plain" in (await place.post("/api/sessions", {"agent": "nobody"}, 404))["detail"]
 
 
-async def test_lists_have_cursors_and_are_searched(tmp_path: Path) -> None:
-    async with service(tmp_path) as place:
+async def test_lists_have_cursors_and_are_searched(either_store: str) -> None:
+    async with service(either_store) as place:
         ids = [await place.create(title=f"About {number}") for number in range(5)]
         found: list[str] = []
         before = ""
@@ -167,6 +167,19 @@ async def test_a_conversation_is_named_and_deleted(tmp_path: Path) -> None:
         assert (await place.http.delete(f"/api/sessions/{id}")).status_code == 204
         assert (await place.http.delete(f"/api/sessions/{id}")).status_code == 404
         await place.get(f"/api/sessions/{id}", 404)
+
+
+async def test_a_title_waits_for_no_answer(tmp_path: Path) -> None:
+    model = Held()
+    async with service(tmp_path, model) as place:
+        id = await place.create()
+        begun = await place.begin(id, "Hello")
+        response = await place.http.patch(f"/api/sessions/{id}", json={"title": "Meanwhile"})
+        assert (response.status_code, response.json()["title"]) == (200, "Meanwhile")
+        assert (await place.show(id))["session"]["state"] == "running"
+        model.let_go()
+        assert (await place.events(begun))[-1]["state"] == "finished"
+        assert (await place.show(id))["session"]["title"] == "Meanwhile"
 
 
 async def test_long_first_words_are_cut_to_a_title(tmp_path: Path) -> None:
@@ -224,9 +237,9 @@ async def test_an_answer_is_stopped_and_what_there_is_stays(tmp_path: Path) -> N
         assert (await place.say(id, "Again"))[-1]["state"] == "finished"
 
 
-async def test_messages_wait_in_line_interrupt_or_are_refused(tmp_path: Path) -> None:
+async def test_messages_wait_in_line_interrupt_or_are_refused(either_store: str) -> None:
     model = Held()
-    async with service(tmp_path, model) as place:
+    async with service(either_store, model) as place:
         id = await place.create()
         first = await place.begin(id, "One")
         second = await place.begin(id, "Two")
@@ -259,8 +272,8 @@ async def test_an_interrupted_turn_goes_on(tmp_path: Path) -> None:
         assert (again["turn"], again["state"]) == (begun["turn"], "finished")
 
 
-async def test_a_call_waits_is_changed_and_approved(tmp_path: Path) -> None:
-    async with service(tmp_path, answers([call("pay", amount=5)], "Done")) as place:
+async def test_a_call_waits_is_changed_and_approved(either_store: str) -> None:
+    async with service(either_store, answers([call("pay", amount=5)], "Done")) as place:
         id = await place.create()
         events = await place.say(id, "Pay")
         assert (events[-1]["type"], events[-1]["state"]) == ("ended", "waiting")
@@ -447,6 +460,8 @@ async def test_ready_says_whether_the_store_answers(tmp_path: Path) -> None:
     async with service(tmp_path) as place:
         assert await place.get("/ready") == {"status": "ok"}
         assert (await place.http.head("/health")).status_code == 200
+        await place.manager.drain()
+        await place.get("/ready", 503)
         await place.manager.__aexit__(None, None, None)
         assert (await place.get("/health")) == {"status": "ok"}
         await place.get("/ready", 503)
@@ -456,8 +471,8 @@ async def test_ready_says_whether_the_store_answers(tmp_path: Path) -> None:
 # -- costs --
 
 
-async def test_what_was_spent_is_told_in_groups(tmp_path: Path) -> None:
-    async with service(tmp_path) as place:
+async def test_what_was_spent_is_told_in_groups(either_store: str) -> None:
+    async with service(either_store) as place:
         for agent in ("helper", "plain"):
             await place.say(await place.create(agent), "Hello")
         total = (await place.get("/api/spend"))["total"]

@@ -70,9 +70,11 @@ def _routes(app: Starlette) -> list[tuple[str, str]]:
     return found
 
 
-async def test_nothing_of_anothers_can_be_told_from_nothing(tmp_path: Path, statements: list[str]) -> None:
+async def test_nothing_of_anothers_can_be_told_from_nothing(either_store: str, statements: list[str]) -> None:
     script = answers([call("pay", amount=5)])
-    async with service(tmp_path, script, authenticate=_bearer, peer=AWAY, base_url="https://chat.example.com") as place:
+    async with service(
+        either_store, script, authenticate=_bearer, peer=AWAY, base_url="https://chat.example.com"
+    ) as place:
         place.http.headers.update(_as("ada"))
         id = await place.create()
         begun = await place.begin(id, "secret words")
@@ -104,6 +106,29 @@ async def test_nothing_of_anothers_can_be_told_from_nothing(tmp_path: Path, stat
         other = await place.http.get("/api/spend?owner=ada", headers=_as("mallory"))
         assert other.status_code == 403
         assert {**await place.show(id), "session": None} == before
+
+
+async def test_a_turn_that_runs_here_is_told_of_from_memory_and_to_its_owner_alone(
+    tmp_path: Path, statements: list[str]
+) -> None:
+    model = Held()
+    async with service(tmp_path, model, authenticate=_bearer, peer=AWAY, base_url="https://chat.example.com") as place:
+        place.http.headers.update(_as("ada"))
+        begun = await place.begin(await place.create(), "secret words")
+        told = []
+        for path in ("/" + begun["events"], "/api/sessions/nothing/turns/nothing/events"):
+            statements.clear()
+            response = await place.http.get(path, headers=_as("mallory"))
+            told.append((response.status_code, response.text, list(statements)))
+        assert told[0] == told[1]
+        assert (told[0][0], told[0][2]) == (404, ["load"])
+        statements.clear()
+        stream = Stream(place.app, "/" + begun["events"], _as("ada"))
+        await stream.until(lambda s: s.events)
+        assert (stream.status, statements) == (200, [])
+        model.let_go()
+        await stream.until(lambda s: s.events[-1]["type"] == "ended")
+        await stream.close()
 
 
 async def test_everybody_is_asked_who_they_are(tmp_path: Path) -> None:
@@ -408,10 +433,13 @@ async def test_a_thousand_streams_of_one_owner_leave_others_alone(tmp_path: Path
         assert (await place.http.get(path)).status_code == 200  # what was counted is given back
 
 
-async def test_answers_under_way_are_limited_over_all_workers(tmp_path: Path) -> None:
+async def test_answers_under_way_are_limited_over_all_workers(either_store: str) -> None:
     model = Held()
     limits = Limits(running_turns=3)
-    async with service(tmp_path, model, limits=limits) as place, service(tmp_path, model, limits=limits) as other:
+    async with (
+        service(either_store, model, limits=limits) as place,
+        service(either_store, model, limits=limits) as other,
+    ):
         ids = [await place.create() for _ in range(8)]
         body = {"id": "m", "content": [{"type": "text", "text": "x"}]}
         responses = await asyncio.gather(*(place.http.post(f"/api/sessions/{id}/turns", json=body) for id in ids))

@@ -42,8 +42,8 @@ async def _variants(place: Place, id: str) -> list[list[str]]:
     return sorted([await place.words(branch["session"]) for branch in (await place.show(id))["branches"]])
 
 
-async def test_edited_words_leave_the_old_ones_in_a_branch(tmp_path: Path) -> None:
-    async with service(tmp_path, _echo) as place:
+async def test_edited_words_leave_the_old_ones_in_a_branch(either_store: str) -> None:
+    async with service(either_store, _echo) as place:
         id = await place.create()
         await place.say(id, "one")
         await place.say(id, "two")
@@ -119,8 +119,8 @@ async def test_rewind_and_fork_at_an_entry(tmp_path: Path) -> None:
         assert await place.words(id) == ["three", "to three"]
 
 
-async def test_another_answer_leaves_the_old_one_in_a_branch(tmp_path: Path) -> None:
-    async with service(tmp_path, _numbered()) as place:
+async def test_another_answer_leaves_the_old_one_in_a_branch(either_store: str) -> None:
+    async with service(either_store, _numbered()) as place:
         id = await place.create()
         turn = (await place.begin(id, "one"))["turn"]
         await place.events({"events": f"api/sessions/{id}/turns/newest/events"})
@@ -149,8 +149,8 @@ async def test_a_double_click_is_one_new_answer(tmp_path: Path, named: bool) -> 
         assert await _variants(place, id) == [["one", "answer 1"]]
 
 
-async def test_edits_at_once_lose_nothing(tmp_path: Path) -> None:
-    async with service(tmp_path, _echo) as place:
+async def test_edits_at_once_lose_nothing(either_store: str) -> None:
+    async with service(either_store, _echo) as place:
         id = await place.create()
         await place.say(id, "one")
         entry = await _entry(place, id, 0)
@@ -170,9 +170,9 @@ async def test_edits_at_once_lose_nothing(tmp_path: Path) -> None:
         assert await _variants(place, id) == [["one", "to one"], ["uno", "to uno"]]
 
 
-async def test_an_answer_under_way_is_stopped_and_kept(tmp_path: Path) -> None:
+async def test_an_answer_under_way_is_stopped_and_kept(either_store: str) -> None:
     model = Held(_echo)
-    async with service(tmp_path, model) as place:
+    async with service(either_store, model) as place:
         id = await place.create()
         running = await place.begin(id, "one")
         await model.asked.wait()
@@ -247,8 +247,8 @@ async def test_the_same_request_goes_on_where_one_broke_off(
         assert (await place.words(id))[:4] == new
 
 
-async def test_two_workers_change_the_same_words(tmp_path: Path) -> None:
-    async with service(tmp_path, _echo) as place, service(tmp_path, _echo) as other:
+async def test_two_workers_change_the_same_words(either_store: str) -> None:
+    async with service(either_store, _echo) as place, service(either_store, _echo) as other:
         id = await place.create()
         await place.say(id, "one")
         entry = await _entry(place, id, 0)

@@ -116,7 +116,7 @@ def types(events: list[dict[str, Any]]) -> list[str]:
 
 @asynccontextmanager
 async def service(
-    tmp_path: Path,
+    where: Path | str,
     script: Any = None,
     *,
     agents: Any = (AGENT, PLAIN),
@@ -128,12 +128,11 @@ async def service(
     headers: Mapping[str, str] | None = None,
     **given: Any,
 ) -> AsyncIterator[Place]:
-    """`settings`: of the manager; `given`: of `chat_app`."""
+    """`where`: a folder for an SQLite file, or a store's URL. `settings`: of the manager; `given`: of `chat_app`."""
     engine = Engine(script, faults=faults)
     model = client(engine=engine, latency=latency, max_retries=0)
-    manager = SessionManager(
-        f"sqlite:///{tmp_path / 'chat.db'}", client=model, tend=False, tools=tools_of(agents), **(settings or {})
-    )
+    store = where if isinstance(where, str) else f"sqlite:///{where / 'chat.db'}"
+    manager = SessionManager(store, client=model, tend=False, tools=tools_of(agents), **(settings or {}))
     app = chat_app(manager, agents, **given)
     transport = httpx.ASGITransport(app=app, client=peer, raise_app_exceptions=False)
     async with (
