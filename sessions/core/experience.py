@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, pairwise
 from typing import Any, TypeAlias, TypeVar
@@ -32,11 +32,11 @@ ENOUGH = 3
 STALE = 60.0
 """Seconds for which what was worked out is good enough."""
 _DAY = 24 * 3600.0
-_STEPS = (1, 2, 4, 7)
+STEPS = (1, 2, 4, 7)
 """Turn numbers from which on sessions are told apart."""
 _GROUPS = 2 * REMEMBERED + 1
 """Groups that are remembered: those that the sessions which are remembered can be in."""
-_Kind: TypeAlias = tuple[str, int]
+Kind: TypeAlias = tuple[str, int]
 """Sessions that are looked at together: those with these settings ("": all), after so many turns (0: any number)."""
 K = TypeVar("K")
 
@@ -121,17 +121,21 @@ class _Session:
     turn: str
     number: int
     started: float
-    kinds: tuple[_Kind, ...]
+    kinds: tuple[Kind, ...]
 
 
 class Experience:
-    """What requests have shown, of all sessions that share a store."""
+    """What requests have shown, of all sessions that share a store.
 
-    def __init__(self) -> None:
-        self._groups: OrderedDict[_Kind, _Group] = OrderedDict()
+    `given`: what is known beforehand of some kinds of sessions, in the place of what is shipped or seen of all others.
+    """
+
+    def __init__(self, given: Mapping[Kind, Prior] | None = None) -> None:
+        self._given = given or {}
+        self._groups: OrderedDict[Kind, _Group] = OrderedDict()
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
         self._uses: OrderedDict[str, deque[tuple[float, str]]] = OrderedDict()
-        self._priors: OrderedDict[_Kind, tuple[float, Prior]] = OrderedDict()
+        self._priors: OrderedDict[Kind, tuple[float, Prior]] = OrderedDict()
 
     def take_in(self, requests: Iterable[Seen]) -> None:
         """Requests of turns, those of one session in the order in which they started."""
@@ -139,14 +143,14 @@ class Experience:
             self._use(request)
             self._turn(request)
 
-    def prior(self, settings: str, turns: int, now: float) -> Prior:
-        """What is known beforehand of a session with these settings that has had so many turns."""
+    def prior(self, settings: str | None, turns: int | None, now: float) -> Prior:
+        """What is known beforehand of a session with these settings (`None`: any) that has had so many turns."""
         prior = FITTED
-        for kind in _kinds(settings, turns):
-            prior = self._prior_of(kind, prior, now)
+        for kind in kinds(settings, turns):
+            prior = self._prior_of(kind, self._given.get(kind, prior), now)
         return prior
 
-    def _prior_of(self, kind: _Kind, before: Prior, now: float) -> Prior:
+    def _prior_of(self, kind: Kind, before: Prior, now: float) -> Prior:
         """What the sessions of one kind show, on top of what was known before."""
         worked_out = self._priors.get(kind)
         if worked_out is not None and 0.0 <= now - worked_out[0] < STALE:
@@ -182,11 +186,11 @@ class Experience:
             for kind in before.kinds:
                 self._groups[kind].ended(request.started - max(before.started, request.since or before.started))
         number = request.number or number
-        kinds = _kinds(request.settings, number)
-        for kind in kinds:
+        present = kinds(request.settings, number)
+        for kind in present:
             self._groups.setdefault(kind, _Group()).waits(request.session, request.started)
             _put_last(self._groups, kind, _GROUPS)
-        self._sessions[request.session] = _Session(request.turn, number, request.started, kinds)
+        self._sessions[request.session] = _Session(request.turn, number, request.started, present)
         _put_last(self._sessions, request.session, REMEMBERED)
 
 
@@ -233,9 +237,16 @@ def nobody(point: str) -> Others:
     return Others()
 
 
-def _kinds(settings: str, turns: int) -> tuple[_Kind, ...]:
-    """The kinds that a session is of after so many turns: each is told of by fewer sessions than the one before."""
-    return ("", 0), (settings, 0), (settings, max(step for step in _STEPS if step <= max(1, turns)))
+def kinds(settings: str | None, turns: int | None) -> tuple[Kind, ...]:
+    """The kinds that a session is of after so many turns: each is told of by fewer sessions than the one before.
+
+    `None`: whatever its settings are, or however many turns it has had.
+    """
+    if settings is None:
+        return (("", 0),)
+    if turns is None:
+        return ("", 0), (settings, 0)
+    return ("", 0), (settings, 0), (settings, max(step for step in STEPS if step <= max(1, turns)))
 
 
 def _put_last(kept: OrderedDict[K, Any], key: K, most: int) -> None:
