@@ -7,16 +7,17 @@ user who has not come back yet counts as well, for the time that has passed (Kap
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, compress
+from operator import sub
 from typing import Any, TypeAlias, TypeVar
 
 from sessions.core.cache import SECONDS
 from sessions.core.gap_prior import EDGES
-from sessions.core.gaps import FITTED, Forecast, Prior
+from sessions.core.gaps import FITTED, Counted, Forecast, Prior
 from sessions.core.profiles import Ttl
 
 WEIGHT = 10.0
@@ -124,6 +125,26 @@ class _Session:
     kinds: tuple[Kind, ...]
 
 
+@dataclass(slots=True)
+class _Uses:
+    """Who used a prefix, and when, in order of time: every plan looks at it."""
+
+    starts: list[float] = field(default_factory=list)
+    sessions: list[str] = field(default_factory=list)
+
+    def add(self, started: float, session: str) -> None:
+        place = bisect_right(self.starts, started)
+        self.starts.insert(place, started)
+        self.sessions.insert(place, session)
+        if len(self.starts) > USES:
+            del self.starts[0], self.sessions[0]
+
+    def beside(self, session: str, now: float) -> Others:
+        first = bisect_right(self.starts, now - _DAY)
+        starts = tuple(self.starts[first:])
+        return Others(tuple(compress(starts, map(session.__ne__, self.sessions[first:]))), starts, now)
+
+
 class Experience:
     """What requests have shown, of all sessions that share a store.
 
@@ -134,7 +155,7 @@ class Experience:
         self._given = given or {}
         self._groups: OrderedDict[Kind, _Group] = OrderedDict()
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
-        self._uses: OrderedDict[str, deque[tuple[float, str]]] = OrderedDict()
+        self._uses: OrderedDict[str, _Uses] = OrderedDict()
         self._priors: OrderedDict[Kind, tuple[float, Prior]] = OrderedDict()
 
     def take_in(self, requests: Iterable[Seen]) -> None:
@@ -163,15 +184,12 @@ class Experience:
 
     def others(self, point: str, session: str, now: float) -> Others:
         """How this prefix was used within the last day, beside this session."""
-        oldest = now - _DAY
-        uses = [use for use in self._uses.get(point, ()) if use[0] > oldest]
-        uses.sort()
-        return Others(tuple([at for at, who in uses if who != session]), tuple([at for at, _ in uses]), now)
+        uses = self._uses.get(point)
+        return Others(now=now) if uses is None else uses.beside(session, now)
 
     def _use(self, request: Seen) -> None:
         for point in request.shared:
-            uses = self._uses.setdefault(point, deque(maxlen=USES))
-            uses.append((request.started, request.session))
+            self._uses.setdefault(point, _Uses()).add(request.started, request.session)
             _put_last(self._uses, point, PREFIXES)
 
     def _turn(self, request: Seen) -> None:
@@ -220,15 +238,12 @@ class Others:
     @property
     def forecast(self) -> Forecast:
         """How long after one use the next one comes, as it has been; the last one has waited until now."""
-        gaps = sorted(_gaps(self.all, self.now))
-        chances = [number / len(gaps) for number in range(len(gaps) + 1)]
-        before, after = zip(gaps, chances, strict=False), zip(gaps, chances[1:], strict=True)
-        return Forecast(tuple(chain.from_iterable(zip(before, after, strict=True))))
+        return Counted(_gaps(self.all, self.now))
 
 
 def _gaps(starts: Sequence[float], now: float) -> list[float]:
     """Those between a start and the next, the last one until now. A clock may be set back: then that is none."""
-    gaps = [after - before for before, after in pairwise(starts)]
+    gaps = map(sub, starts[1:], starts)
     return [*gaps, max(0.0, now - starts[-1])] if starts else []
 
 
