@@ -76,6 +76,8 @@ class SessionManager:
     also async, that gives those of a session from its owner and metadata. `recover`: do that in the background, every
     few seconds, so that turns of workers that died are finished by those that live. `budgets`: `Budget` values; a
     request for which one of them has no room is not sent (`BudgetExceeded`), and idle requests then do not happen.
+    `prior`: the path of a file that `warmline fit --write` made: what users' gaps are expected to be until the store
+    shows them, in the place of what is shipped.
     Raises `ConfigurationError` for a wrong setting.
 
     `model_names`: Anthropic's or Bedrock's name of a model, by a name of your own for it, such as the ARN of an
@@ -92,6 +94,7 @@ class SessionManager:
         ttl: Policy = ExpectedCost(),  # noqa: B008 - a frozen value
         clock: Clock = SystemClock(),  # noqa: B008 - it has no state
         tend: bool = True,
+        prior: str | os.PathLike[str] | None = None,
         trust: TrustMode | None = None,
         warmup: bool = True,
         warmup_timeout: float = 30.0,
@@ -109,6 +112,8 @@ class SessionManager:
             raise ConfigurationError(f"clock must have now() and sleep(), as SystemClock() does, not {shown(clock)}")
         if not isinstance(profile, Profile | str | os.PathLike | None):
             raise ConfigurationError(f"profile must be a Profile or the path of a file, not {shown(profile)}")
+        if not isinstance(prior, str | os.PathLike | None):
+            raise ConfigurationError(f"prior must be the path of a file, not {shown(prior)}")
         check_model_names(model_names)
         if trust is not None:
             check_choice("trust", trust, get_args(TrustMode))
@@ -137,6 +142,7 @@ class SessionManager:
             limits=Limits(max_steps, diagnostics),
             budgets=limits,
             tend=tend,
+            prior=prior,
             trust=trust,
             warmup_timeout=warmup_timeout if warmup else 0.0,
             busy_timeout=busy_timeout,

@@ -11,6 +11,7 @@ from sessions.budget import Budget
 from sessions.calls.budgets import Budgets
 from sessions.calls.forecaster import Forecaster
 from sessions.calls.gate import WarmupGate
+from sessions.calls.prior_file import read_prior
 from sessions.calls.request import Requests
 from sessions.calls.schedule import Schedule
 from sessions.calls.trust import StoredTrust, TrustMode
@@ -70,6 +71,7 @@ def assembled(
     limits: Limits,
     budgets: Sequence[Budget],
     tend: bool,
+    prior: str | os.PathLike[str] | None,
     trust: TrustMode | None,
     warmup_timeout: float,
     busy_timeout: float,
@@ -88,7 +90,8 @@ def assembled(
         finds_out = tend and not isinstance(policy, Fixed) and not client.is_simulated and not endpoint.is_measured
         trust = "probe" if finds_out else "assume"
     stored_trust = StoredTrust(store, clock, background, endpoint, trust)
-    forecaster = Forecaster(store, clock, policy, stored_trust, tend=tend)
+    given = None if prior is None else read_prior(prior)
+    forecaster = Forecaster(store, clock, policy, stored_trust, tend=tend, given=given)
     return Runtime(
         store=store,
         clock=clock,

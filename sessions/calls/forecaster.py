@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from sessions.calls.trust import StoredTrust
 from sessions.clock import Clock, monotonic
 from sessions.core.cache import SECONDS, Where
 from sessions.core.evidence import ENOUGH
-from sessions.core.experience import REMEMBERED, Experience, Others, Seen
+from sessions.core.experience import REMEMBERED, Experience, Kind, Others, Seen
 from sessions.core.gaps import NEVER, NONE, Gaps, Prior, forecast
 from sessions.core.idle import HourLimit, why_no_zero_token
 from sessions.core.plan import SHARED, Circumstances
@@ -36,14 +36,23 @@ class Forecaster:
     """What one manager expects of its conversations, and has seen. `tend`: whether idle ones are looked after.
 
     `policy`: what chooses lifetimes. `hour_limit`: what turns and idle requests cost in the last hour. `trust`: how far
-    parks are relied on.
+    parks are relied on. `given`: what was learnt of gaps elsewhere, for a store that shows nothing yet.
     """
 
-    def __init__(self, store: Store, clock: Clock, policy: Policy, trust: StoredTrust, *, tend: bool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        policy: Policy,
+        trust: StoredTrust,
+        *,
+        tend: bool,
+        given: Mapping[Kind, Prior] | None = None,
+    ) -> None:
         self.policy, self.hour_limit, self.trust = policy, HourLimit(), trust
         self._store, self._clock, self._tend = store, clock, tend
         self._owners: OrderedDict[str, tuple[float, Gaps]] = OrderedDict()
-        self._experience, self._own = Experience(), OrderedDict[str, None]()
+        self._experience, self._own = Experience(given), OrderedDict[str, None]()
         self._read_at, self._read_to = -NEVER, 0
 
     def circumstances(

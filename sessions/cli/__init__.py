@@ -32,6 +32,10 @@ COMMANDS = {
         "costs:cost",
         "Tell what a session, or all of them, have cost, how much the cache gave, and what its misses added.",
     ),
+    "fit": (
+        "fit:fit_ledger",
+        "Show when users come back, as the ledger tells it, beside the shipped prior, and how well it forecasts.",
+    ),
     "why": (
         "why:why",
         "Tell which calls of a session lost cached tokens, and why: what differs, what it cost, what to change.",

@@ -7,16 +7,17 @@ user who has not come back yet counts as well, for the time that has passed (Kap
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, compress
+from operator import sub
 from typing import Any, TypeAlias, TypeVar
 
 from sessions.core.cache import SECONDS
 from sessions.core.gap_prior import EDGES
-from sessions.core.gaps import FITTED, Forecast, Prior
+from sessions.core.gaps import FITTED, Counted, Forecast, Prior
 from sessions.core.profiles import Ttl
 
 WEIGHT = 10.0
@@ -32,11 +33,11 @@ ENOUGH = 3
 STALE = 60.0
 """Seconds for which what was worked out is good enough."""
 _DAY = 24 * 3600.0
-_STEPS = (1, 2, 4, 7)
+STEPS = (1, 2, 4, 7)
 """Turn numbers from which on sessions are told apart."""
 _GROUPS = 2 * REMEMBERED + 1
 """Groups that are remembered: those that the sessions which are remembered can be in."""
-_Kind: TypeAlias = tuple[str, int]
+Kind: TypeAlias = tuple[str, int]
 """Sessions that are looked at together: those with these settings ("": all), after so many turns (0: any number)."""
 K = TypeVar("K")
 
@@ -121,17 +122,41 @@ class _Session:
     turn: str
     number: int
     started: float
-    kinds: tuple[_Kind, ...]
+    kinds: tuple[Kind, ...]
+
+
+@dataclass(slots=True)
+class _Uses:
+    """Who used a prefix, and when, in order of time: every plan looks at it."""
+
+    starts: list[float] = field(default_factory=list)
+    sessions: list[str] = field(default_factory=list)
+
+    def add(self, started: float, session: str) -> None:
+        place = bisect_right(self.starts, started)
+        self.starts.insert(place, started)
+        self.sessions.insert(place, session)
+        if len(self.starts) > USES:
+            del self.starts[0], self.sessions[0]
+
+    def beside(self, session: str, now: float) -> Others:
+        first = bisect_right(self.starts, now - _DAY)
+        starts = tuple(self.starts[first:])
+        return Others(tuple(compress(starts, map(session.__ne__, self.sessions[first:]))), starts, now)
 
 
 class Experience:
-    """What requests have shown, of all sessions that share a store."""
+    """What requests have shown, of all sessions that share a store.
 
-    def __init__(self) -> None:
-        self._groups: OrderedDict[_Kind, _Group] = OrderedDict()
+    `given`: what is known beforehand of some kinds of sessions, in the place of what is shipped or seen of all others.
+    """
+
+    def __init__(self, given: Mapping[Kind, Prior] | None = None) -> None:
+        self._given = given or {}
+        self._groups: OrderedDict[Kind, _Group] = OrderedDict()
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
-        self._uses: OrderedDict[str, deque[tuple[float, str]]] = OrderedDict()
-        self._priors: OrderedDict[_Kind, tuple[float, Prior]] = OrderedDict()
+        self._uses: OrderedDict[str, _Uses] = OrderedDict()
+        self._priors: OrderedDict[Kind, tuple[float, Prior]] = OrderedDict()
 
     def take_in(self, requests: Iterable[Seen]) -> None:
         """Requests of turns, those of one session in the order in which they started."""
@@ -139,14 +164,14 @@ class Experience:
             self._use(request)
             self._turn(request)
 
-    def prior(self, settings: str, turns: int, now: float) -> Prior:
-        """What is known beforehand of a session with these settings that has had so many turns."""
+    def prior(self, settings: str | None, turns: int | None, now: float) -> Prior:
+        """What is known beforehand of a session with these settings (`None`: any) that has had so many turns."""
         prior = FITTED
-        for kind in _kinds(settings, turns):
-            prior = self._prior_of(kind, prior, now)
+        for kind in kinds(settings, turns):
+            prior = self._prior_of(kind, self._given.get(kind, prior), now)
         return prior
 
-    def _prior_of(self, kind: _Kind, before: Prior, now: float) -> Prior:
+    def _prior_of(self, kind: Kind, before: Prior, now: float) -> Prior:
         """What the sessions of one kind show, on top of what was known before."""
         worked_out = self._priors.get(kind)
         if worked_out is not None and 0.0 <= now - worked_out[0] < STALE:
@@ -159,15 +184,12 @@ class Experience:
 
     def others(self, point: str, session: str, now: float) -> Others:
         """How this prefix was used within the last day, beside this session."""
-        oldest = now - _DAY
-        uses = [use for use in self._uses.get(point, ()) if use[0] > oldest]
-        uses.sort()
-        return Others(tuple([at for at, who in uses if who != session]), tuple([at for at, _ in uses]), now)
+        uses = self._uses.get(point)
+        return Others(now=now) if uses is None else uses.beside(session, now)
 
     def _use(self, request: Seen) -> None:
         for point in request.shared:
-            uses = self._uses.setdefault(point, deque(maxlen=USES))
-            uses.append((request.started, request.session))
+            self._uses.setdefault(point, _Uses()).add(request.started, request.session)
             _put_last(self._uses, point, PREFIXES)
 
     def _turn(self, request: Seen) -> None:
@@ -182,11 +204,11 @@ class Experience:
             for kind in before.kinds:
                 self._groups[kind].ended(request.started - max(before.started, request.since or before.started))
         number = request.number or number
-        kinds = _kinds(request.settings, number)
-        for kind in kinds:
+        present = kinds(request.settings, number)
+        for kind in present:
             self._groups.setdefault(kind, _Group()).waits(request.session, request.started)
             _put_last(self._groups, kind, _GROUPS)
-        self._sessions[request.session] = _Session(request.turn, number, request.started, kinds)
+        self._sessions[request.session] = _Session(request.turn, number, request.started, present)
         _put_last(self._sessions, request.session, REMEMBERED)
 
 
@@ -216,15 +238,12 @@ class Others:
     @property
     def forecast(self) -> Forecast:
         """How long after one use the next one comes, as it has been; the last one has waited until now."""
-        gaps = sorted(_gaps(self.all, self.now))
-        chances = [number / len(gaps) for number in range(len(gaps) + 1)]
-        before, after = zip(gaps, chances, strict=False), zip(gaps, chances[1:], strict=True)
-        return Forecast(tuple(chain.from_iterable(zip(before, after, strict=True))))
+        return Counted(_gaps(self.all, self.now))
 
 
 def _gaps(starts: Sequence[float], now: float) -> list[float]:
     """Those between a start and the next, the last one until now. A clock may be set back: then that is none."""
-    gaps = [after - before for before, after in pairwise(starts)]
+    gaps = map(sub, starts[1:], starts)
     return [*gaps, max(0.0, now - starts[-1])] if starts else []
 
 
@@ -233,9 +252,16 @@ def nobody(point: str) -> Others:
     return Others()
 
 
-def _kinds(settings: str, turns: int) -> tuple[_Kind, ...]:
-    """The kinds that a session is of after so many turns: each is told of by fewer sessions than the one before."""
-    return ("", 0), (settings, 0), (settings, max(step for step in _STEPS if step <= max(1, turns)))
+def kinds(settings: str | None, turns: int | None) -> tuple[Kind, ...]:
+    """The kinds that a session is of after so many turns: each is told of by fewer sessions than the one before.
+
+    `None`: whatever its settings are, or however many turns it has had.
+    """
+    if settings is None:
+        return (("", 0),)
+    if turns is None:
+        return ("", 0), (settings, 0)
+    return ("", 0), (settings, 0), (settings, max(step for step in STEPS if step <= max(1, turns)))
 
 
 def _put_last(kept: OrderedDict[K, Any], key: K, most: int) -> None:

@@ -13,6 +13,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Self
 
 from sessions.core.gap_prior import EDGES, HUMAN_SHARES, LAST_OF_TURN, OWNER_WEIGHT, SESSION_WEIGHT, TOOL_SHARES
@@ -79,6 +80,30 @@ class Forecast:
 def known(seconds: float) -> Forecast:
     """The forecast of a caller who knows when the user returns (`inf`: never)."""
     return Forecast(((0.0, 0.0),)) if seconds == NEVER else Forecast(((seconds, 0.0), (seconds, 1.0)))
+
+
+class Counted(Forecast):
+    """The chances of gaps that were seen (seconds, at least one): each is as likely as it was often.
+
+    The curve is drawn for those who look at it: a plan asks for a few chances, of some hundred gaps.
+    """
+
+    __slots__ = ("_gaps",)
+    _gaps: list[float]
+
+    def __init__(self, gaps: Iterable[float]) -> None:
+        object.__setattr__(self, "_gaps", sorted(gaps))
+
+    @property
+    def knots(self) -> tuple[tuple[float, float], ...]:
+        """As of every forecast."""
+        chances = [number / len(self._gaps) for number in range(len(self._gaps) + 1)]
+        before, after = zip(self._gaps, chances, strict=False), zip(self._gaps, chances[1:], strict=True)
+        return tuple(chain.from_iterable(zip(before, after, strict=True)))
+
+    def within(self, seconds: float) -> float:
+        """The share of the gaps that were no longer."""
+        return bisect_right(self._gaps, seconds) / len(self._gaps)
 
 
 def curve(shares: Sequence[float]) -> Forecast:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sessions.core.experience import (
     ENOUGH,
@@ -20,7 +23,7 @@ from sessions.core.experience import (
     survived,
 )
 from sessions.core.gap_prior import HUMAN_SHARES
-from sessions.core.gaps import Prior, human
+from sessions.core.gaps import Forecast, Prior, human
 from sessions.core.plan import Circumstances, make_plan, staying
 from sessions.core.profiles import Ttl, profile_for
 from sessions.core.prompt import Prompt
@@ -257,3 +260,43 @@ def test_a_lapse_costs_only_what_others_do_not_keep() -> None:
     outlook = Outlook(("lapse", "park"), 10_000, 100, 0.1, 1.25, 2.0, gone, waited=270.0)
     assert ExpectedCost().choose(outlook) == "park"
     assert ExpectedCost().choose(replace(outlook, stays=9_000)) == "lapse"
+
+
+def plainly(uses: list[tuple[float, str]], session: str, now: float) -> Others:
+    """What `others` and `forecast` stand for, as it would be written without a thought for time."""
+    counted = sorted(sorted(uses)[-USES:])
+    starts = [at for at, _ in counted if at > now - DAY]
+    others = [at for at, who in counted if at > now - DAY and who != session]
+    return Others(tuple(others), tuple(starts), now)
+
+
+def drawn_curve(others: Others) -> Forecast:
+    gaps = sorted([after - before for before, after in pairwise(others.all)] + [max(0.0, others.now - others.all[-1])])
+    knots: list[tuple[float, float]] = []
+    for number, gap in enumerate(gaps):
+        knots += [(gap, number / len(gaps)), (gap, (number + 1) / len(gaps))]
+    return Forecast(tuple(knots))
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 2 * DAY), st.sampled_from("abc")), max_size=30),
+    st.integers(0, USES),
+    st.floats(0, 3 * DAY),
+    st.floats(0, 2 * DAY),
+)
+def test_what_others_do_is_told_quickly_and_the_same(
+    uses: list[tuple[float, str]], more: int, now: float, seconds: float
+) -> None:
+    uses = uses + [(100.0 * number, "abc"[number % 3]) for number in range(more)]
+    experience = Experience()
+    experience.take_in(Seen(who, f"{number}", "s", at, ("p",)) for number, (at, who) in enumerate(uses))
+    found = experience.others("p", "a", now)
+    assert found == plainly(uses, "a", now)
+    if found.all:
+        curve, drawn = found.forecast, drawn_curve(found)
+        assert curve.knots == drawn.knots
+        assert curve.ever == drawn.ever
+        for moment in (0.0, seconds, 300.0, HOUR, *(at for at, _ in drawn.knots)):
+            assert curve.within(moment) == drawn.within(moment)
+        assert curve.after(seconds) == drawn.after(seconds) or not drawn.within(seconds)
+        assert curve.mixed(drawn, 0.5).knots == drawn.mixed(drawn, 0.5).knots
