@@ -91,6 +91,11 @@ def _print_forecast(found: CostForecast) -> None:
         )  # fmt: skip
     print_table(table)
     console.print(f"Kept warm since the last turn for {dollars(found.waited)}.")
+    if (summary := found.compaction) is not None:
+        console.print(
+            f"A compaction first would add {dollars(summary.price)} to it and save {dollars(summary.saves)} in all, "
+            f"over {summary.requests:.0f} requests that are {summary.shorter:,} tokens shorter."
+        )
     if not found.models:
         return
     table = plain_table("with another model", ">USD as warm", ">USD at the change")
