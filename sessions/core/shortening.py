@@ -88,28 +88,23 @@ def shortening(prompt: Prompt, plan: Plan, closed: int, at: Circumstances) -> Sh
         return None
     head, tokens = prompt.tokens(prompt.head_points), prompt.tokens_of(closed)
     summary, again = min(_summary_size(prompt), tokens // 4), min(READ_AGAIN, tokens // 4)
-    after = prompt.total - tokens + summary
-    shorter = tokens - summary - again
-    price = _price(plan, head, tokens, summary, again, after, prices)
+    after = prompt.total - tokens + summary + again
+    # Some models charge less for all of a prompt that is short.
+    lower = prices_for(prompt.profile, after) or prices
+    read = min(plan.expected.cache_read, head + tokens)
+    asking = Usage(input=head + tokens - read, cache_read=read, output=summary)
+    # The request for the summary has read or written the head: it is there to be read.
+    price = prices.of(asking) + lower.of(Usage(cache_read=head, cache_write_5m=after - head)) - prices.of(plan.expected)
     # Once the prompt is as long again, the same is decided anew.
-    requests = min(_requests(at), shorter / _growth(prompt, head))
-    spared = Decimal(requests * shorter * _each(prompt, at, prices)) * prices.input / 1_000_000
-    return Shortening(tokens, shorter, requests, price, spared - price)
+    requests = min(_requests(at), (prompt.total - after) / _growth(prompt, head))
+    spared = Decimal(requests) * (prompt.total * _each(prompt, at, prices) - after * _each(prompt, at, lower))
+    return Shortening(tokens, prompt.total - after, requests, price, spared - price)
 
 
 def _may_go(prompt: Prompt, closed: int) -> bool:
     under_way = any(message["role"] == "assistant" for message in prompt.messages[closed:])
     pinned = bool(prompt.settings.context) and not is_summary(prompt.messages[0])
     return closed > 0 and not under_way and not pinned
-
-
-def _price(plan: Plan, head: int, tokens: int, summary: int, again: int, after: int, prices: Prices) -> Decimal:
-    """USD that this turn costs more: the summary's request, and the first one behind it, beside that of `plan`."""
-    read = min(plan.expected.cache_read, head + tokens)
-    asking = Usage(input=head + tokens - read, cache_read=read, output=summary)
-    # The request for the summary has read or written the head: it is there to be read.
-    following = Usage(cache_read=head, cache_write_5m=after - head + again)
-    return prices.of(asking) + prices.of(following) - prices.of(plan.expected)
 
 
 def _summary_size(prompt: Prompt) -> int:
@@ -129,8 +124,8 @@ def _requests(at: Circumstances) -> float:
     return min(_MOST_REQUESTS, ever / max(1e-9, 1.0 - ever))
 
 
-def _each(prompt: Prompt, at: Circumstances, prices: Prices) -> float:
-    """What a token of the prompt costs a later request, as a share of the input price: read, or written anew."""
+def _each(prompt: Prompt, at: Circumstances, prices: Prices) -> Decimal:
+    """USD that a token of the prompt costs a later request: it is read, or written anew."""
     kept = at.forecast.within(SECONDS["1h" if "1h" in prompt.profile.ttls else "5m"])
-    alive: float = kept / at.forecast.ever if at.forecast.ever else 0.0
-    return alive * prices.read + (1.0 - alive) * prices.write_5m
+    alive = Decimal(kept / at.forecast.ever if at.forecast.ever else 0.0)
+    return (alive * prices.cache_read + (1 - alive) * prices.cache_write_5m) / 1_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from sessions.core.cache import Where
 from sessions.core.gaps import NEVER
 from sessions.core.plan import Plan, make_plan
+from sessions.core.prices import prices_for
 from sessions.core.profiles import Profile, profile_for
 from sessions.core.prompt import Prompt
 from sessions.core.shortening import (
@@ -135,6 +137,19 @@ def test_cheap_reads_put_it_off() -> None:
         saved[at.prices.read] = found.saves / at.prices.input
     assert sorted(saved) == [0.025, 0.05, 0.1]
     assert saved[0.1] > saved[0.05] > saved[0.025]
+
+
+def test_a_model_that_charges_less_for_a_short_prompt_is_brought_back_below_that() -> None:
+    """claude-haiku-5-5 costs a fifth up to 100,000 tokens (docs/provider.md, 4)."""
+    _, _, haiku = decided([*talk(), user("And now?")], model="claude-haiku-5-5")
+    _, _, sonnet = decided([*talk(), user("And now?")])
+    assert haiku is not None
+    assert sonnet is not None
+    prices = prices_for(profile_for("claude-haiku-5-5"), 110_000)
+    assert prices is not None
+    sonnets = prices_for(profile_for(MODEL))
+    assert sonnets is not None
+    assert haiku.saves / prices.input > Decimal("1.2") * sonnet.saves / sonnets.input
 
 
 def test_what_has_lapsed_is_written_shorter() -> None:
