@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from sessions import Budget, BudgetExceeded, Call, ConfigurationError, ModelError, Session, tool
+from sessions import Budget, BudgetExceeded, Call, ConfigurationError, ModelError, PrefixChange, Session, tool
 from sessions.core.profiles import profile_for
-from sessions.simulator import Fault, Request, Scripted, filler
+from sessions.core.prompt import COMPACTION_BETA
+from sessions.simulator import Fault, Latency, Request, Scripted, filler
+from tests.sessions.test_batch import turned
 from tests.sessions.world import MODEL, World, call, create, everywhere, marks, words
 
 PROFILE = replace(profile_for(MODEL), characters_per_token=4.0)
@@ -79,6 +81,7 @@ async def test_a_new_turn_begins_behind_a_summary(tmp_path: Path) -> None:
         assert made.summarized == foreseen.tokens
         assert (await session.cost()).total == world.engine.bill().cost
         assert (await session.send("look")).usage.cache_read > 0
+        assert [one.miss for one in await session.calls()] == [None] * len(await session.calls())
         assert len([block for entry in session.entries for block in entry.content if block["type"] == "thinking"]) > 2
     world.check()
     assert all(len(marks(body)) <= 4 for body in world.bodies)
@@ -230,3 +233,40 @@ async def test_other_values_are_refused() -> None:
         session = await create(manager)
         await session.update(compact="cheapest")
         assert session.settings.compact == "cheapest"
+
+
+async def test_a_change_to_it_is_a_change_of_the_prefix() -> None:
+    """From then on each request has the beta of compactions, which what is in the cache was written without."""
+    world = World(script, profile=PROFILE)
+    async with world.manager(profile=PROFILE) as manager:
+        session = await create(manager)
+        await session.send("one")
+        await session.update(compact="auto")
+        with pytest.raises(PrefixChange, match="compact"):
+            await session.update(compact="cheapest")
+        await session.update(compact="cheapest", rebase=True)
+        reply = await session.send("two")
+        assert COMPACTION_BETA in world.requests[-1].betas
+        assert reply.calls[0].expected is not None
+        assert reply.calls[0].expected.cache_read == pytest.approx(reply.usage.cache_read, abs=8)
+    world.check()
+
+
+@everywhere
+async def test_stopped_or_cancelled_while_it_is_summarized(tmp_path: Path) -> None:
+    """The words are kept, nothing is lost, and the conversation goes on."""
+    world = World(script, url=tmp_path / "a.db", profile=PROFILE, latency=Latency(first_event=2.0))
+    async with world.manager(profile=PROFILE) as manager:
+        session = await grown(manager)
+        before = len(session.entries)
+        with pytest.raises(TimeoutError):
+            await turned(world, 3.0, lambda: session.send("on", timeout=1.0))
+        assert [(one.kind, one.status) for one in await session.calls()] == [("compact", "cancelled")]
+        assert len(session.entries) == before + 1
+        assert await session.verify() is None
+    async with world.manager(profile=PROFILE) as manager:
+        session = await manager.open(session.id, tools=[look])
+        await world.clock.advance(3700)
+        assert await turned(world, 30.0, session.resume) is not None
+        assert kinds(await session.calls()) == ["compact", "compact", "turn"]
+        assert words(session) == ["on"]

@@ -91,7 +91,7 @@ def _size(step: RecordedStep) -> int:
 def pair(name: str, read: float, whole: bool) -> Pair:
     """Plays one recording twice at that read price."""
     played = workload(name, whole)
-    how = How(POLICIES["ExpectedCost()"])
+    how = How({**POLICIES["ExpectedCost()"], "max_steps": 1000})
     without = timeline.play(played, read, how)
     cheapest = timeline.play(played, read, replace(how, compact="cheapest", read_again=READ_AGAIN))
     prices = prices_for(profile_for(MODELS[read]))
