@@ -320,6 +320,7 @@ class SessionManager:
     ) -> Turn | None:
         """The newest turn of a session, in whatever worker and state; `None` without one.
 
+        One that was taken out of the queue is not it: another one may still run.
         `turn_id`: the one with this id; `key`: the one that was begun with this idempotency key. Raises as `open`.
         """
         check_names(session_id=session_id, turn_id=turn_id, key=key, owner=owner)

@@ -45,8 +45,12 @@ def pending_calls(
 
 
 async def newest_turn(store: Store, session: str, *, queued: bool = True) -> TurnRecord | None:
-    """The newest turn that is a user's (a compaction is a row too). Without `queued`, one that has begun."""
-    return await _newest(store, session, lambda row: row.stop_reason != "compaction" and (queued or _has_begun(row)))
+    """The newest turn that is a user's (a compaction is a row too), and has begun or, with `queued`, is in line."""
+
+    def is_wanted(row: TurnRecord) -> bool:
+        return row.stop_reason != "compaction" and (_has_begun(row) or (queued and row.state == "queued"))
+
+    return await _newest(store, session, is_wanted)
 
 
 def _has_begun(row: TurnRecord) -> bool:

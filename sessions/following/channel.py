@@ -22,9 +22,9 @@ FIRST = 1
 class Channel:
     """What is told of one turn. It costs next to nothing until somebody follows: then a view is made, and kept up.
 
-    Whoever runs the turn says `begin`, what happens, and `end`; the reader of a turn that another worker runs passes on
-    what it reads (`lags`: somebody may have seen more elsewhere). All followers share one log, each has only its place
-    in it.
+    Whoever runs the turn says `open`, `begin`, what happens, and `end`; the reader of a turn that another worker runs
+    passes on what it reads (`lags`: somebody may have seen more elsewhere). All followers share one log, each has only
+    its place in it.
     """
 
     def __init__(self, session: str, turn: str, *, lags: bool = False) -> None:
@@ -36,6 +36,7 @@ class Channel:
         self._logged = 0
         self._id = ""
         self._news: anyio.Event | None = None
+        self._over: anyio.Event | None = None
         self.row: TurnRecord | None = None
         """The turn as it was last written here."""
         self.error: BaseException | None = None
@@ -51,11 +52,15 @@ class Channel:
 
     # -- whoever runs the turn, or reads it --
 
+    def open(self, row: TurnRecord, stop: Callable[[], None]) -> None:
+        """The turn is this process's from now on, and may be stopped. Who follows hears of it from `begin` on."""
+        self.row, self.stop, self.is_over, self.error = row, stop, False, None
+
     def begin(self, attempt: int, make_view: Callable[[], View]) -> None:
         """The turn runs from now on. `attempt`: the token of its lease; `make_view`: what it looks like then."""
         self._attempt, self._count, self._make_view = attempt, FIRST, make_view
         self._id = event_id(attempt, FIRST)
-        self.is_over, self.error = False, None
+        self.is_over = False
         if self._view is not None:
             self.show_again()
         self._ring()
@@ -112,6 +117,9 @@ class Channel:
         """Nobody tells of the turn here any more. Who has not heard its end must look elsewhere."""
         self._make_view, self.stop, self.is_over = None, None, True
         self._ring()
+        if self._over is not None:
+            self._over.set()
+            self._over = None
 
     def _ring(self) -> None:
         if self._news is not None:
@@ -189,7 +197,9 @@ class Channel:
     async def over(self) -> None:
         """Returns when the turn has ended or waits, or nobody tells of it here any more."""
         while not self.is_over:
-            await self._more()
+            # An event of its own: who waits for the end only is not woken by each word.
+            self._over = self._over or anyio.Event()
+            await self._over.wait()
 
 
 NOBODY = Channel("", "")

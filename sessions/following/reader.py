@@ -17,7 +17,7 @@ from sessions.following.serving import Serving
 from storage import RelayRecord, StorageError, Store
 from storage.watching import Watch
 
-PAUSE = 0.1
+PAUSE = 0.08
 """Seconds between two looks at what was passed on, where no news of it comes."""
 LIVE_PAUSE = 0.5
 """The same where news comes."""

@@ -20,7 +20,7 @@ from sessions.following.serving import Serving
 from storage import RelayRecord, StorageError, Store
 from storage.watching import Watch
 
-PAUSE = 0.1
+PAUSE = 0.15
 """Seconds between two writes, each for all turns that are followed elsewhere."""
 LOOK = 0.2
 """Seconds between two looks at who follows, where no news of it comes."""

@@ -106,12 +106,12 @@ class Loop:
     # -- who reads along --
 
     def _begin_telling(self) -> None:
-        """From now on the turn can be followed, and stopped, by others than the one who drives it."""
+        """From now on the turn can be stopped by others than the one who drives it, and followed once it is durable."""
         writer, hold = self._writer, self._writer.hold
         self.conversation.pending = ()
         channel = writer.channel = self._runtime.following.channel(self.conversation.record.id, writer.row.id)
-        channel.stop, channel.row = self.stop, writer.row
-        channel.begin(hold.lease.token, self._view)
+        channel.open(writer.row, self.stop)
+        writer.view = self._view
         # Heard from here on, and then looked at once: a wish may have come with the lease, before the row was known.
         hold.asked_to_stop = self._asked_to_stop
         self._asked_to_stop(hold.lease.stop)

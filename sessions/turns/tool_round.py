@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
@@ -25,6 +26,7 @@ from sessions.core.steps import (
 from sessions.core.transcript import Entry, encode, tool_calls
 from sessions.errors import InDoubtToolCalls
 from sessions.following.events import PendingCall, ToolProgress, ToolResult, ToolSoFar, ToolStarted
+from sessions.following.view import PROGRESS
 from sessions.results import MAX_TOGETHER
 from sessions.tools import Toolbox, ToolContext
 from sessions.turns.stopping import Stop
@@ -52,6 +54,7 @@ class ToolRound:
         self._size = 0
         self._asked_for: TurnRecord | None = None
         self._inputs: dict[int, Any] = {}
+        self._progress: dict[int, deque[str]] = {}
         self.held: frozenset[int] = frozenset()
         """The calls, by index, that wait for the user's approval."""
         self.inherited = False
@@ -73,7 +76,7 @@ class ToolRound:
             rows = await self._store.journal(self._writer.conversation.record.id, last.id)
             self.journal = {row.index: _tool_record(row) for row in rows}
             self._size = sum(len(row.content or "") for row in rows)
-            self._inputs, self.held = {}, frozenset()
+            self._inputs, self._progress, self.held = {}, {}, frozenset()
             self.inherited = await self._is_inherited(last)
             if self.inherited:  # a fork does not run calls that were open where it starts, or earlier
                 for call in calls_of(last.content):
@@ -151,6 +154,7 @@ class ToolRound:
             call.input,
             result=result.get("content"),
             is_error=bool(result.get("is_error")),
+            progress=tuple(self._progress.get(call.index, ())),
         )
 
     def results(self) -> list[ToolResult]:
@@ -175,14 +179,19 @@ class ToolRound:
 
     def _context(self, last: Entry, call: ToolCall) -> ToolContext:
         record, id = self._writer.conversation.record, self._id_of(last, call)
-        channel = self._writer.channel
+        channel, said = self._writer.channel, self._progress.setdefault(call.index, deque(maxlen=PROGRESS))
+
+        def tell(text: str) -> None:
+            said.append(text)  # for who begins to follow later
+            channel.publish(ToolProgress(call_id=id, text=text))
+
         return ToolContext(
             session_id=record.id,
             owner=record.owner,
             metadata=json.loads(record.metadata),
             turn_id=self._writer.turn_id,
             call_id=id,
-            tell=lambda text: channel.publish(ToolProgress(call_id=id, text=text)),
+            tell=tell,
         )
 
     async def _is_inherited(self, last: Entry) -> bool:

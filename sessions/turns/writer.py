@@ -17,6 +17,7 @@ from sessions.core.prices import cost
 from sessions.core.transcript import Role
 from sessions.following.channel import NOBODY
 from sessions.following.events import EntryStored, PendingCall, UsageKnown
+from sessions.following.view import View
 from sessions.ledger import Call
 from sessions.runtime import Runtime
 from sessions.telemetry import end_call, end_turn
@@ -39,12 +40,14 @@ class TurnWriter:
     """What one turn knows and writes: its row, its calls, entries and journal rows that the next commit takes along.
 
     `request` is the model call under way, or the one before it; `settings` (JSON text) are to be written with the next
-    commit. `channel`: where followers of the turn hear what is written. `begun` is told of the first commit of the row.
+    commit. `channel`: where followers of the turn hear what is written; `view`: what it looks like to who begins to
+    follow. `begun` is told of the first commit of the row.
     """
 
     def __init__(self, runtime: Runtime, conversation: Conversation, begun: Begun | None = None) -> None:
         self._runtime, self.conversation, self._begun = runtime, conversation, begun
         self.channel = NOBODY
+        self.view: Callable[[], View] = View
         self.hold: Hold
         self.row: TurnRecord
         self._is_row_due = self._is_new = False
@@ -178,11 +181,18 @@ class TurnWriter:
         # Another turn's row may be written under this lease: one that was left, or is passed over.
         if change.turn is not None and self.channel.turn == change.turn.id:
             self.channel.row = change.turn
-            if self._is_new and self._begun is not None:
-                self._begun(change.turn)
-            self._is_new = False
+            if self._is_new:
+                self._tell_that_it_runs(change.turn)
+                return
         if self.channel.is_followed:
             self._tell_entries(change, pending)
+
+    def _tell_that_it_runs(self, row: TurnRecord) -> None:
+        # Not before its row is durable: an attempt that comes to nothing is none, and nobody has heard of it.
+        self._is_new = False
+        self.channel.begin(self.hold.lease.token, self.view)
+        if self._begun is not None:
+            self._begun(row)
 
     def _tell_entries(self, change: Change, pending: Sequence[Written]) -> None:
         """What has become durable; where something has left the chain, all there is now."""

@@ -26,7 +26,7 @@ import pytest
 from sessions import Session, TurnEvent
 from sessions.conversation.leases import LEASE_SECONDS
 from sessions.core.steps import INTERRUPTED, NOT_RUN, call_id, calls_of
-from sessions.following.events import Ended, Snapshot, attempt_of
+from sessions.following.events import Ended, Snapshot
 from sessions.following.view import View
 from sessions.simulator import Engine, Latency
 from sessions.turns.tool_round import DENIED
@@ -68,9 +68,7 @@ class Follower:
     ended: Ended | None = None
 
     def hear(self, event: TurnEvent) -> None:
-        # An attempt may have come to nothing before its words were stored: it is queued as before, or was stopped.
-        has_not_begun = isinstance(event, Snapshot) and attempt_of(event.id) == 0 and not self.view.entries
-        last = self.ids[-1] if self.ids and not has_not_begun else ""
+        last = self.ids[-1] if self.ids else ""
         is_all_there_is = isinstance(event, Snapshot) and event.id == last  # so it may begin where it goes on elsewhere
         assert event.id > last or is_all_there_is, f"{self}: {event.type} {event.id} came behind {last}"
         assert self.ids or isinstance(event, Snapshot), f"{self} saw {event.type} first, not a snapshot"

@@ -13,7 +13,7 @@ import pytest
 from sessions import ModelError, SessionNotFound, SessionsError, ToolContext, tool
 from sessions.following.channel import LOG
 from sessions.following.events import Delta, Ended, Snapshot, TurnEvent
-from sessions.following.view import View
+from sessions.following.view import PROGRESS, View
 from sessions.simulator import Fault, Latency, Request, Scripted, filler
 from tests.sessions.test_compaction import SMALL, talked
 from tests.sessions.world import World, answers, call, create, everywhere
@@ -282,6 +282,32 @@ async def test_a_waiting_turn_is_followed_again_when_it_goes_on() -> None:
         assert follower.view.state == "finished"
         assert follower.view.pending == ()
         assert plain(follower.view.entries) == plain(session.entries)
+
+
+@everywhere
+async def test_who_comes_late_sees_how_far_a_tool_is() -> None:
+    told, go_on = anyio.Event(), anyio.Event()
+
+    @tool
+    async def dig(context: ToolContext) -> str:
+        """Digs, and says how far it is before anybody listens."""
+        for depth in range(PROGRESS + 20):
+            context.progress(f"{depth} m")
+        told.set()
+        await go_on.wait()
+        return "done"
+
+    async with World(answers([call("dig")])).manager() as manager:
+        session = await create(manager, tools=[dig])
+        turn = await session.begin("Dig")
+        await told.wait()
+        events = turn.follow()
+        snapshot = await anext(events)
+        assert isinstance(snapshot, Snapshot)
+        assert [part.progress for part in snapshot.tools] == [tuple(f"{n} m" for n in range(20, PROGRESS + 20))]
+        go_on.set()
+        await turn.reply()
+        await events.aclose()
 
 
 @everywhere

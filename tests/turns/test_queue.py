@@ -10,9 +10,11 @@ import anyio
 import pytest
 
 from sessions import ConfigurationError, ModelError, SessionBusy, SessionsError, Turn, tool
+from sessions.following.events import attempt_of
 from sessions.simulator import Fault, Latency
 from sessions.turns.handle import stop_what_is_left
-from storage import open_store
+from storage import StorageError, open_store
+from storage.sql import SQLStore
 from tests.crash.test_killed_anywhere import Dying
 from tests.servers import lease_lapses, short_leases, without_gate
 from tests.sessions.world import World, answers, call, create, everywhere, results, words
@@ -57,6 +59,53 @@ async def test_ten_queued_by_two_managers_run_in_order(new_place: Callable[[], s
         assert words(await one.open(session.id)) == ["first"] + [f"number {number}" for number in range(10)]
         assert len(world.requests) == 11
     world.check()
+
+
+@everywhere
+async def test_the_newest_turn_is_not_one_that_was_taken_out_of_the_queue() -> None:
+    """Who reloads a page wants to read along with what runs."""
+    model = Held()
+    async with World(model).manager() as manager:
+        session = await create(manager)
+        turn = await session.begin("runs")
+        queued = await session.begin("waits")
+        assert (newest := await manager.turn(session.id)) is not None
+        assert newest.id == queued.id
+        await queued.stop()
+        assert (newest := await manager.turn(session.id)) is not None
+        assert newest.id == turn.id
+        model.let_go()
+        assert (await newest.reply()).text == "You said: runs"
+
+
+@everywhere
+async def test_nobody_hears_of_an_attempt_whose_words_could_not_be_stored(tmp_path: Path) -> None:
+    """The ids of what a follower sees never go back."""
+    model, waits, failed = Held(), list[str](), list[str]()
+
+    class Refusing(SQLStore):
+        async def commit(self, lease: Any, change: Any) -> None:
+            if not failed and change.turn is not None and change.turn.id in waits:
+                failed.append(change.turn.id)
+                raise StorageError("the disk is full")
+            await super().commit(lease, change)
+
+    world = World(model, url=tmp_path / "a.db")
+    async with world.manager(store=Refusing(world.url)) as manager:
+        session = await create(manager)
+        await session.begin("first")
+        queued = await session.begin("second")
+        waits.append(queued.id)
+        follower = Follower()
+        async with anyio.create_task_group() as group:
+            group.start_soon(follower.follow, queued)
+            await follower.attached.wait()
+            model.let_go()
+        assert failed
+        assert (await queued.reply()).text == "You said: second"
+    ids = [event.id for event in follower.seen]
+    assert ids == sorted(ids)
+    assert len({attempt_of(id) for id in ids}) == 2, "that of the queue, and the one that was stored"
 
 
 @everywhere

