@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sessions.core.next_turn import CostForecast, ModelCost, TurnCost
     from sessions.core.profiles import Profile, profile_for
     from sessions.core.settings import Settings
+    from sessions.core.shortening import Shortening
     from sessions.core.transcript import Entry
     from sessions.core.ttl import ExpectedCost, Fixed, Option, Outlook, Policy
     from sessions.core.usage import Usage
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
         TurnEvent,
         UsageKnown,
     )
-    from sessions.ledger import Call, Cost
+    from sessions.ledger import Call, Compaction, Cost
     from sessions.listing import SessionInfo
     from sessions.manager import OwnedManager, SessionManager
     from sessions.session import Reply, ReplyStream, Session, Turn
@@ -70,6 +71,7 @@ __all__ = [
     "BudgetExceeded",
     "Call",
     "Clock",
+    "Compaction",
     "ConfigurationError",
     "Conflict",
     "ContextFull",
@@ -108,6 +110,7 @@ __all__ = [
     "SessionNotFound",
     "SessionsError",
     "Settings",
+    "Shortening",
     "Snapshot",
     "Step",
     "StepLimitReached",
@@ -136,6 +139,7 @@ _HOMES = {
     "core.next_turn": "CostForecast ModelCost TurnCost",
     "core.profiles": "Profile profile_for",
     "core.settings": "Settings",
+    "core.shortening": "Shortening",
     "core.transcript": "Entry",
     "core.ttl": "ExpectedCost Fixed Option Outlook Policy",
     "core.usage": "Usage",
@@ -145,7 +149,7 @@ _HOMES = {
         "SessionsError StepLimitReached ToolsChanged"
     ),
     "conversation.entries": "Damage",
-    "ledger": "Call Cost",
+    "ledger": "Call Compaction Cost",
     "following.events": (
         "ApprovalNeeded BlockSoFar BlockStart BlockStop Delta Ended EntryStored PendingCall Restarted Snapshot "
         "ToolProgress ToolResult ToolSoFar ToolStarted TurnEvent UsageKnown"

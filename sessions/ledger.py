@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, TypeAlias
 
@@ -26,7 +26,8 @@ class Call:
     `points`: what was marked, as (slot, point, lifetime, prefix tokens). `waited`: seconds at the gate. `cost` is
     `None` where no price is published. `entry`: the reply that the call made, or the head that it was asked from.
     `settings`: the digest of the settings that it was made with. `estimated`: the answer was cut or stopped before the
-    API had said how long it is; its output is estimated from what had come.
+    API had said how long it is; its output is estimated from what had come. Of a compaction: `summarized`, the tokens
+    that the summary stands for, and `saves`, what it was expected to save (USD), where it was made for that.
     """
 
     id: str
@@ -51,11 +52,14 @@ class Call:
     error: str | None = None
     settings: str | None = None
     estimated: bool = False
+    summarized: int = 0
+    saves: Decimal | None = None
 
     @classmethod
     def of(cls, record: CallRecord, plan: Plan | None = None) -> Call:
         """Reads a row of the ledger. `plan`: that of a call which has just ended, so that its text is not read back."""
-        expected, hit, points = _planned(record) if plan is None else (plan.expected, plan.hit, _marked(plan))
+        planned = _planned(record) if plan is None else plan
+        points = _points(record) if plan is None else _marked(plan)
         usage = Usage(
             input=record.input,
             cache_read=record.cache_read,
@@ -71,7 +75,7 @@ class Call:
             started=record.started,
             status=record.status,
             usage=usage,
-            expected=expected,
+            expected=planned.expected if planned else None,
             cost=record.cost,
             turn=record.turn,
             entry=record.entry,
@@ -81,20 +85,34 @@ class Call:
             response_id=record.response_id,
             stop_reason=record.stop_reason,
             points=points,
-            hit=hit,
+            hit=planned.hit if planned else None,
             waited=record.waited,
             miss=Miss.from_json(record.miss) if record.miss else None,
             error=record.error,
             settings=record.prompt,
             estimated=record.estimated,
+            summarized=planned.summarized if planned else 0,
+            saves=planned.saves if planned else None,
         )
 
 
-def _planned(record: CallRecord) -> tuple[Usage | None, str | None, Points]:
-    """What a row says of the call's plan: the usage that was expected, the point to read, the points marked."""
+def _planned(record: CallRecord) -> Plan | None:
+    """What a row says of the call's plan, without its marks; `None` where it says nothing."""
     stored = json.loads(record.expected) if record.expected else None
-    points = tuple((one[0], one[1], one[2], one[3]) for one in json.loads(record.points))
-    return (usage_of(stored), stored.get("hit"), points) if stored else (None, None, points)
+    if not stored:
+        return None
+    saves = stored.get("saves")
+    return Plan(
+        marks=(),
+        expected=usage_of(stored),
+        hit=stored.get("hit"),
+        summarized=stored.get("summarized", 0),
+        saves=None if saves is None else Decimal(saves),
+    )
+
+
+def _points(record: CallRecord) -> Points:
+    return tuple((one[0], one[1], one[2], one[3]) for one in json.loads(record.points))
 
 
 def _marked(plan: Plan) -> Points:
@@ -119,6 +137,36 @@ def total_cost(calls: Iterable[Call]) -> Decimal | None:
             return None
         total += call.cost
     return total
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """What one compaction has saved until now.
+
+    `call`: its row of the ledger. `left_out`: tokens by which it has made each later prompt shorter. `requests`: those
+    sent since, up to the next compaction. `saved`: USD that reading these tokens again would have cost, less the price
+    of the compaction; less than 0 until it has paid, `None` where no price is published. What the model has read again
+    because of it is in the price of its turns, and is not known here.
+    """
+
+    call: Call
+    left_out: int
+    requests: int
+    saved: Decimal | None
+
+
+def compactions_of(calls: Iterable[Call], read_price: Callable[[Call], Decimal | None]) -> list[Compaction]:
+    """The compactions among the calls of one session, in order. `read_price`: USD for a cached token of a call."""
+    found: list[Compaction] = []
+    for call in calls:
+        if call.kind == "compact" and call.status == "ok" and call.summarized:
+            left_out = max(0, call.summarized - call.usage.output)
+            found.append(Compaction(call, left_out, 0, None if call.cost is None else -call.cost))
+        elif found and call.kind == "turn" and call.status == "ok":
+            last, price = found[-1], read_price(call)
+            saved = None if last.saved is None or price is None else last.saved + last.left_out * price
+            found[-1] = replace(last, requests=last.requests + 1, saved=saved)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

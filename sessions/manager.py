@@ -223,10 +223,11 @@ class SessionManager:
         """A new, empty session. Nothing is sent.
 
         `context`: content blocks that open the first user message and have a breakpoint of their own. `params`: any
-        other request field of the SDK, sent as given on every call. `parent`: the session that this one is a subagent
-        of; its owner has this one too, where no other is given. Raises `ConfigurationError` saying which setting is
-        wrong, and `SessionNotFound` for the parent; then nothing is stored. Warns (`PromptWarning`) of what in the
-        prompt silently breaks its cache.
+        other request field of the SDK, sent as given on every call. `compact`: "auto" summarizes the history before the
+        window is full, "cheapest" also at a new turn where that is cheaper than carrying on. `parent`: the session that
+        this one is a subagent of; its owner has this one too, where no other is given. Raises `ConfigurationError`
+        saying which setting is wrong, and `SessionNotFound` for the parent; then nothing is stored. Warns
+        (`PromptWarning`) of what in the prompt silently breaks its cache.
         """
         check_texts(title=title)
         check_names(owner=owner, id=id, parent=parent)

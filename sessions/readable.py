@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 from sessions.conversation.conversation import Conversation
 from sessions.conversation.entries import Damage
 from sessions.conversation.reading import cost_of_family, damage_of, entries_before, exported
+from sessions.core.prices import prices_for
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry, copied
 from sessions.following.events import PendingCall
-from sessions.ledger import Call, Cost
+from sessions.ledger import Call, Compaction, Cost, compactions_of
 from sessions.runtime import Runtime
 from sessions.translate import decoding, storage_errors
 from sessions.turns.handle import TurnInfo, turns_of
@@ -131,6 +133,14 @@ class ReadableSession:
             rows = await self._store.calls(self.id)
         with decoding(f"the calls of session {self.id!r}"):
             return [Call.of(row) for row in rows]
+
+    async def compactions(self) -> list[Compaction]:
+        """What each compaction of this session was expected to save, and what it has saved until now."""
+        return compactions_of(await self.calls(), self._read_price)
+
+    def _read_price(self, call: Call) -> Decimal | None:
+        prices = prices_for(self.runtime.endpoint.profile_of(call.model), call.usage.total_input)
+        return None if prices is None else prices.cache_read / 1_000_000
 
     async def cost(self, *, branches: bool = False) -> Cost:
         """What the session has cost, in USD, by kind of call. `branches`: with its forks and subagents, and theirs."""

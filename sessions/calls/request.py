@@ -112,8 +112,10 @@ class Request:
     @property
     def _expected(self) -> dict[str, Any]:
         """The usage that the plan expects."""
-        usage = self.plan.expected
+        usage, plan = self.plan.expected, self.plan
+        summary = {"summarized": plan.summarized, "saves": plan.saves and str(plan.saves)} if plan.summarized else {}
         return {
+            **summary,
             "input": usage.input,
             "read": usage.cache_read,
             "write_5m": usage.cache_write_5m,

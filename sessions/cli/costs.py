@@ -10,7 +10,7 @@ import anyio
 import typer
 from rich.markup import escape
 
-from sessions import ConfigurationError, Cost, CostForecast, SessionInfo, SessionManager
+from sessions import Compaction, ConfigurationError, Cost, CostForecast, SessionInfo, SessionManager
 from sessions.cli.history import print_sessions
 from sessions.cli.lookup import claude, reading, session_named
 from sessions.cli.options import STORE, JsonOption, OwnerOption, StoreOption
@@ -50,14 +50,18 @@ def cost(
 
     session = session and session_named(store, session, owner)
 
-    async def run() -> dict[str | None, Cost]:
+    async def run() -> tuple[dict[str | None, Cost], list[Compaction]]:
         async with SessionManager(reading(store)) as manager:
-            return await manager.costs(by.value if by else "kind", session=session, owner=owner)
+            groups = await manager.costs(by.value if by else "kind", session=session, owner=owner)
+            made = [] if session is None or by is not None else await (await manager.open(session)).compactions()
+            return groups, made
 
-    found = anyio.run(run)
+    found, compactions = anyio.run(run)
     whole = sum(found.values(), start=Cost())
     if by is None:
-        print_json(_with_rate(whole)) if as_json else print_cost(whole)
+        print_json(_with_rate(whole) | {"compactions": compactions}) if as_json else print_cost(whole)
+        if not as_json:
+            _print_compactions(compactions)
     elif as_json:
         print_json([{str(by): key, **_with_rate(one)} for key, one in found.items()])
     else:
@@ -91,6 +95,11 @@ def _print_forecast(found: CostForecast) -> None:
         )  # fmt: skip
     print_table(table)
     console.print(f"Kept warm since the last turn for {dollars(found.waited)}.")
+    if (summary := found.compaction) is not None:
+        console.print(
+            f"A compaction first would add {dollars(summary.price)} to it and save {dollars(summary.saves)} in all, "
+            f"over {summary.requests:.0f} requests that are {summary.shorter:,} tokens shorter."
+        )
     if not found.models:
         return
     table = plain_table("with another model", ">USD as warm", ">USD at the change")
@@ -133,6 +142,15 @@ def print_cost(found: Cost) -> None:
     if found.unpriced:
         console.print(f"{found.unpriced} of the calls have no published price: the sums leave them out.")
     _print_losses(found)
+
+
+def _print_compactions(found: list[Compaction]) -> None:
+    for one in found:
+        expected = "" if one.call.saves is None else f", of {dollars(one.call.saves)} expected"
+        console.print(
+            f"A compaction has left {one.left_out:,} tokens out of {one.requests} requests since, and saved "
+            f"{dollars(one.saved)}{expected}; what was read again is not counted."
+        )
 
 
 def _with_rate(found: Cost) -> dict[str, Any]:

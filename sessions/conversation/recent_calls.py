@@ -41,7 +41,7 @@ class RecentCalls:
 
     `asked`: when the last request of a turn started (epoch seconds). `parked`: the 1-hour points written behind a
     5-minute prefix, and when. `idle`: the newest parks and refreshes. `settings`: those of the calls in `trail`, by
-    digest, where they are known.
+    digest, where they are known. `unsummarized`: when a summary was last asked for and did not come (epoch seconds).
     """
 
     def __init__(self, shared: Warmth) -> None:
@@ -50,6 +50,7 @@ class RecentCalls:
         self.asked: float | None = None
         self.parked: dict[str, float] = {}
         self.idle: list[Call] = []
+        self.unsummarized: float | None = None
 
     def learn(self, call: Call, settings: Settings, digest: str, *, unasked: bool) -> None:
         """Takes in what a call that reached the model shows about the cache. `settings`, `digest`: the present ones.
@@ -59,6 +60,8 @@ class RecentCalls:
         # Gaps and waits count between turns: what is sent while nobody talks is no sign of the user.
         if call.kind == "turn":
             self.asked = max(self.asked or 0.0, call.started)
+        if call.kind == "compact" and call.status != "ok":
+            self.unsummarized = max(self.unsummarized or 0.0, call.started)
         if call.first_event is None or not call.points:
             return
         if call.kind in ("park", "refresh"):

@@ -46,7 +46,9 @@ def prefix_changes(old: Settings, new: Settings) -> list[str]:
     fields = [name for name in sorted(PREFIX_FIELDS) if _text(getattr(old, name)) != _text(getattr(new, name))]
     before, after = old.params or {}, new.params or {}
     params = [name for name in sorted(PREFIX_PARAMS) if _text(before.get(name)) != _text(after.get(name))]
-    return [*fields, *params]
+    # One that compacts for the price sends the beta for it with every request.
+    compact = ["compact"] if (old.compact == "cheapest") != (new.compact == "cheapest") else []
+    return [*fields, *params, *compact]
 
 
 def unbinds_thinking(old: Settings, new: Settings, entries: Sequence[Entry], profile_of: ProfileOf) -> bool:

@@ -15,6 +15,7 @@ from sessions.core.plan import Circumstances, Plan, make_plan
 from sessions.core.prices import cost
 from sessions.core.profiles import MODELS, Profile, bare_name
 from sessions.core.prompt import Prompt
+from sessions.core.shortening import Shortening, shortening
 from sessions.core.steps import calls_of, result_block
 from sessions.core.transcript import Entry
 from sessions.core.usage import Usage
@@ -57,8 +58,9 @@ class ModelCost:
 class CostForecast:
     """What the next turn of a session is expected to cost, see `Session.forecast`. USD; `None`: no published price.
 
-    `waited`: what has been spent to keep the conversation warm since its last turn. `models`: the models that count
-    tokens as this one does and have not ended, the cheapest first.
+    `waited`: what has been spent to keep the conversation warm since its last turn. `compaction`: what a summary before
+    the next turn would change; `None` where the prompt is short or cannot be compacted now. `models`: the models that
+    count tokens as this one does and have not ended, the cheapest first.
     """
 
     model: str
@@ -67,6 +69,7 @@ class CostForecast:
     in_an_hour: TurnCost
     waited: Decimal | None
     models: tuple[ModelCost, ...] = ()
+    compaction: Shortening | None = None
 
     @property
     def waiting_five_minutes(self) -> Decimal | None:
@@ -122,13 +125,15 @@ def forecast_costs(
     idle: tuple[float, Plan] | None = None,
     waited: Decimal | None = None,
     models: Iterable[str] = (),
+    closed: int = 0,
 ) -> CostForecast:
     """`prompt`: with the next words. `at`: now. `answer`: tokens. `idle`: the request that is expected to be sent next
     while nobody talks, and when (seconds since the epoch). `waited`: what such requests have cost. `models`: to compare
-    with."""
+    with. `closed`: how many first messages a summary could stand for."""
     # Of its own: what is expected to happen is no news for others.
     known = {point: alive for point in prompt.index if (alive := warmth.find(point)) is not None}
     own, kept = Warmth(known, limit=len(prompt.index) + 1), Decimal(0)
+    compaction = shortening(prompt, make_plan(prompt, own, at), closed, at) if closed else None
     turns = []
     for seconds in MOMENTS:
         moment = at.now + seconds
@@ -148,6 +153,7 @@ def forecast_costs(
         in_an_hour=in_an_hour,
         waited=waited,
         models=tuple(sorted(others, key=lambda other: other.warm)),
+        compaction=compaction,
     )
 
 

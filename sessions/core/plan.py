@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from sessions.core.cache import SECONDS, THINKING, Where, bill, find
@@ -37,11 +38,17 @@ _SETTINGS = ("model", "max_tokens", "system", "tools", "thinking", "tool_choice"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The marks of one request in prompt order, the usage it should show (without output), and the point to read."""
+    """The marks of one request in prompt order, the usage it should show (without output), and the point to read.
+
+    Of a compaction: `summarized`, the tokens that the summary will stand for, and `saves`, what it is expected to save
+    (USD), where it is made for that.
+    """
 
     marks: tuple[Mark, ...]
     expected: Usage
     hit: str | None = None
+    summarized: int = 0
+    saves: Decimal | None = None
 
     def writes(self, minimum: int) -> tuple[Mark, ...]:
         """The marks that end at least `minimum` tokens more than this request can read, the shortest prefix first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
@@ -56,16 +56,31 @@ def drops_blocks(settings: Settings, profile: Profile) -> bool:
     return profile.drops_bound_thinking and (settings.thinking or {}).get("type") != "disabled"
 
 
+def reads_before_summary(settings: Settings, profile: Profile) -> bool:
+    """Whether the request for a summary can read what the conversation has in the cache: only then is it cheap."""
+    may_ask = profile.compaction and "context_management" not in (settings.params or {})
+    return may_ask and settings.compact == "cheapest" and not summary_leaves_out(settings)
+
+
+def summary_leaves_out(settings: Settings) -> bool:
+    """Whether these settings hold what may not stand beside `compaction` and is part of the cached prefix: an output
+    format, or a tool that must be used (docs/provider.md, 13)."""
+    forced = (settings.tool_choice or {}).get("type") in ("any", "tool")
+    return forced or "format" in (settings.output_config or {})
+
+
 def request_of(settings: Settings, profile: Profile, *, compacted: bool = False) -> tuple[dict[str, Any], int]:
     """The request body without messages, and in how many first messages the API drops the thinking.
 
-    `compacted`: the history starts with a summary, which needs its beta in every request.
+    `compacted`: the history starts with a summary, which needs its beta in every request. A session that compacts for
+    the price has it from its first request on: betas that change may change the cached prefix (docs/provider.md, 5),
+    and then the request for a summary would read nothing of what it is to summarize.
 
     Thinking that is bound to a prefix which has changed since makes the API refuse the request, unless it is asked to
     drop such blocks (preserved-thinking page, September 2026).
     """
     body = settings.request()
-    if compacted and COMPACTION_BETA not in body.get("betas", ()):
+    if (compacted or reads_before_summary(settings, profile)) and COMPACTION_BETA not in body.get("betas", ()):
         body["betas"] = [*body.get("betas", ()), COMPACTION_BETA]
     if not (settings.unbound or settings.foreign) or not drops_blocks(settings, profile):
         return body, 0
@@ -209,7 +224,8 @@ class Prompt:
 
     def tokens_of(self, messages: int) -> int:
         """Tokens of the first messages, without what stands before them."""
-        end = self.head_points + sum(len(message["content"]) for message in self.messages[:messages])
+        # By the points: blocks that the API is asked to drop have none.
+        end = bisect_left(self.points, messages, lo=self.head_points, key=lambda point: point.where.message)
         return self.tokens(end) - self.tokens(self.head_points)
 
     @property

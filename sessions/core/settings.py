@@ -20,6 +20,9 @@ PREFIX_PARAMS = frozenset({"speed", "context_management", "betas", "mcp_servers"
 MOST_CHARACTERS = 1000
 """Of a model's name: a platform's longest ids have some 200."""
 
+COMPACT = ("auto", "cheapest")
+"""When a session compacts by itself: before the window is full; or, besides, when that is cheaper than going on."""
+
 _RESERVED = frozenset(
     {
         "model", "max_tokens", "messages", "system", "tools", "tool_choice", "thinking", "output_config", "stream",
@@ -110,8 +113,8 @@ def make_settings(
         raise Malformed(f"model must be a model name, such as 'claude-sonnet-5-5', not {shown(model)}")
     if type(max_tokens) is not int or not 1 <= max_tokens <= MOST_TOKENS:
         raise Malformed(f"max_tokens must be a positive int, not {shown(max_tokens)}")
-    if compact is not None and compact != "auto":
-        raise Malformed(f"compact must be None or 'auto', not {shown(compact)}")
+    if compact is not None and compact not in COMPACT:
+        raise Malformed(f"compact must be None, 'auto' or 'cheapest', not {shown(compact)}")
     made = Settings(model, max_tokens, compact=compact, local_tools=tuple(local_tools))
     made = _with_blocks(made, "system", _system(system))
     made = _with_blocks(made, "context", canonical(context, where="context") if context else [])

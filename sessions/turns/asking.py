@@ -19,13 +19,14 @@ from sessions.core.cache import Where
 from sessions.core.incoming import Incoming
 from sessions.core.plan import Plan, make_plan, render
 from sessions.core.prices import cost
+from sessions.core.settings import COMPACT
 from sessions.core.steps import Finished, next_step
 from sessions.core.transcript import Malformed, is_empty_reply, tool_calls
 from sessions.errors import BudgetExceeded, ContextFull, ModelError, StepLimitReached
 from sessions.ledger import Call
 from sessions.runtime import Runtime
 from sessions.turns import states
-from sessions.turns.compaction import make_room, obstacle, room_before
+from sessions.turns.compaction import cheaper, make_room, obstacle, room_before
 from sessions.turns.outcome import Event, Outcome, Step
 from sessions.turns.stopping import Stop
 from sessions.turns.writer import CANCELLED, TurnWriter
@@ -85,6 +86,8 @@ class Asking:
         self._calls += 1
         # Before the gate: what is planned there is the prompt, which this may still change.
         await self.prepare()
+        if self._calls == 1 and not self._branches and self._conversation.settings.compact == "cheapest":
+            await self._stop.run_unless_stopped(self._shorten)
         passage = await self._stop.run_unless_stopped(self._go_first_or_wait)
         if passage is None:
             return  # stopped while it waited: the turn's loop closes it
@@ -171,7 +174,7 @@ class Asking:
     async def prepare(self) -> None:
         """What holds before every request, whoever sends it: instructions stand behind the words, and the window fits.
 
-        Where the session was created with compact="auto", a summary makes room, at most one attempt a turn that fails.
+        Where the session compacts by itself, a summary makes room, at most one attempt a turn that fails.
         """
         instructions = self._conversation.settings.instructions
         # Behind a reply they have no place (docs/provider.md, 10): there they wait for the next words.
@@ -180,14 +183,25 @@ class Asking:
             self._conversation.adopt(replace(self._conversation.settings, instructions=()))
             # With the commit that writes their entry: where that fails, they still wait.
             self._writer.settings = self._conversation.settings.to_json()
-        if self._conversation.settings.compact == "auto" and self._compacts:
+        if self._conversation.settings.compact in COMPACT and self._compacts:
             await self._stop.run_unless_stopped(self._make_room)
 
     async def _make_room(self) -> None:
         count = room_before(self._conversation)
-        if count is None or obstacle(self._conversation.settings, self._conversation.prompt.profile) is not None:
+        if count is not None:
+            await self._summarize(count)
+
+    async def _shorten(self) -> None:
+        """A new turn begins behind a summary where that is cheaper than carrying on."""
+        turns = self._writer.row.sequence
+        found = cheaper(self._runtime, self._conversation, turns) if self._compacts else None
+        if found is not None and (self.max_cost is None or found[1].price <= self.max_cost):
+            await self._summarize(found[0], found[1].saves)
+
+    async def _summarize(self, count: int, saves: Decimal | None = None) -> None:
+        if obstacle(self._conversation.settings, self._conversation.prompt.profile) is not None:
             return
-        self._compacts = await make_room(self._runtime, self._writer, count)
+        self._compacts = await make_room(self._runtime, self._writer, count, saves)
         if self._compacts:
             self._writer.channel.show_again()  # its entries have other ids
             # One message stands in place of the first `count` now.

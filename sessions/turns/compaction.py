@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 import anyio
@@ -16,13 +17,15 @@ import anyio
 from sessions.background import log
 from sessions.conversation.conversation import Conversation
 from sessions.conversation.entries import make_entry
+from sessions.core.cache import SECONDS
 from sessions.core.incoming import Incoming
 from sessions.core.plan import make_plan, render
 from sessions.core.profiles import Profile
-from sessions.core.prompt import COMPACTION_BETA
+from sessions.core.prompt import COMPACTION_BETA, reads_before_summary
 from sessions.core.settings import Settings
-from sessions.core.transcript import Entry, tool_calls
-from sessions.errors import ConfigurationError, ModelError
+from sessions.core.shortening import Shortening, closed_entries, is_closed, shortening, summary_plan
+from sessions.core.transcript import Entry
+from sessions.errors import BudgetExceeded, ConfigurationError, ModelError
 from sessions.ledger import Call
 from sessions.runtime import Runtime
 from sessions.turns import states
@@ -46,7 +49,7 @@ def _open_end(conversation: Conversation) -> str | None:
     last = conversation.last
     if last is None or (len(conversation.entries) == 1 and last.stop_reason == "compaction"):
         return "there is nothing to summarize yet"
-    return None if _is_closed(last) else "the last turn is not finished: call resume() first"
+    return None if is_closed(last) else "the last turn is not finished: call resume() first"
 
 
 def room_before(conversation: Conversation) -> int | None:
@@ -59,15 +62,27 @@ def room_before(conversation: Conversation) -> int | None:
     excess = prompt.total + conversation.settings.max_tokens - prompt.profile.window
     if excess <= 0:
         return None
-    closed = next((n for n in range(len(entries), 0, -1) if _is_closed(entries[n - 1])), 0)
+    closed = closed_entries(entries)
     if closed == 0 or (closed == 1 and entries[0].stop_reason == "compaction"):
         return None
     # What it stands for must be more than what is too much: else the request for it is paid for nothing.
     return closed if prompt.tokens_of(closed) > excess else None
 
 
-def _is_closed(entry: Entry) -> bool:
-    return entry.role == "assistant" and not tool_calls(entry.content) and entry.stop_reason != "pause_turn"
+def cheaper(runtime: Runtime, conversation: Conversation, turns: int) -> tuple[int, Shortening] | None:
+    """How many entries a summary would replace, and what that saves, where it is cheaper than carrying on.
+
+    `None` inside a turn, where it does not pay, and for an hour after a request for a summary has failed. `turns`: with
+    the one that begins.
+    """
+    now, failed, prompt = runtime.clock.now(), conversation.recent.unsummarized, conversation.prompt
+    is_early = failed is not None and now < failed + SECONDS["1h"]
+    if is_early or not reads_before_summary(conversation.settings, prompt.profile):
+        return None
+    closed = closed_entries(conversation.entries)
+    at = runtime.forecaster.circumstances(conversation, now, turns=turns)
+    found = shortening(prompt, make_plan(prompt, conversation.recent.warmth, at), closed, at)
+    return (closed, found) if found is not None and found.saves > 0 else None
 
 
 async def compact(runtime: Runtime, conversation: Conversation, lease: Lease) -> Call:
@@ -88,18 +103,20 @@ async def compact(runtime: Runtime, conversation: Conversation, lease: Lease) ->
     return Call.of(summary.call)
 
 
-async def make_room(runtime: Runtime, writer: TurnWriter, count: int) -> bool:
+async def make_room(runtime: Runtime, writer: TurnWriter, count: int, saves: Decimal | None = None) -> bool:
     """The same within a turn: a summary takes the place of the first `count` entries, and the turn goes on behind it.
 
     What it cost is written down before the head moves: one commit moves the head and names the turn's entries anew.
-    False where no summary came: then nothing has changed.
+    False where no summary came: then nothing has changed. `saves`: what it is expected to save (USD), if it is for
+    that.
     """
     conversation = writer.conversation
     # What is staged is stored first: below, all that is not is dropped (`roll_back`), and the chain is read again.
     await writer.commit(turn=writer.row)
     try:
-        row, incoming = await _summarize(runtime, conversation, count)
-    except ModelError as error:  # the window may still hold the next request
+        row, incoming = await _summarize(runtime, conversation, count, saves)
+    except (ModelError, BudgetExceeded) as error:  # the window, or the budget, may still hold the next request
+        conversation.recent.unsummarized = runtime.clock.now()
         log.warning("session %s could not be compacted: %s", conversation.record.id, error)
         return False
     # The summary is paid for: no cancellation comes between it and the store any more.
@@ -126,7 +143,9 @@ async def make_room(runtime: Runtime, writer: TurnWriter, count: int) -> bool:
     return True
 
 
-async def _summarize(runtime: Runtime, conversation: Conversation, count: int) -> tuple[CallRecord, Incoming]:
+async def _summarize(
+    runtime: Runtime, conversation: Conversation, count: int, saves: Decimal | None = None
+) -> tuple[CallRecord, Incoming]:
     """The request that summarizes the first `count` entries: its row of the ledger and its answer."""
     entries, requests = conversation.entries, runtime.requests
     prompt = (
@@ -134,9 +153,9 @@ async def _summarize(runtime: Runtime, conversation: Conversation, count: int) -
         if count == len(entries)
         else conversation.new_prompt(conversation.settings, entries[:count])
     )
-    plan = make_plan(
-        prompt, conversation.recent.warmth, runtime.forecaster.circumstances(conversation, runtime.clock.now())
-    )
+    at = runtime.forecaster.circumstances(conversation, runtime.clock.now())
+    plan = summary_plan(prompt, conversation.recent.warmth, at)
+    plan = replace(plan, summarized=prompt.tokens_of(count), saves=saves)
     body = _body(conversation.settings, render(prompt, plan.marks))
     last = entries[count - 1].id
     async with requests.outside_of_turns(conversation, "compact", plan, body, asked_from=last) as request:

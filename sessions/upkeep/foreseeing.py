@@ -10,8 +10,11 @@ from sessions.core.cache import SECONDS
 from sessions.core.idle import Ask, waits_for_server_tools, wish
 from sessions.core.next_turn import MOMENTS, CostForecast, alike, forecast_costs, next_words, usual_answer
 from sessions.core.plan import Plan, deepest_live, live_entry
+from sessions.core.prompt import summary_leaves_out
+from sessions.core.shortening import closed_entries
 from sessions.core.ttl import PARK_AFTER, REFRESH_BEFORE
 from sessions.ledger import total_cost
+from sessions.turns.compaction import obstacle
 from sessions.upkeep.tending import facts_of
 
 if TYPE_CHECKING:
@@ -34,7 +37,13 @@ def foreseen(conversation: Conversation, forecaster: Forecaster, now: float) -> 
         idle=_next_idle(conversation, forecaster, now),
         waited=total_cost(call for call in recent.idle if call.started > since),
         models=alike(prompt.profile, prompt.total, now),
+        closed=closed_entries(entries) if _may_compact(conversation) else 0,
     )
+
+
+def _may_compact(conversation: Conversation) -> bool:
+    settings = conversation.settings
+    return obstacle(settings, conversation.prompt.profile) is None and not summary_leaves_out(settings)
 
 
 def _next_idle(conversation: Conversation, forecaster: Forecaster, now: float) -> tuple[float, Plan] | None:

@@ -127,6 +127,16 @@ def test_cost_of_a_session_is_its_ledger(warmline: Run, stored: str) -> None:
     assert "3 calls: read" in warmline("cost", "one").out
 
 
+def test_cost_says_what_a_compaction_has_saved(warmline: Run, stored: str) -> None:
+    assert "compaction" not in warmline("cost", "one").out
+    assert warmline("compact", "one").code == 0
+    assert " tokens out of 0 requests since, and saved $-0.0" in warmline("cost", "one").out
+    (found,) = json.loads(warmline("cost", "one", "--json").out)["compactions"]
+    assert found["requests"] == 0
+    assert found["left_out"] > 0
+    assert float(found["saved"]) == -float(found["call"]["cost"])
+
+
 def test_cost_of_all_sessions(warmline: Run, stored: str) -> None:
     assert "In all $0.0" in warmline("cost").out
     assert len(json.loads(warmline("cost", "--json").out)) == 2

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sessions.core.cache import Chain, Where, chain, without_marks
 from sessions.core.plan import make_plan
 from sessions.core.profiles import Profile, profile_for
-from sessions.core.prompt import Prompt, estimate, kept_text, text_digest
-from sessions.core.settings import Settings
+from sessions.core.prompt import COMPACTION_BETA, Prompt, estimate, kept_text, request_of, text_digest
+from sessions.core.settings import Settings, make_settings
 from sessions.core.warmth import Warmth
 from tests.core.strategies import (
     assistant,
@@ -258,3 +258,30 @@ def test_the_block_at_a_place() -> None:
 )
 def test_a_guess_is_of_the_right_order(block: dict[str, Any], least: int, most: int) -> None:
     assert least <= estimate(block, 2.75) <= most
+
+
+def test_a_session_that_compacts_for_its_price_has_the_beta_from_the_first_request_on() -> None:
+    """Else its first summary would be asked for with other betas than what it is to read was written with."""
+    base = {"model": MODEL, "max_tokens": 9}
+    own = settings_of(base, compact="cheapest")
+    profile = profile_for(MODEL)
+    assert request_of(own, profile)[0]["betas"] == [COMPACTION_BETA]
+    assert request_of(own, profile, compacted=True)[0]["betas"] == [COMPACTION_BETA]
+    own = settings_of(base, compact="cheapest", params={"betas": [COMPACTION_BETA, "other"]})
+    assert request_of(own, profile)[0]["betas"] == [COMPACTION_BETA, "other"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"compact": "auto"},
+        {"compact": "cheapest", "params": {"context_management": {"edits": []}}},
+        {"compact": "cheapest", "tool_choice": {"type": "any"}},
+        {"compact": "cheapest", "output_config": {"format": {"type": "json_schema"}}},
+    ],
+)
+def test_it_has_not_where_a_summary_is_not_asked_for_its_price(fields: dict[str, Any]) -> None:
+    made = make_settings(model=MODEL, max_tokens=9, **fields)
+    assert "betas" not in request_of(made, profile_for(MODEL))[0]
+    refuses = replace(profile_for(MODEL), compaction=False)
+    assert "betas" not in request_of(settings_of({"model": MODEL, "max_tokens": 9}, compact="cheapest"), refuses)[0]

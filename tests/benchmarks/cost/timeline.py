@@ -84,11 +84,15 @@ class Till(Engine):
         self.sent: list[Measured] = []
         self.idle = Usage()
         self.problems: list[str] = []
+        self.summarized: list[str] = []
+        """Visits that have just been compacted: what the summary has left out is still to be read again."""
 
     def receive(self, body: Any, headers: Mapping[str, str], now: float, *, path: str = "/v1/messages") -> Exchange:
         exchange = super().receive(body, headers, now, path=path)
         if exchange.prompt is None:
             self.problems.append(f"refused: {exchange.error}")
+        elif body.get("compaction"):
+            self.summarized.append(str(content_blocks(body["messages"][-1]["content"])[-1]["text"]).split()[0])
         elif (asked := self._asked(body)) is None:
             self.idle += exchange.prompt.usage
         else:
@@ -156,10 +160,15 @@ def _scripted(name: str, step: Step) -> Scripted:
 
 @dataclass(slots=True)
 class _Tool:
-    """The tool of all visits: takes its time, and gives a result of its size."""
+    """The tool of all visits: takes its time, and gives a result of its size.
+
+    `again`: tokens that are read again with the first result behind a summary, by those that are `summarized`.
+    """
 
     workload: Mapping[str, Visit]
     clock: ManualClock
+    summarized: list[str]
+    again: int = 0
     name: str = "look"
 
     def to_dict(self) -> dict[str, Any]:
@@ -171,7 +180,14 @@ class _Tool:
         visit, turn, step = given["for"].split()
         asked = self.workload[visit].turns[int(turn)].steps[int(step)]
         await self.clock.sleep(asked.takes)
-        return filler(asked.result, given["for"])
+        return filler(asked.result + self.left_out(visit), given["for"])
+
+    def left_out(self, visit: str) -> int:
+        """Tokens that this visit reads again now."""
+        if not self.again or visit not in self.summarized:
+            return 0
+        self.summarized.remove(visit)
+        return self.again
 
 
 Opens = Callable[[], AbstractAsyncContextManager[SessionManager]]
@@ -184,10 +200,13 @@ class _Crowd:
     `apart`: each visit has a manager of its own, for two hours after its last turn.
     """
 
-    def __init__(self, workload: Workload, clock: ManualClock, model: str, opens: Opens, apart: bool) -> None:
-        self._workload, self._clock, self._apart, self._opens = workload, clock, apart, opens
-        tool = _Tool({visit.name: visit for visit in workload.visits}, clock)
-        self._settings = head(model, workload.head, tool)
+    def __init__(
+        self, workload: Workload, clock: ManualClock, model: str, opens: Opens, how: How, summarized: list[str]
+    ) -> None:
+        self._workload, self._clock, self._apart, self._opens = workload, clock, how.apart, opens
+        visits = {visit.name: visit for visit in workload.visits}
+        tool = _Tool(visits, clock, summarized, how.read_again)
+        self._settings = {**head(model, workload.head, tool), "compact": how.compact}
         self._open: dict[int, AsyncExitStack] = {}
         self._managers: dict[int, SessionManager] = {}
         self._sessions: dict[int, Session] = {}
@@ -257,13 +276,16 @@ class How:
     """How a workload is played. `policy`: a manager's settings. `apart`: each visit by a manager of its own.
 
     `parks_survive`: whether the simulator keeps a 1h entry that was written behind a 5m one. `sent` is told of every
-    request that asks the model, with its body.
+    request that asks the model, with its body. `compact`: the setting of the sessions; `read_again`: tokens that the
+    first tool result behind a summary has more.
     """
 
     policy: Mapping[str, Any]
     apart: bool = False
     parks_survive: bool = True
     sent: Sent | None = None
+    compact: str | None = None
+    read_again: int = 0
 
 
 async def _played(workload: Workload, read: float, how: How, store: str) -> Played:
@@ -279,11 +301,11 @@ async def _played(workload: Workload, read: float, how: How, store: str) -> Play
                 yield manager
 
     if how.apart:
-        await _Crowd(workload, clock, MODELS[read], opens, True).play()
+        await _Crowd(workload, clock, MODELS[read], opens, how, till.summarized).play()
         async with opens() as manager:
             return await _told(manager, till, MODELS[read])
     async with opens() as manager:
-        await _Crowd(workload, clock, MODELS[read], lambda: nullcontext(manager), False).play()
+        await _Crowd(workload, clock, MODELS[read], lambda: nullcontext(manager), how, till.summarized).play()
         return await _told(manager, till, MODELS[read])
 
 
