@@ -195,8 +195,15 @@ class Asking:
         """A new turn begins behind a summary where that is cheaper than carrying on."""
         turns = self._writer.row.sequence
         found = cheaper(self._runtime, self._conversation, turns) if self._compacts else None
-        if found is not None and (self.max_cost is None or found[1].price <= self.max_cost):
+        if found is not None and self._affords(found[1].price):
             await self._summarize(found[0], found[1].saves)
+
+    def _affords(self, more: Decimal) -> bool:
+        """Whether so much more than the next request (USD) is within what the turn may cost."""
+        if self.max_cost is None:
+            return True
+        settings, profile = self._conversation.settings, self._conversation.prompt.profile
+        return more + (cost(self._plan().expected, profile, settings.params) or Decimal(0)) <= self.max_cost
 
     async def _summarize(self, count: int, saves: Decimal | None = None) -> None:
         if obstacle(self._conversation.settings, self._conversation.prompt.profile) is not None:

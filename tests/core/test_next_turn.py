@@ -125,3 +125,14 @@ def test_every_last_day_is_one() -> None:
     assert sonnet.has_ended(1_796_083_200.0)
     assert not MODELS["claude-opus-5"].has_ended(9e9)
     assert profile_for("anthropic.claude-sonnet-4-5-20250929-v1:0", "bedrock").ends is None
+
+
+def test_it_says_what_a_compaction_would_change() -> None:
+    words = "word " * 1200
+    talk = [message for _ in range(80) for message in (user(words), assistant(words))]
+    prompt = Prompt(settings_of(BASE), profile_for(MODEL))
+    prompt.extend(entries_of([*talk, user("And now?")]))
+    assert forecast(prompt, Warmth(), 0.0).compaction is None
+    found = forecast(prompt, Warmth(), 0.0, closed=len(talk)).compaction
+    assert found is not None
+    assert found.tokens == prompt.tokens_of(len(talk))
