@@ -11,6 +11,7 @@ from sessions.budget import Budget
 from sessions.calls.budgets import Budgets
 from sessions.calls.forecaster import Forecaster
 from sessions.calls.gate import WarmupGate
+from sessions.calls.heads import Heads
 from sessions.calls.request import Requests
 from sessions.calls.schedule import Schedule
 from sessions.calls.trust import StoredTrust, TrustMode
@@ -55,6 +56,7 @@ class Runtime:
     zero_token: ZeroToken
     forecaster: Forecaster
     schedule: Schedule
+    heads: Heads
     following: Following
     limits: Limits
 
@@ -89,6 +91,8 @@ def assembled(
         trust = "probe" if finds_out else "assume"
     stored_trust = StoredTrust(store, clock, background, endpoint, trust)
     forecaster = Forecaster(store, clock, policy, stored_trust, tend=tend)
+    # In a store that no other process can open nobody else has left anything.
+    schedule = Schedule(clock, background, looks=store.is_shared)
     return Runtime(
         store=store,
         clock=clock,
@@ -103,8 +107,8 @@ def assembled(
         budgets=counted,
         zero_token=ZeroToken(requests, store, clock, conversations, gate, forecaster),
         forecaster=forecaster,
-        # In a store that no other process can open nobody else has left anything.
-        schedule=Schedule(clock, background, looks=store.is_shared),
+        schedule=schedule,
+        heads=Heads(store, clock, background, conversations, forecaster, schedule),
         following=Following(store, clock, background, leases.look),
         limits=limits,
     )

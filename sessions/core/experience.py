@@ -11,12 +11,14 @@ from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate, chain, pairwise
 from typing import Any, TypeAlias, TypeVar
 
 from sessions.core.cache import SECONDS
 from sessions.core.gap_prior import EDGES
 from sessions.core.gaps import FITTED, Forecast, Prior
+from sessions.core.keeping import lives_for
 from sessions.core.profiles import Ttl
 
 WEIGHT = 10.0
@@ -164,6 +166,11 @@ class Experience:
         uses.sort()
         return Others(tuple([at for at, who in uses if who != session]), tuple([at for at, _ in uses]), now)
 
+    def users(self, point: str) -> list[str]:
+        """The sessions that used this prefix, those that did so last first."""
+        uses = sorted(self._uses.get(point, ()), reverse=True)
+        return list(dict.fromkeys(who for _, who in uses))
+
     def _use(self, request: Seen) -> None:
         for point in request.shared:
             uses = self._uses.setdefault(point, deque(maxlen=USES))
@@ -190,7 +197,7 @@ class Experience:
         _put_last(self._sessions, request.session, REMEMBERED)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: a plan asks for the forecast several times, and it is kept
 class Others:
     """When other sessions used a prefix, and when all did: starts of requests in order, seconds since the epoch."""
 
@@ -203,21 +210,27 @@ class Others:
         """Whether there are enough of them to tell something."""
         return len(self.others) >= ENOUGH
 
-    def alive(self, ttl: Ttl) -> float:
-        """The share of the time in which the others alone keep an entry of this lifetime alive."""
+    def alive(self, ttl: Ttl, refreshes: int = 0) -> float:
+        """The share of the time in which the others alone keep an entry of this lifetime alive.
+
+        `refreshes`: how often in a row a 1-hour entry is read while none of them asks.
+        """
         if not self.tell:
             return 0.0
-        gaps, seconds = _gaps(self.others, self.now), SECONDS[ttl]
+        gaps, lives = _gaps(self.others, self.now), lives_for(refreshes) if ttl == "1h" else SECONDS[ttl]
         looked_at = sum(gaps)
-        lapsed = sum([gap - seconds for gap in gaps if gap > seconds])
+        lapsed = sum([gap - lives for gap in gaps if gap > lives])
         # As if one lifetime more had been looked at, in which nobody came: a burst alone is no habit.
-        return (looked_at - lapsed) / (looked_at + seconds)
+        return (looked_at - lapsed) / (looked_at + SECONDS[ttl])
 
-    @property
+    @cached_property
     def forecast(self) -> Forecast:
-        """How long after one use the next one comes, as it has been; the last one has waited until now."""
+        """How long after one use the next one comes, as it has been; the last one has waited until now.
+
+        As if one more had been seen, after which nobody came: who has waited longer than ever is sure of nothing.
+        """
         gaps = sorted(_gaps(self.all, self.now))
-        chances = [number / len(gaps) for number in range(len(gaps) + 1)]
+        chances = [number / (len(gaps) + 1) for number in range(len(gaps) + 1)]
         before, after = zip(gaps, chances, strict=False), zip(gaps, chances[1:], strict=True)
         return Forecast(tuple(chain.from_iterable(zip(before, after, strict=True))))
 
