@@ -7,8 +7,9 @@ import time
 from anthropic import AsyncAnthropic
 
 from sessions import Fixed, simulator
+from sessions.core.circumstances import Circumstances
 from sessions.core.gaps import human
-from sessions.core.plan import Circumstances, make_plan, render
+from sessions.core.plan import make_plan, render
 from sessions.core.profiles import profile_for
 from sessions.core.prompt import Prompt
 from sessions.core.settings import make_settings

@@ -11,6 +11,7 @@ from sessions.budget import Budget
 from sessions.calls.budgets import Budgets
 from sessions.calls.forecaster import Forecaster
 from sessions.calls.gate import WarmupGate
+from sessions.calls.heads import Heads
 from sessions.calls.prior_file import read_prior
 from sessions.calls.request import Requests
 from sessions.calls.schedule import Schedule
@@ -56,6 +57,7 @@ class Runtime:
     zero_token: ZeroToken
     forecaster: Forecaster
     schedule: Schedule
+    heads: Heads
     following: Following
     limits: Limits
 
@@ -92,6 +94,8 @@ def assembled(
     stored_trust = StoredTrust(store, clock, background, endpoint, trust)
     given = None if prior is None else read_prior(prior)
     forecaster = Forecaster(store, clock, policy, stored_trust, tend=tend, given=given)
+    # In a store that no other process can open nobody else has left anything.
+    schedule = Schedule(clock, background, looks=store.is_shared)
     return Runtime(
         store=store,
         clock=clock,
@@ -106,8 +110,8 @@ def assembled(
         budgets=counted,
         zero_token=ZeroToken(requests, store, clock, conversations, gate, forecaster),
         forecaster=forecaster,
-        # In a store that no other process can open nobody else has left anything.
-        schedule=Schedule(clock, background, looks=store.is_shared),
+        schedule=schedule,
+        heads=Heads(store, clock, background, conversations, forecaster, schedule),
         following=Following(store, clock, background, leases.look),
         limits=limits,
     )

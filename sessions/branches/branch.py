@@ -10,8 +10,9 @@ from typing import Any
 from sessions.calls.request import Request
 from sessions.conversation.conversation import Conversation
 from sessions.conversation.leases import Hold
+from sessions.core.circumstances import Circumstances
 from sessions.core.gaps import NEVER, known
-from sessions.core.plan import Circumstances, make_plan, render
+from sessions.core.plan import make_plan, render
 from sessions.core.prices import prices_for
 from sessions.core.ttl import Fixed
 from sessions.errors import ModelError, without_words

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 from sessions.calls.trust import StoredTrust
 from sessions.clock import Clock, monotonic
 from sessions.core.cache import SECONDS, Where
+from sessions.core.circumstances import Circumstances
 from sessions.core.evidence import ENOUGH
 from sessions.core.experience import REMEMBERED, Experience, Kind, Others, Seen
 from sessions.core.gaps import NEVER, NONE, Gaps, Prior, forecast
+from sessions.core.heads import kept_slots
 from sessions.core.idle import HourLimit, why_no_zero_token
-from sessions.core.plan import SHARED, Circumstances
+from sessions.core.keeping import REFRESH_BEFORE
 from sessions.core.prices import prices_for
-from sessions.core.ttl import PARK_AFTER, REFRESH_BEFORE, Fixed, Policy
+from sessions.core.shared import SHARED
+from sessions.core.ttl import PARK_AFTER, Fixed, Policy
+from sessions.core.warmth import Slot
 from sessions.ledger import Call
 from storage import Store
 
@@ -28,6 +32,8 @@ OWNER_SESSIONS = 10
 """Newest sessions of an owner that tell how long its gaps are, and whether it came back after parks."""
 OWNERS = 10_000
 """Owners whose gaps are remembered, those read last."""
+_NOBODY = ""
+"Not the id of any session."
 READ_AGAIN = 600.0
 """Seconds after which it is read again what other workers have asked for."""
 
@@ -79,12 +85,27 @@ class Forecaster:
             parks=self.can_park(conversation) and not conversation.settings.local_tools,
             lasting=self._lasts(conversation),
             others=self.others(conversation, now),
+            keeps=self.keeps(conversation),
         )
 
     def prior(self, conversation: Conversation, now: float, turns: int | None = None) -> Prior:
         """What is known beforehand of the gap that follows so many turns (`None`: those it has had)."""
         turns = conversation.record.totals.turns if turns is None else turns
         return self._experience.prior(conversation.prompt.settings_digest, turns, now)
+
+    def keeps(self, conversation: Conversation) -> tuple[Slot, ...]:
+        """The slots whose prefixes are kept for all sessions that use them, where that pays."""
+        if not self._tend or isinstance(self.policy, Fixed):
+            return ()
+        return kept_slots(conversation.settings, conversation.prompt.profile)
+
+    def uses(self, point: str, now: float) -> Others:
+        """How all sessions use a prefix."""
+        return self._experience.others(point, _NOBODY, now)
+
+    def users(self, point: str) -> list[str]:
+        """The sessions that used a prefix, those that did so last first."""
+        return self._experience.users(point)
 
     def others(self, conversation: Conversation, now: float) -> Callable[[str], Others]:
         """How other sessions use a prefix of this conversation, by its point."""
@@ -125,6 +146,11 @@ class Forecaster:
         await self._learn_owner(conversation.record.owner)
         if conversation.prompt.profile.parks:
             await self.trust.learn(conversation.settings.model)
+
+    async def learn_anew(self, conversation: Conversation) -> None:
+        """As `learn`, with what other workers have asked for up to now."""
+        self._read_at = -NEVER
+        await self.learn(conversation)
 
     async def _learn_from_all(self) -> None:
         before, now = self._read_at, monotonic(self._clock)

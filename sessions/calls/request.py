@@ -335,7 +335,7 @@ class Requests:
             record, _ = self.fail(request, conversation, error)
             with anyio.CancelScope(shield=True):
                 # It may have been paid for: the ledger has it also where its caller is cancelled.
-                await self._store.record(record, conversation.settings_record)
+                await self._store.record(record, conversation.settings_to_keep)
             raise
 
 

@@ -122,7 +122,7 @@ class ZeroToken:
             await requests.answer(request)
         record, call = requests.end(request, conversation, "ok")
         with anyio.CancelScope(shield=True):  # it is paid: whoever waits for it may leave just now
-            await self._store.record(record, conversation.settings_record)
+            await self._store.record(record, conversation.settings_to_keep)
         conversation.learn(call)
         return call
 

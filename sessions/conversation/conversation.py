@@ -69,7 +69,7 @@ class Conversation:
         self._rows: list[EntryRecord] | None = None
         self._prompt: Prompt | None = None
         self.size = 0
-        self._loaded = False
+        self._loaded = self._borrows = False
         self._committed = 0
         self._token: int | None = None
         self._open: list[TurnRecord] | None = None
@@ -298,6 +298,16 @@ class Conversation:
     def settings_record(self) -> PromptRecord:
         """The present settings as they are kept beside the calls made with them."""
         return PromptRecord(self.prompt.settings_digest, self.prompt.settings_text)
+
+    @property
+    def settings_to_keep(self) -> PromptRecord | None:
+        """The same, unless they are borrowed."""
+        return None if self._borrows else self.settings_record
+
+    def borrow(self, settings: Settings) -> None:
+        """Another session's settings, as long as this object lives: they are stored nowhere, and go with that one."""
+        self.use(settings)
+        self._borrows = True
 
     def unsaved_settings(self, calls: Sequence[CallRecord]) -> tuple[PromptRecord, ...]:
         """The present settings, where one of these calls is the first that was made with them, as far as is known."""

@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from sessions.arguments import metadata_text
 from sessions.clock import Clock
 from sessions.conversation.conversation import Conversation
 from sessions.conversation.memory import Transcripts
 from sessions.conversation.recent_calls import RECENT_CALLS
+from sessions.core.settings import Settings
 from sessions.core.warmth import Warmth
 from sessions.errors import Conflict, SessionNotFound
 from sessions.lifecycle import Lifecycle
 from sessions.model.endpoint import Endpoint
 from sessions.tools import Toolbox
 from sessions.translate import storage_errors
-from storage import SessionMissing, SessionRecord, Store, Stored
+from storage import SessionExists, SessionMissing, SessionRecord, Store, Stored
 
 SHARED_POINTS = 10_000
 """Points known to be warm that all sessions of a manager share; some 2 MB."""
@@ -46,6 +48,14 @@ class Conversations:
             stored = await self._read(id)
         check_owner(stored.record, owner)
         return stored
+
+    async def set_up(self, id: str, title: str, purpose: str, settings: Settings) -> None:
+        """An empty session that is nobody's, for the ledger of requests of ours; where there is one, that stays."""
+        now, metadata = self._clock.now(), metadata_text({"purpose": purpose})
+        try:
+            await self._store.create(new_record(id, None, title, metadata, settings.to_json(), now))
+        except SessionExists:
+            return  # of an earlier time, or another worker's
 
     async def open(self, id: str, toolbox: Toolbox) -> Conversation:
         """A conversation with these tools bound. Raises `storage.SessionMissing`."""

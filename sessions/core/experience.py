@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate, compress
 from operator import sub
 from typing import Any, TypeAlias, TypeVar
@@ -18,6 +19,7 @@ from typing import Any, TypeAlias, TypeVar
 from sessions.core.cache import SECONDS
 from sessions.core.gap_prior import EDGES
 from sessions.core.gaps import FITTED, Counted, Forecast, Prior
+from sessions.core.keeping import lives_for
 from sessions.core.profiles import Ttl
 
 WEIGHT = 10.0
@@ -187,6 +189,11 @@ class Experience:
         uses = self._uses.get(point)
         return Others(now=now) if uses is None else uses.beside(session, now)
 
+    def users(self, point: str) -> list[str]:
+        """The sessions that used this prefix, those that did so last first."""
+        uses = self._uses.get(point)
+        return [] if uses is None else list(dict.fromkeys(reversed(uses.sessions)))
+
     def _use(self, request: Seen) -> None:
         for point in request.shared:
             self._uses.setdefault(point, _Uses()).add(request.started, request.session)
@@ -212,7 +219,7 @@ class Experience:
         _put_last(self._sessions, request.session, REMEMBERED)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: a plan asks for the forecast several times, and it is kept
 class Others:
     """When other sessions used a prefix, and when all did: starts of requests in order, seconds since the epoch."""
 
@@ -225,17 +232,20 @@ class Others:
         """Whether there are enough of them to tell something."""
         return len(self.others) >= ENOUGH
 
-    def alive(self, ttl: Ttl) -> float:
-        """The share of the time in which the others alone keep an entry of this lifetime alive."""
+    def alive(self, ttl: Ttl, refreshes: int = 0) -> float:
+        """The share of the time in which the others alone keep an entry of this lifetime alive.
+
+        `refreshes`: how often in a row a 1-hour entry is read while none of them asks.
+        """
         if not self.tell:
             return 0.0
-        gaps, seconds = _gaps(self.others, self.now), SECONDS[ttl]
+        gaps, lives = _gaps(self.others, self.now), lives_for(refreshes) if ttl == "1h" else SECONDS[ttl]
         looked_at = sum(gaps)
-        lapsed = sum([gap - seconds for gap in gaps if gap > seconds])
+        lapsed = sum([gap - lives for gap in gaps if gap > lives])
         # As if one lifetime more had been looked at, in which nobody came: a burst alone is no habit.
-        return (looked_at - lapsed) / (looked_at + seconds)
+        return (looked_at - lapsed) / (looked_at + SECONDS[ttl])
 
-    @property
+    @cached_property
     def forecast(self) -> Forecast:
         """How long after one use the next one comes, as it has been; the last one has waited until now."""
         return Counted(_gaps(self.all, self.now))

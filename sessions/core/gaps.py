@@ -83,9 +83,10 @@ def known(seconds: float) -> Forecast:
 
 
 class Counted(Forecast):
-    """The chances of gaps that were seen (seconds, at least one): each is as likely as it was often.
+    """The chances of gaps that were seen (seconds): each is as likely as it was often.
 
-    The curve is drawn for those who look at it: a plan asks for a few chances, of some hundred gaps.
+    As if one more had been seen, after which nobody came: who has waited longer than ever is sure of nothing. The curve
+    is drawn for those who look at it: a plan asks for a few chances, of some hundred gaps.
     """
 
     __slots__ = ("_gaps",)
@@ -97,13 +98,13 @@ class Counted(Forecast):
     @property
     def knots(self) -> tuple[tuple[float, float], ...]:
         """As of every forecast."""
-        chances = [number / len(self._gaps) for number in range(len(self._gaps) + 1)]
+        chances = [number / (len(self._gaps) + 1) for number in range(len(self._gaps) + 1)]
         before, after = zip(self._gaps, chances, strict=False), zip(self._gaps, chances[1:], strict=True)
         return tuple(chain.from_iterable(zip(before, after, strict=True)))
 
     def within(self, seconds: float) -> float:
-        """The share of the gaps that were no longer."""
-        return bisect_right(self._gaps, seconds) / len(self._gaps)
+        """The chance of one that is no longer."""
+        return bisect_right(self._gaps, seconds) / (len(self._gaps) + 1)
 
 
 def curve(shares: Sequence[float]) -> Forecast:

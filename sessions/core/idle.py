@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from sessions.core.cache import SECONDS
+from sessions.core.circumstances import Circumstances, relative_prices
 from sessions.core.evidence import IN_A_ROW, Asked, unreturned
 from sessions.core.experience import Others, nobody
 from sessions.core.gaps import FITTED, TOOLS, Forecast, Gaps, Prior, human, known
+from sessions.core.keeping import REFRESH_BEFORE
 from sessions.core.plan import (
-    Circumstances,
     Plan,
     deepest_live,
     latest_assistant,
@@ -24,19 +25,18 @@ from sessions.core.plan import (
     live_points,
     predict,
     readable_point,
-    relative_prices,
-    staying,
     with_anchor,
 )
 from sessions.core.prices import prices_for
 from sessions.core.profiles import Profile
 from sessions.core.prompt import Prompt
 from sessions.core.settings import Settings
+from sessions.core.shared import staying
 from sessions.core.steps import calls_of
 from sessions.core.transcript import Entry
-from sessions.core.ttl import REFRESH_BEFORE, Option, Outlook, Policy, chosen
+from sessions.core.ttl import Option, Outlook, Policy, chosen
 from sessions.core.usage import Usage
-from sessions.core.warmth import Warmth
+from sessions.core.warmth import Slot, Warmth
 
 IdleKind: TypeAlias = Literal["park", "refresh"]
 
@@ -54,7 +54,7 @@ class Facts:
     `local_tools`: names of the tools that run here. `gaps`, `owner_gaps`: between its turns, and between the turns of
     its owner's sessions. `can_park`: whether a 1-hour entry behind a 5-minute prefix is believed to outlive it.
     `spent`: usage of the idle requests since the last turn. `prior`: what is known beforehand of its gaps.
-    `others`: how other sessions use a prefix, by its point.
+    `others`: how other sessions use a prefix, by its point. `keeps`: slots that are kept for all sessions.
     """
 
     now: float
@@ -70,6 +70,7 @@ class Facts:
     spent: Sequence[Usage] = ()
     prior: Prior = FITTED
     others: Callable[[str], Others] = nobody
+    keeps: tuple[Slot, ...] = ()
 
     @property
     def has_something_to_keep(self) -> bool:
@@ -196,7 +197,7 @@ def wish(facts: Facts) -> Rest | Ask:
     """What the policy wants to be done now, as far as this conversation's own facts allow it."""
     told = facts.gaps.told is not None
     prices = prices_for(facts.prompt.profile, facts.prompt.total)
-    at = Circumstances(facts.now, facts.policy, _forecast(facts), prices, told, others=facts.others)
+    at = Circumstances(facts.now, facts.policy, _forecast(facts), prices, told, others=facts.others, keeps=facts.keeps)
     possible = plan_idle(facts.prompt, facts.warmth, at, facts.waited)
     if possible is None:
         return Rest()

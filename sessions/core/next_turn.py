@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from sessions.core.plan import Circumstances, Plan, make_plan
+from sessions.core.circumstances import Circumstances
+from sessions.core.plan import Plan, make_plan
 from sessions.core.prices import cost
 from sessions.core.profiles import MODELS, Profile, bare_name
 from sessions.core.prompt import Prompt

@@ -7,18 +7,19 @@ user message). Markers live in the outgoing request only; what is stored never h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from sessions.core.cache import SECONDS, THINKING, Where, bill, find
-from sessions.core.experience import Others, nobody
-from sessions.core.gaps import NONE, Forecast, forecast
-from sessions.core.prices import Prices, prices_for
+from sessions.core.circumstances import Circumstances, relative_prices
+from sessions.core.gaps import NONE, forecast
+from sessions.core.prices import prices_for
 from sessions.core.profiles import Profile, Ttl, profile_for
 from sessions.core.prompt import Prompt
 from sessions.core.settings import make_settings
+from sessions.core.shared import SHARED, context_place, shared_ttl, staying
 from sessions.core.transcript import Entry, Malformed, canonical, lift_marks
 from sessions.core.ttl import ExpectedCost, Option, Outlook, Policy, chosen
 from sessions.core.usage import Usage
@@ -28,9 +29,6 @@ MAX_MARKS = 4
 """Breakpoints per request that the API takes (September 2026)."""
 _CERTAINLY = 1.6
 """An estimate this many times too small would still be below the minimum: only then is a mark left out."""
-_USUAL = (0.1, 1.25, 2.0)
-SHARED: tuple[Slot, ...] = ("shared", "context")
-"""Slots of prefixes that other sessions may use too."""
 _CARRIED = ("stream", "diagnostics", "thread", "compaction")
 """Request fields that are no part of the prompt's plan: a planned request keeps them as they are."""
 _SETTINGS = ("model", "max_tokens", "system", "tools", "thinking", "tool_choice", "output_config")
@@ -55,27 +53,6 @@ class Plan:
         return tuple(mark for mark in self.marks if mark.tokens - self.expected.cache_read >= max(1, minimum))
 
 
-@dataclass(frozen=True, slots=True)
-class Circumstances:
-    """All that a plan needs beside the prompt. `now`: seconds since the epoch at which the request starts.
-
-    `forecast`: when the next request will come. `told`: the caller gave `expected_gap`. `own_marks`: places where the
-    user's content carried `cache_control`. `parks`: what is written for 5 minutes can be parked later.
-    `lasting`: a 1-hour entry outlives the 5-minute prefix that it was written behind. `others`: how other sessions use
-    a prefix, by its point.
-    """
-
-    now: float
-    policy: Policy
-    forecast: Forecast
-    prices: Prices | None = None
-    told: bool = False
-    own_marks: tuple[Where, ...] = ()
-    parks: bool = False
-    lasting: bool = True
-    others: Callable[[str], Others] = nobody
-
-
 def make_plan(prompt: Prompt, warmth: Warmth, at: Circumstances) -> Plan:
     """Places the marks, chooses their lifetime and predicts the bill; looks only at what is new and what is warm."""
     if not prompt.profile.markers:
@@ -98,44 +75,9 @@ def _lifetimes(prompt: Prompt, slots: Mapping[int, Slot], own: Ttl, at: Circumst
     """
     ttls = dict.fromkeys(slots, own)
     for index in sorted(slots) if own == "5m" else ():
-        if slots[index] in SHARED and _shared_ttl(prompt, index, at) == "1h":
+        if slots[index] in SHARED and shared_ttl(prompt, index, slots[index], at) == "1h":
             ttls.update(dict.fromkeys((place for place in slots if place <= index), "1h"))
     return ttls
-
-
-def _shared_ttl(prompt: Prompt, index: int, at: Circumstances) -> Ttl | None:
-    """The lifetime for a prefix that other sessions use, by their use of it alone; `None` where that is not known."""
-    others = at.others(prompt.points[index].digest)
-    if not others.tell:
-        return None
-    read, write_5m, write_1h = relative_prices(at)
-    outlook = Outlook(
-        options=prompt.profile.ttls,
-        prefix=prompt.tokens(index + 1),
-        new=prompt.tokens(index + 1),
-        read=read,
-        write_5m=write_5m,
-        write_1h=write_1h,
-        forecast=others.forecast,
-        lasting=at.lasting,
-        recurs=True,
-    )
-    return "1h" if chosen(at.policy, outlook) == "1h" else "5m"
-
-
-def staying(prompt: Prompt, warmth: Warmth, at: Circumstances) -> tuple[int, int]:
-    """How many leading tokens other sessions use too, and how many of them they are expected to keep alive."""
-    end, stays = 0, 0.0
-    for index in (prompt.last_markable(0, prompt.head_points), _context(prompt)):
-        others = nobody("") if index is None else at.others(prompt.points[index].digest)
-        if index is None or not others.tell:
-            continue
-        known = warmth.find(prompt.points[index].digest)
-        ttl = _shared_ttl(prompt, index, at) if known is None else known.ttl
-        tokens = prompt.tokens(index + 1)
-        stays = others.alive(ttl or "5m") * (tokens - end) + stays
-        end = tokens
-    return end, round(stays)
 
 
 def _unmarked(prompt: Prompt, warmth: Warmth, at: Circumstances) -> Plan:
@@ -162,7 +104,7 @@ def _slots(prompt: Prompt, own: Sequence[Where]) -> dict[int, Slot]:
         ("assistant", latest_assistant(prompt)),
         ("tail", _tail(prompt)),
         ("shared", prompt.last_markable(0, prompt.head_points)),
-        ("context", _context(prompt)),
+        ("context", context_place(prompt)),
         *[("user", _own(prompt, where)) for where in reversed(own)],
     ]
     for slot, index in wanted:
@@ -205,16 +147,6 @@ def _tail(prompt: Prompt) -> int | None:
     while number and prompt.messages[number - 1]["role"] != "assistant":
         number -= 1
     return prompt.last_markable(_starts(prompt, number), len(prompt.points))
-
-
-def _context(prompt: Prompt) -> int | None:
-    pinned = len(prompt.settings.context)
-    if not pinned or not prompt.messages:
-        return None
-    content = prompt.messages[0]["content"]
-    if len(content) < pinned or list(content[:pinned]) != list(prompt.settings.context):
-        return None
-    return prompt.last_markable(prompt.head_points, prompt.head_points + pinned)
 
 
 def _own(prompt: Prompt, where: Where) -> int | None:
@@ -288,11 +220,6 @@ def _apart(prompt: Prompt, first: int, last: int) -> int:
     return positions + sum(
         prompt.block(point.where).get("type") in THINKING for point in prompt.points[first + 1 : last + 1]
     )
-
-
-def relative_prices(at: Circumstances) -> tuple[float, float, float]:
-    """What reading, writing for 5 minutes and for an hour cost, by the plain input price."""
-    return (at.prices.read, at.prices.write_5m, at.prices.write_1h) if at.prices else _USUAL
 
 
 def _outlook(prompt: Prompt, slots: Mapping[int, Slot], hit: int | None, warmth: Warmth, at: Circumstances) -> Outlook:

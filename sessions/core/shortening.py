@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from sessions.core.cache import SECONDS
-from sessions.core.plan import Circumstances, Plan, make_plan, predict
+from sessions.core.circumstances import Circumstances
+from sessions.core.plan import Plan, make_plan, predict
 from sessions.core.prices import Prices, prices_for
 from sessions.core.profiles import Ttl
 from sessions.core.prompt import Prompt

@@ -11,6 +11,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 
 from sessions.core.cache import SECONDS
 from sessions.core.gaps import NEVER, Forecast
+from sessions.core.keeping import costs
 from sessions.core.profiles import Ttl
 
 Option = Literal["5m", "1h", "lapse", "park", "refresh"]
@@ -20,8 +21,6 @@ for the price of a read), "refresh" (read a 1-hour entry so that it lives on).""
 PARK_AFTER = 270.0
 """Seconds after the start of the last request at which a 5-minute prefix is parked: it lives 30 more."""
 _MOST_RETURNS = 100.0
-REFRESH_BEFORE = 60.0
-"""Seconds before a 1-hour entry lapses at which it is refreshed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,8 @@ class Outlook:
     `parks`: a 5-minute write can be parked later, with a reply of `reply` tokens. `lasting`: a 1-hour entry outlives
     the 5-minute prefix that it was written behind. `told`: the caller gave `expected_gap`. `stays`: tokens of the
     prefix that other sessions are expected to keep alive, whatever becomes of this one. `recurs`: the prefix is one
-    that many sessions use, again and again, and `forecast` is that of their next use.
+    that many sessions use, again and again, and `forecast` is that of their next use; `keeps`: where that pays, its
+    1-hour entry is refreshed while none of them asks.
     """
 
     options: tuple[Option, ...]
@@ -53,6 +53,7 @@ class Outlook:
     told: bool = False
     stays: int = 0
     recurs: bool = False
+    keeps: bool = False
 
     def cost(self, option: Option) -> float:
         """What an option and the next request's prefix are expected to cost, in plain input tokens.
@@ -77,9 +78,15 @@ class Outlook:
         return self._following(SECONDS["5m"] if "park" in self.options else 0.0)
 
     def _each_use(self, option: Option) -> float:
-        """What a use of the prefix costs in the long run, with entries of this lifetime."""
-        alive, write = self.forecast.within(SECONDS[option]), self.write_1h if option == "1h" else self.write_5m
-        return self.prefix * (alive * self.read + (1.0 - alive) * write)
+        """What a use of the prefix costs in the long run, with entries of this lifetime; when idle, the next use."""
+        if option == "5m":
+            return self.prefix * costs(self.forecast, SECONDS["5m"], self.read, self.write_5m)[0]
+        lapses = SECONDS["1h"] if option == "1h" else self.kept_until
+        each = costs(self.forecast.after(self.waited), lapses, self.read, self.write_1h)
+        if option == "refresh":
+            # Where nothing more can be found, one refresh costs what it reads.
+            return self.prefix * min(each[1:], default=each[0] + self.read)
+        return self.prefix * (min(each) if option == "1h" and self.keeps else each[0])
 
     def _for_good(self, ttl: Ttl) -> float:
         """What it costs now and at all returns to come, where a prefix keeps its first lifetime for good.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -40,6 +40,14 @@ class Alive:
     def since(self) -> float:
         """The start of the request that wrote it or last read it."""
         return self.until - SECONDS[self.ttl]
+
+    def used(self, starts: Iterable[float]) -> Alive:
+        """The same after requests that read it, if it was alive when they started (seconds since the epoch)."""
+        until = self.until
+        for start in sorted(starts):
+            if start < until:
+                until = max(until, start + SECONDS[self.ttl])
+        return Alive(self.ttl, until)
 
 
 @dataclass(slots=True)

@@ -270,6 +270,7 @@ class TurnWriter:
         # Before the conversation learns it: whether a park had kept its prefix alive shows in what was known until now.
         self._runtime.forecaster.observe(self.conversation, call)
         self.conversation.learn(call if reply is None else replace(call, entry=self.request.asked_from))
+        self._runtime.heads.used(self.conversation, call)
         return record
 
     def end_spans(self) -> None:

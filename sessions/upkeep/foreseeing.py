@@ -8,11 +8,12 @@ from sessions.calls.forecaster import Forecaster
 from sessions.conversation.entries import make_entry
 from sessions.core.cache import SECONDS
 from sessions.core.idle import Ask, waits_for_server_tools, wish
+from sessions.core.keeping import REFRESH_BEFORE
 from sessions.core.next_turn import MOMENTS, CostForecast, alike, forecast_costs, next_words, usual_answer
 from sessions.core.plan import Plan, deepest_live, live_entry
 from sessions.core.prompt import summary_leaves_out
 from sessions.core.shortening import closed_entries
-from sessions.core.ttl import PARK_AFTER, REFRESH_BEFORE
+from sessions.core.ttl import PARK_AFTER
 from sessions.ledger import total_cost
 from sessions.turns.compaction import obstacle
 from sessions.upkeep.tending import facts_of

@@ -11,14 +11,13 @@ import uuid
 from functools import partial
 from hashlib import blake2b
 
-from sessions.arguments import metadata_text
 from sessions.background import Background, log
 from sessions.calls.trust import StoredTrust
 from sessions.calls.zero_token import PLACEHOLDER, ZeroToken
 from sessions.clock import Clock
 from sessions.conversation.conversation import Conversation
 from sessions.conversation.entries import make_entry
-from sessions.conversation.opening import Conversations, new_record
+from sessions.conversation.opening import Conversations
 from sessions.core.cache import SECONDS, text_of
 from sessions.core.evidence import ENOUGH
 from sessions.core.plan import predict, readable_point
@@ -30,7 +29,7 @@ from sessions.ledger import Call
 from sessions.model.endpoint import Endpoint
 from sessions.runtime import Runtime
 from sessions.tools import Toolbox
-from storage import SessionExists, StorageError, Store
+from storage import StorageError
 
 CLAIM = 3600.0
 """Seconds for which one worker finds out; after that, if it could not, another one may try."""
@@ -49,7 +48,6 @@ class SelfProbe:
 
     def __init__(
         self,
-        store: Store,
         clock: Clock,
         background: Background,
         conversations: Conversations,
@@ -58,7 +56,7 @@ class SelfProbe:
         trust: StoredTrust,
         characters_per_token: float | None,
     ) -> None:
-        self._store, self._clock, self._background = store, clock, background
+        self._clock, self._background = clock, background
         self._conversations, self._endpoint, self._zero_token = conversations, endpoint, zero_token
         self._trust, self._characters_per_token = trust, characters_per_token
         self._under_way: set[str] = set()
@@ -128,12 +126,7 @@ class SelfProbe:
     async def _session(self, model: str) -> str:
         """The session whose ledger has the requests, made where it is missing."""
         name = f"probe-{blake2b(text_of([self._endpoint.name, model]).encode(), digest_size=8).hexdigest()}"
-        settings = make_settings(model=model, max_tokens=1).to_json()
-        record = new_record(name, None, "self-probe", metadata_text({"purpose": "probe"}), settings, self._clock.now())
-        try:
-            await self._store.create(record)
-        except SessionExists:
-            return name  # of an earlier try
+        await self._conversations.set_up(name, "self-probe", "probe", make_settings(model=model, max_tokens=1))
         return name
 
 
@@ -145,7 +138,6 @@ def least(profile: Profile) -> int:
 def self_probe_of(runtime: Runtime) -> SelfProbe:
     """That of a manager."""
     return SelfProbe(
-        runtime.store,
         runtime.clock,
         runtime.background,
         runtime.conversations,

@@ -20,12 +20,13 @@ from sessions.conversation.leases import Leases
 from sessions.core.cache import SECONDS
 from sessions.core.evidence import ENOUGH, IN_A_ROW, Asked
 from sessions.core.idle import Ask, Evidence, Facts, IdleKind, Rest, allowed, waits_for_server_tools, wish
+from sessions.core.keeping import REFRESH_BEFORE
 from sessions.core.plan import Plan
-from sessions.core.ttl import REFRESH_BEFORE
 from sessions.errors import BudgetExceeded, ModelError
 from sessions.ledger import Call
 from sessions.runtime import Runtime
 from sessions.tools import Toolbox
+from sessions.upkeep.keeping import Keeping, kept_point
 from sessions.upkeep.self_probe import self_probe_of
 from storage import SessionMissing, StorageError, Store
 
@@ -46,7 +47,9 @@ class Tending:
     """The idle work of one manager: `run` is what its schedule serves.
 
     `open_conversation`: opens a session's conversation. `ask`: sends a plan as a zero-token request; gives the call,
-    which is in the ledger, or raises `ModelError`. `find_out`: begins to find out whether parks of that model live.
+    which is in the ledger, or raises `ModelError`. `keep`: looks after the shared prefix with that point, which a
+    session stands for; gives the seconds until it is to be looked after again. `find_out`: begins to find out whether
+    parks of that model live.
     """
 
     def __init__(
@@ -59,11 +62,12 @@ class Tending:
         *,
         open_conversation: Callable[[str], Awaitable[Conversation]],
         ask: Callable[[Conversation, IdleKind, Plan], Awaitable[Call]],
+        keep: Callable[[Conversation, str], Awaitable[float | None]],
         find_out: Callable[[str], None],
     ) -> None:
         self._store, self._clock, self._leases = store, clock, leases
         self._forecaster, self._schedule = forecaster, schedule
-        self._open_conversation, self._ask, self._find_out = open_conversation, ask, find_out
+        self._open_conversation, self._ask, self._keep, self._find_out = open_conversation, ask, keep, find_out
         self._at_work = 0
 
     # -- wait --
@@ -125,7 +129,8 @@ class Tending:
 
     async def _look_after(self, session: str) -> None:
         conversation = await self._open_conversation(session)
-        again = await self._tended(conversation)
+        point = kept_point(conversation)
+        again = await (self._tended(conversation) if point is None else self._keep(conversation, point))
         # Only while the head is this one: a turn that has come meanwhile has said itself when the session is due.
         await self._store.tend(session, again, now=self._clock.now(), head=conversation.head)
         if again is not None:
@@ -217,6 +222,7 @@ def facts_of(conversation: Conversation, forecaster: Forecaster, now: float, ask
         spent=[call.usage for call in conversation.recent.idle if call.started > asked],
         prior=forecaster.prior(conversation, now),
         others=forecaster.others(conversation, now),
+        keeps=forecaster.keeps(conversation),
     )
 
 
@@ -230,5 +236,6 @@ def tending_of(runtime: Runtime) -> Tending:
         runtime.schedule,
         open_conversation=lambda session: runtime.conversations.open(session, Toolbox()),
         ask=runtime.zero_token.ask,
+        keep=Keeping(runtime.store, runtime.clock, runtime.forecaster, runtime.zero_token).look_after,
         find_out=self_probe_of(runtime).begin,
     )

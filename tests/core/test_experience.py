@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sessions.core.circumstances import Circumstances
 from sessions.core.experience import (
     ENOUGH,
     PREFIXES,
@@ -24,9 +25,10 @@ from sessions.core.experience import (
 )
 from sessions.core.gap_prior import HUMAN_SHARES
 from sessions.core.gaps import Forecast, Prior, human
-from sessions.core.plan import Circumstances, make_plan, staying
+from sessions.core.plan import make_plan
 from sessions.core.profiles import Ttl, profile_for
 from sessions.core.prompt import Prompt
+from sessions.core.shared import staying
 from sessions.core.ttl import ExpectedCost, Fixed, Outlook, Policy
 from sessions.core.warmth import Alive, Warmth
 from tests.core.strategies import assistant, text, user

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sessions.core.cache import Where, without_marks
+from sessions.core.circumstances import Circumstances
 from sessions.core.gaps import NONE, forecast
-from sessions.core.plan import Circumstances, Plan, make_plan
+from sessions.core.plan import Plan, make_plan
 from sessions.core.prices import prices_for
 from sessions.core.profiles import Profile, profile_for
 from sessions.core.prompt import Prompt

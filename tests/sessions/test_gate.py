@@ -361,7 +361,9 @@ async def test_a_warm_up_and_a_turn_at_the_same_time() -> None:
 @everywhere
 async def test_six_first_calls_in_three_processes_write_one_prefix(tmp_path: Path) -> None:
     world = World(latency=ONE_SECOND, url=tmp_path / "a.db")
-    async with world.manager() as one, world.manager() as two, world.manager() as three:
+    # Untended: it is to lapse in between.
+    untended = [world.manager(tend=False) for _ in range(3)]
+    async with untended[0] as one, untended[1] as two, untended[2] as three:
         managers = [one, two, three]
         sessions = [(await several(manager, 2))[n] for n in range(2) for manager in managers]
         replies = await gathered(world, *map(sending, sessions))

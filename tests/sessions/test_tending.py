@@ -240,8 +240,9 @@ async def test_sessions_left_after_one_turn_cost_one_park_each_and_at_most_three
     at = world()
     async with at.manager() as manager:
         sessions = []
-        for _ in range(6):
-            sessions.append(await chat(manager, owner="u"))
+        for number in range(6):
+            # Nothing in common: what they shared would be kept once for all of them.
+            sessions.append(await chat(manager, owner="u", system=f"{number} {simulator.filler(2883)}"))
             await sessions[-1].send("hello")
             await at.clock.advance(2 * 3600.0)
         found = [(await kinds(one)).count("park") for one in sessions]
