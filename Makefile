@@ -77,10 +77,6 @@ bench: $(VENV)/.installed-dev ## what session.send costs beside the bare SDK cal
 bench-follow: $(VENV)/.installed-dev ## what it costs to follow turns, and that somebody could
 	$(BIN)/python -m tests.benchmarks.follow
 
-.PHONY: bench-web
-bench-web: $(VENV)/.installed-dev ## 500 answers at once through one worker, beside the bare SDK; idle followers
-	$(BIN)/python -m tests.benchmarks.web
-
 # Peers have pins of their own, so they live in an environment of their own.
 TRACES ?= 48
 PEERS := .venv-peers
@@ -88,6 +84,10 @@ PEERS := .venv-peers
 .PHONY: bench-cost
 bench-cost: $(PEERS)/.installed ## what recorded sessions and drawn workloads cost with us and with others (ALL=1: all of them, two hours)
 	$(PEERS)/bin/python -m tests.benchmarks.cost $(if $(ALL),--scale 1,--traces $(TRACES)) --output build/bench-cost $(if $(DOCS),--docs)
+
+.PHONY: bench-web
+bench-web: $(VENV)/.installed-dev $(PEERS)/.installed ## 500 answers at once through one worker, beside the bare SDK and another back end; idle followers
+	$(BIN)/python -m tests.benchmarks.web
 
 PEERS_SPEED := .venv-peers-speed
 

@@ -162,7 +162,13 @@ class Ending:
 
     def _end(self, number: int) -> None:
         self.should_exit = True
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
         self._before[number](number, None)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a warning of the server's says something: that streams are cut at the end does not."""
+    return "without completing response" not in record.getMessage()
 
 
 def _end_with_parent() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,19 @@ def test_a_port_that_is_taken_is_named(warmline: Run) -> None:
     assert ran.code == 2
     assert f"cannot listen on 127.0.0.1:{port}" in ran.err
     assert "choose another --port" in ran.err
+
+
+WITHOUT = """
+import sys
+sys.modules["sse_starlette"] = None
+from sessions.cli import main
+main(["serve", "--port", "0"])
+"""
+
+
+def test_a_missing_extra_is_named_with_the_way_to_get_it(tmp_path: Path) -> None:
+    ran = subprocess.run([sys.executable, "-c", WITHOUT], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2, ran.stderr
+    assert "pip install" in ran.stderr
+    assert "[chat]" in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,9 @@ def user(address: str, **headers: str) -> httpx2.Client:
     return httpx2.Client(base_url=address, headers=headers, timeout=WITHIN)
 
 
-def said(browser: httpx2.Client, words: str = WORDS) -> tuple[str, str]:
+def said(browser: httpx2.Client, words: str = WORDS, agent: str = "demo") -> tuple[str, str]:
     """A new session, and where the events of its first turn are."""
-    session = browser.post("api/sessions", json={"agent": "demo"}).json()["id"]
+    session = browser.post("api/sessions", json={"agent": agent}).json()["id"]
     begun = browser.post(
         f"api/sessions/{session}/turns", json={"id": "first", "content": [{"type": "text", "text": words}]}
     )
@@ -167,6 +167,88 @@ def test_a_worker_that_was_killed_is_replaced_and_its_turn_finished(tmp_path: Pa
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=WITHIN)
         assert process.returncode == 0
+
+
+def test_workers_end_when_their_supervisor_was_killed(tmp_path: Path) -> None:
+    with serving(tmp_path, "--workers", "2", "--drain", "0") as (process, address):
+        workers = until(lambda: len(spawned(process)) == 2 and spawned(process))
+        process.kill()
+        process.wait()
+        gone, alive = psutil.wait_procs(workers, timeout=WITHIN)
+        for worker in alive:
+            worker.kill()
+        assert (len(gone), alive) == (2, [])
+        assert not is_ready(address)
+
+
+def test_ctrl_c_twice_leaves_out_the_rest_of_the_end(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        process, address = stack.enter_context(serving(tmp_path, "--drain", "3000"))
+        browser = stack.enter_context(user(address))
+        session, events = said(browser, WORDS * 30)
+        told = events_of(stack.enter_context(browser.stream("GET", events)).iter_lines())
+        next(event for event in told if event["type"] == "delta")
+        process.send_signal(signal.SIGINT)
+        with user(address) as other:
+            until(lambda: other.get("ready").status_code == 503)
+        assert process.poll() is None, "the answer has its time"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=WITHIN)
+        assert (process.returncode, err) == (0, "")
+        with suppress(httpx2.RemoteProtocolError):  # cut, not closed: a page knows that it has not seen the end
+            assert "ended" not in [event["type"] for event in told]
+    with serving(tmp_path) as (_, address), user(address) as browser:
+        until(lambda: ended(browser, events) == "finished")
+        assert answer(browser, session)
+
+
+MADE = """
+from chat_agents import agents
+
+def counted():
+    with open("made.txt", "a") as file:
+        file.write("made\\n")
+    return agents
+"""
+
+
+def test_tokens_operators_and_the_agents_of_the_example(tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "chat_agents.py"
+    (tmp_path / "chat_agents.py").write_text(example.read_text())
+    (tmp_path / "counting.py").write_text(MADE)
+    tokens = {owner: token_of(tmp_path, owner) for owner in ("ada", "bob")}
+    options = ["--agents", "counting:counted", "--tokens", "tokens.txt", "--operator", "ada"]
+    with serving(tmp_path, *options) as (_, address), ExitStack() as stack:
+        assert (tmp_path / "made.txt").read_text() == "made\n"
+        ada, bob = (
+            stack.enter_context(user(address, authorization=f"Bearer {tokens[owner]}")) for owner in ("ada", "bob")
+        )
+        assert httpx2.get(f"{address}api/config").status_code == 401
+        assert httpx2.get(f"{address}api/config", headers={"authorization": "Bearer wl_no"}).status_code == 401
+        config = ada.get("api/config").json()
+        assert (config["owner"], config["operator"]) == ("ada", True)
+        assert [agent["name"] for agent in config["agents"]] == ["guide", "writer"]
+        assert bob.get("api/config").json()["operator"] is False
+        session, events = said(bob, "What are the hours of the museum?", "guide")
+        assert ended(bob, events) == "finished"
+        assert "Tuesday to Sunday" in bob.get(f"api/sessions/{session}").text
+        assert ada.get(f"api/sessions/{session}").status_code == 404
+        assert [row["key"] for row in ada.get("api/spend?by=owner").json()["rows"]] == ["bob"]
+        assert bob.get("api/spend?owner=ada").status_code == 403
+        digits = command(tmp_path, "token", "list").splitlines()[-1].split()[0]
+        command(tmp_path, "token", "revoke", digits)
+        until(lambda: 401 in (ada.get("api/config").status_code, bob.get("api/config").status_code))
+
+
+def token_of(folder: Path, owner: str) -> str:
+    return command(folder, "token", "new", owner).split()[0]
+
+
+def command(folder: Path, *words: str) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-m", "sessions", *words], cwd=folder, env=BARE, capture_output=True, text=True, check=True
+    )
+    return ran.stdout
 
 
 def is_connected(worker: psutil.Process) -> bool:

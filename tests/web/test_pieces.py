@@ -22,7 +22,7 @@ from sessions import (
     ToolSoFar,
     ToolStarted,
 )
-from sessions.web import ag_ui, ai_sdk
+from sessions.web import ag_ui_events, ui_messages
 from sessions.web.front_ends import file_of
 from sessions.web.pieces import (
     Closed,
@@ -127,8 +127,8 @@ def test_tools_of_the_api_are_told_with_their_results() -> None:
     failed = {**result, "content": {"type": "web_search_tool_result_error", "error_code": "unavailable"}}
     unknown = {"type": "container_upload", "file_id": "f"}
     for block, output in ((result, [page]), (failed, None)):
-        chunks, parts = ai_sdk.Chunks(), ai_sdk.Parts()
-        events = ag_ui.Events("turn")
+        chunks, parts = ui_messages.Chunks(), ui_messages.Parts()
+        events = ag_ui_events.Events("turn")
         made: list[Any] = []
         for piece in Pieces().stored([entry("assistant", call, block, unknown, {"type": "text", "text": "so"})]):
             for chunk in chunks.of(piece):

@@ -24,6 +24,10 @@ from tests.benchmarks.speed.measures import Table, note
 from tests.benchmarks.web.server import HOLD
 
 ROOT = Path(__file__).parents[3]
+PYTHONS = {"pydantic-ai": ROOT / ".venv-peers" / "bin" / "python"}
+"""Of servers that live in an environment of their own."""
+DELTAS = {"pydantic-ai": b'data: {"type":"text-delta"'}
+"""How a line that brings a piece of the answer begins, where it is not `event: delta`."""
 
 
 @dataclass
@@ -51,7 +55,16 @@ async def started(kind: str, pace: float, tokens: int) -> AsyncIterator[Worker]:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
         listener.close()
-        command = [sys.executable, "-m", "tests.benchmarks.web.server", kind, folder, str(port), str(pace), str(tokens)]
+        command = [
+            str(PYTHONS.get(kind, sys.executable)),
+            "-m",
+            "tests.benchmarks.web.server",
+            kind,
+            folder,
+            str(port),
+            str(pace),
+            str(tokens),
+        ]
         process = await asyncio.create_subprocess_exec(*command, cwd=ROOT)
         try:
             worker = Worker(kind, port, psutil.Process(process.pid))
@@ -96,8 +109,8 @@ async def asked(worker: Worker, method: str, path: str, body: Any = None, owner:
 
 async def conversation(worker: Worker, owner: str = "one") -> str:
     """A conversation of this owner's, where the server has such."""
-    if worker.kind == "bare":
-        return ""
+    if worker.kind != "ours":
+        return owner  # it is told with the words
     return str((await asked(worker, "POST", "/api/sessions", {"agent": "helper", "title": "x"}, owner))["id"])
 
 
@@ -105,6 +118,10 @@ async def stream(worker: Worker, id: str, words: str, owner: str = "one") -> Any
     """Says something; what comes of it as a stream."""
     if worker.kind == "bare":
         return await _opened(worker, "POST", "/chat", {"text": words})
+    if worker.kind == "pydantic-ai":
+        said = {"id": "m", "role": "user", "parts": [{"type": "text", "text": words}]}
+        body = {"id": id, "trigger": "submit-message", "messages": [said]}
+        return await _opened(worker, "POST", "/chat", body)
     body = {"id": "m", "content": [{"type": "text", "text": words}]}
     begun = await asked(worker, "POST", f"/api/sessions/{id}/turns", body, owner)
     return await _opened(worker, "GET", "/" + begun["events"], owner=owner)
@@ -124,8 +141,9 @@ async def answer(worker: Worker, id: str, delay: float, owner: str = "one") -> S
     began = time.perf_counter()
     reader, writer = await stream(worker, id, "Tell me something.", owner)
     first, last, deltas = 0.0, 0.0, 0
+    begins = DELTAS.get(worker.kind, b"event: delta")
     while line := await reader.readline():
-        if line.startswith(b"event: delta"):
+        if line.startswith(begins):
             last = time.perf_counter()
             first, deltas = first or last, deltas + 1
     writer.close()
@@ -184,20 +202,28 @@ async def idle(given: argparse.Namespace, kind: str) -> list[float | None]:
     return [memory, busy]
 
 
+def _is_installed(kind: str) -> bool:
+    if PYTHONS[kind].exists():
+        return True
+    print(f"{kind} is left out: it is not installed ({PYTHONS[kind].relative_to(ROOT)}, `make bench-web` does that)")
+    return False
+
+
 async def main(given: argparse.Namespace) -> None:
     print(
         f"of the first, {1000 * 0.05 + 8000 * given.pace:.0f} ms are the model's own: 50, and eight tokens in a piece"
     )
+    kinds = ["bare", "ours", *(kind for kind in PYTHONS if _is_installed(kind))]
     columns = ["first, ms", "p95", "pieces/s", "slowest", "kB each", "processor µs/piece"]
     many, few = given.conversations, given.few
     for conversations, within in ((few, given.within * few / many), (many, given.within), (many, given.burst)):
         title = f"{conversations} answers at once through one worker, begun within {within:g} s"
         table = Table(f"{title}, {1 / given.pace:.0f} tokens/s each", columns)
-        for kind in ("bare", "ours"):
+        for kind in kinds:
             table.rows[kind] = await streaming(given, kind, conversations, within)
         print(f"\n{table.text()}", flush=True)
     table = Table(f"{given.followers} idle followers of one worker", ["kB each", "% of a core"])
-    for kind in ("bare", "ours"):
+    for kind in kinds:
         table.rows[kind] = await idle(given, kind)
     print(f"\n{table.text()}")
 
