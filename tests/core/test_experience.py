@@ -275,8 +275,9 @@ def plainly(uses: list[tuple[float, str]], session: str, now: float) -> Others:
 def drawn_curve(others: Others) -> Forecast:
     gaps = sorted([after - before for before, after in pairwise(others.all)] + [max(0.0, others.now - others.all[-1])])
     knots: list[tuple[float, float]] = []
+    many = len(gaps) + 1  # and one after which nobody came
     for number, gap in enumerate(gaps):
-        knots += [(gap, number / len(gaps)), (gap, (number + 1) / len(gaps))]
+        knots += [(gap, number / many), (gap, (number + 1) / many)]
     return Forecast(tuple(knots))
 
 
