@@ -276,7 +276,7 @@ def drawn_curve(others: Others) -> Forecast:
     gaps = sorted([after - before for before, after in pairwise(others.all)] + [max(0.0, others.now - others.all[-1])])
     knots: list[tuple[float, float]] = []
     for number, gap in enumerate(gaps):
-        knots += [(gap, number / len(gaps)), (gap, (number + 1) / len(gaps))]
+        knots += [(gap, number / (len(gaps) + 1)), (gap, (number + 1) / (len(gaps) + 1))]
     return Forecast(tuple(knots))
 
 
