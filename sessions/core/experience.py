@@ -34,6 +34,8 @@ ENOUGH = 3
 """Uses by other sessions from which on they tell something."""
 STALE = 60.0
 """Seconds for which what was worked out is good enough."""
+NEARNESS = 0.7
+"""By how much a bin of gaps tells less of each further one behind it."""
 _DAY = 24 * 3600.0
 STEPS = (1, 2, 4, 7)
 """Turn numbers from which on sessions are told apart."""
@@ -78,6 +80,26 @@ def survived(shares: Sequence[float], weight: float, ended: Sequence[float], exp
     return found
 
 
+def foreseen(shares: Sequence[float], weight: float, ended: Sequence[float], exposed: Sequence[float]) -> list[float]:
+    """The share of gaps to be expected in each bin of `EDGES`, by what was seen in the bins before it.
+
+    Where fewer of those who were still away have come back than was to be expected, fewer of the rest will: nobody has
+    to wait for hours to see that. The nearer a bin, the more it tells. What was known before weighs as much as `weight`
+    users who are still away; the other arguments are those of `survived`.
+    """
+    left, alive, found = 1.0, 1.0, list[float]()
+    came = due = 0.0
+    for share, events, could in zip(shares, ended, exposed, strict=True):
+        hazard = min(1.0, share / left) if left > 0.0 else 1.0
+        found.append(alive * hazard * (came / due if due else 1.0))
+        alive -= found[-1]
+        left = max(0.0, left - share)
+        due = NEARNESS * due + hazard * (could + weight)
+        # Who comes back sooner than was expected tells nothing of those who are still away.
+        came = min(due, NEARNESS * came + events + weight * hazard)
+    return [*found[:-1], found[-1] + alive]
+
+
 def _exposure(ended: Sequence[float], waiting: Iterable[float]) -> list[float]:
     """How many gaps each bin of `EDGES` could have ended: those that ended then or later, and those that go on."""
     lasted, found = [0.0] * len(ended), [0.0] * len(ended)
@@ -113,8 +135,10 @@ class _Group:
         _put_last(self.open, session, REMEMBERED)
 
     def shares(self, before: Sequence[float], now: float) -> list[float]:
-        exposed = _exposure(self.counts, (now - since for since in self.open.values()))
-        return survived(before, WEIGHT, self.counts, exposed)
+        ages = [now - since for since in self.open.values()]
+        exposed = _exposure(self.counts, ages)
+        expected = foreseen(before, WEIGHT, self.counts, exposed)
+        return survived(expected, WEIGHT, self.counts, exposed)
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -20,10 +21,11 @@ from sessions.core.experience import (
     Experience,
     Others,
     Seen,
+    foreseen,
     nobody,
     survived,
 )
-from sessions.core.gap_prior import HUMAN_SHARES
+from sessions.core.gap_prior import EDGES, HUMAN_SHARES
 from sessions.core.gaps import Forecast, Prior, human
 from sessions.core.plan import make_plan
 from sessions.core.profiles import Ttl, profile_for
@@ -59,6 +61,40 @@ def test_shares_of_what_was_seen_alone_are_those_of_kaplan_and_meier() -> None:
     assert found[:3] == pytest.approx([0.25, 0.0, 0.375])
     assert sum(found) == pytest.approx(1.0)
     assert found[-1] == pytest.approx(0.375)
+
+
+def test_without_anything_seen_what_is_expected_is_what_was_known() -> None:
+    nothing = [0.0] * len(HUMAN_SHARES)
+    assert foreseen(HUMAN_SHARES, 10.0, nothing, nothing) == pytest.approx(HUMAN_SHARES, abs=1e-3)
+
+
+def later(seen: Sequence[float]) -> float:
+    """The share of those away for ten minutes who come back within the hour."""
+    ten, hour = EDGES.index(600) + 1, EDGES.index(3600) + 1
+    return sum(seen[ten:hour]) / sum(seen[ten:])
+
+
+def test_minutes_in_which_few_come_back_tell_of_the_hour() -> None:
+    """Sixty have waited for ten minutes, and two are back: of the hour itself nothing has been seen."""
+    bins = len(HUMAN_SHARES)
+    exposed = [60.0 if edge <= 600 else 0.0 for edge in EDGES] + [0.0]
+    few, many, quick = [0.0] * bins, [0.0] * bins, [0.0] * bins
+    few[5], many[9], quick[0] = 2.0, 50.0, 200.0
+    known = later(HUMAN_SHARES)
+    assert later(foreseen(HUMAN_SHARES, 10.0, few, exposed)) < 0.4 * known
+    assert later(foreseen(HUMAN_SHARES, 10.0, many, exposed)) == pytest.approx(known, rel=0.01)
+    # Those who came back at once are no sign of those who did not.
+    assert later(foreseen(HUMAN_SHARES, 10.0, quick, [260.0, *exposed[1:]])) < 0.4 * known
+
+
+@given(st.data())
+def test_what_is_expected_adds_up(data: st.DataObject) -> None:
+    some = st.lists(st.floats(0, 100), min_size=len(HUMAN_SHARES), max_size=len(HUMAN_SHARES))
+    drawn = data.draw(some)
+    shares = [share / sum(drawn) for share in drawn] if sum(drawn) > 1e-6 else HUMAN_SHARES
+    found = foreseen(shares, 10.0, data.draw(some), data.draw(some))
+    assert sum(found) == pytest.approx(1.0, abs=2e-3)
+    assert all(share >= 0.0 for share in found)
 
 
 def test_users_who_do_not_come_back_are_believed_long_before_a_day_is_over() -> None:

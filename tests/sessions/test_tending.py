@@ -246,11 +246,13 @@ async def test_sessions_left_after_one_turn_cost_one_park_each_and_at_most_three
             await sessions[-1].send("hello")
             await at.clock.advance(2 * 3600.0)
         found = [(await kinds(one)).count("park") for one in sessions]
-        assert found == [1, 1, 1, 0, 0, 0]
-        other = await chat(manager, owner="v", system=simulator.filler(2500))
+        assert found[:2] == [1, 1]
+        assert found[2] <= 1, "two who have not come back in hours may be enough"
+        assert found[3:] == [0, 0, 0]
+        other = await chat(manager, owner="v", system=simulator.filler(40_000))
         await other.send("hello")
         await at.clock.advance(1200.0)
-        assert await kinds(other) == ["turn", "park"], "another owner has done nothing"
+        assert await kinds(other) == ["turn", "park"], "another owner has done nothing, and there is much to lose"
         await talk(sessions[5], at, 900.0)
         await at.clock.advance(1000.0)
         assert (await kinds(sessions[5])).count("park") == 1, "it came back in time once: parking is worth it again"
