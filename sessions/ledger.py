@@ -28,6 +28,10 @@ class Call:
     `settings`: the digest of the settings that it was made with. `estimated`: the answer was cut or stopped before the
     API had said how long it is; its output is estimated from what had come. Of a compaction: `summarized`, the tokens
     that the summary stands for, and `saves`, what it was expected to save (USD), where it was made for that.
+
+    With `clear_tool_results`: `cleared`, of how many tool uses the request left the results out, `cleared_tokens`, how
+    many tokens the API says that these are, and `clearing`, how many of them it was the first to leave out; then
+    `saves` is what that was expected to save, and `price` what it was expected to add to this request (USD).
     """
 
     id: str
@@ -54,6 +58,10 @@ class Call:
     estimated: bool = False
     summarized: int = 0
     saves: Decimal | None = None
+    cleared: int = 0
+    cleared_tokens: int = 0
+    clearing: int = 0
+    price: Decimal | None = None
 
     @classmethod
     def of(cls, record: CallRecord, plan: Plan | None = None) -> Call:
@@ -92,7 +100,7 @@ class Call:
             settings=record.prompt,
             estimated=record.estimated,
             summarized=planned.summarized if planned else 0,
-            saves=planned.saves if planned else None,
+            **{"saves": planned.saves if planned else None, **_clearing(record)},
         )
 
 
@@ -109,6 +117,16 @@ def _planned(record: CallRecord) -> Plan | None:
         summarized=stored.get("summarized", 0),
         saves=None if saves is None else Decimal(saves),
     )
+
+
+def _clearing(record: CallRecord) -> dict[str, Any]:
+    """What a row says of tool results that were cleared."""
+    if not record.expected or '"cleared"' not in record.expected:
+        return {}
+    stored = json.loads(record.expected)
+    found = {name: stored.get(name, 0) for name in ("cleared", "cleared_tokens", "clearing")}
+    money = {name: Decimal(stored[name]) for name in ("price", "saves") if name in stored}
+    return found | money
 
 
 def _points(record: CallRecord) -> Points:
@@ -167,6 +185,43 @@ def compactions_of(calls: Iterable[Call], read_price: Callable[[Call], Decimal |
             saved = None if last.saved is None or price is None else last.saved + last.left_out * price
             found[-1] = replace(last, requests=last.requests + 1, saved=saved)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class ClearedResults:
+    """What clearing tool results has saved until now.
+
+    `call`: the first request without them. `left_out`: tokens by which they have made each later prompt shorter, as the
+    API counts them. `requests`: those sent since. `saved`: USD that reading these tokens again would have cost, less
+    what clearing them was expected to add to the first request; less than 0 until it has paid, `None` where no price
+    is published.
+    """
+
+    call: Call
+    left_out: int
+    requests: int
+    saved: Decimal | None
+
+
+def clearings_of(calls: Iterable[Call], read_price: Callable[[Call], Decimal | None]) -> list[ClearedResults]:
+    """The clearings among the calls of one session, in order. `read_price`: USD for a cached token of a call."""
+    found: list[ClearedResults] = []
+    cleared = 0
+    for call in calls:
+        if call.kind != "turn" or call.status != "ok":
+            continue
+        found = [_saved_more(one, call, read_price) if one.call.cleared <= call.cleared else one for one in found]
+        if call.clearing:
+            left_out = max(0, call.cleared_tokens - cleared)
+            found.append(ClearedResults(call, left_out, 0, None if call.price is None else -call.price))
+        cleared = call.cleared_tokens
+    return found
+
+
+def _saved_more(one: ClearedResults, call: Call, read_price: Callable[[Call], Decimal | None]) -> ClearedResults:
+    price = read_price(call)
+    saved = None if one.saved is None or price is None else one.saved + one.left_out * price
+    return replace(one, requests=one.requests + 1, saved=saved)
 
 
 @dataclass(frozen=True, slots=True)

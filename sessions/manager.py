@@ -216,6 +216,7 @@ class SessionManager:
         title: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         compact: str | None = None,
+        clear_tool_results: bool = False,
         id: str | None = None,
         params: Mapping[str, Any] | None = None,
         parent: str | None = None,
@@ -224,10 +225,11 @@ class SessionManager:
 
         `context`: content blocks that open the first user message and have a breakpoint of their own. `params`: any
         other request field of the SDK, sent as given on every call. `compact`: "auto" summarizes the history before the
-        window is full, "cheapest" also at a new turn where that is cheaper than carrying on. `parent`: the session that
-        this one is a subagent of; its owner has this one too, where no other is given. Raises `ConfigurationError`
-        saying which setting is wrong, and `SessionNotFound` for the parent; then nothing is stored. Warns
-        (`PromptWarning`) of what in the prompt silently breaks its cache.
+        window is full, "cheapest" also at a new turn where that is cheaper than carrying on. `clear_tool_results`: the
+        API leaves old tool results out of what the model sees, many at a time, where that is cheaper. `parent`: the
+        session that this one is a subagent of; its owner has this one too, where no other is given. Raises
+        `ConfigurationError` saying which setting is wrong, and `SessionNotFound` for the parent; then nothing is
+        stored. Warns (`PromptWarning`) of what in the prompt silently breaks its cache.
         """
         check_texts(title=title)
         check_names(owner=owner, id=id, parent=parent)
@@ -238,7 +240,7 @@ class SessionManager:
             settings = make_settings(
                 model=model, max_tokens=max_tokens, system=system, tools=toolbox.definitions, context=context,
                 thinking=thinking, tool_choice=tool_choice, output_config=output_config, params=params, compact=compact,
-                local_tools=tuple(toolbox.functions),
+                clear_tool_results=clear_tool_results, local_tools=tuple(toolbox.functions),
             )  # fmt: skip
         self.runtime.endpoint.check(settings)
         now, text = self.clock.now(), metadata_text(metadata)

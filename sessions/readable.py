@@ -14,7 +14,7 @@ from sessions.core.prices import prices_for
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry, copied
 from sessions.following.events import PendingCall
-from sessions.ledger import Call, Compaction, Cost, compactions_of
+from sessions.ledger import Call, ClearedResults, Compaction, Cost, clearings_of, compactions_of
 from sessions.runtime import Runtime
 from sessions.translate import decoding, storage_errors
 from sessions.turns.handle import TurnInfo, turns_of
@@ -137,6 +137,10 @@ class ReadableSession:
     async def compactions(self) -> list[Compaction]:
         """What each compaction of this session was expected to save, and what it has saved until now."""
         return compactions_of(await self.calls(), self._read_price)
+
+    async def clearings(self) -> list[ClearedResults]:
+        """What each clearing of tool results was expected to save, and what it has saved until now."""
+        return clearings_of(await self.calls(), self._read_price)
 
     def _read_price(self, call: Call) -> Decimal | None:
         prices = prices_for(self.runtime.endpoint.profile_of(call.model), call.usage.total_input)

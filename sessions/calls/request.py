@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -15,8 +15,9 @@ from sessions.background import log
 from sessions.calls.budgets import Budgets
 from sessions.clock import Clock
 from sessions.conversation.conversation import Conversation
-from sessions.core.asked_again import without_hours
+from sessions.core.asked_again import without_clearing, without_hours
 from sessions.core.cache import text_of
+from sessions.core.cleared import applied
 from sessions.core.diagnosis import Asked, Miss, Past, diagnose, reason_of, was_edited
 from sessions.core.incoming import Incoming
 from sessions.core.plan import Plan
@@ -77,7 +78,8 @@ class Request:
     def restored(cls, stored: Mapping[str, Any], kind: CallKind) -> Request:
         """One that was written down as `facts`; its body is not kept."""
         expected = stored["expected"]
-        plan = Plan(marks_of(json.loads(stored["points"])), usage_of(expected), expected["hit"])
+        marks = marks_of(json.loads(stored["points"]))
+        plan = Plan(marks, usage_of(expected), expected["hit"], cleared=expected.get("cleared"))
         return cls(
             id=stored["id"],
             kind=kind,
@@ -116,6 +118,7 @@ class Request:
         summary = {"summarized": plan.summarized, "saves": plan.saves and str(plan.saves)} if plan.summarized else {}
         return {
             **summary,
+            **self._clearing,
             "input": usage.input,
             "read": usage.cache_read,
             "write_5m": usage.cache_write_5m,
@@ -123,6 +126,17 @@ class Request:
             "counters": usage.counters,
             "hit": self.plan.hit,
         }
+
+    @property
+    def _clearing(self) -> dict[str, Any]:
+        """The tool results that are cleared, where any are, and what the API has said of it."""
+        plan = self.plan
+        if not plan.cleared:
+            return {}
+        told: dict[str, Any] = {"cleared": plan.cleared, "cleared_tokens": applied(self.incoming.message)[1]}
+        if (new := plan.clearing) is not None:
+            told |= {"clearing": new.results, "price": str(new.price), "saves": str(new.saves)}
+        return told
 
     def record(
         self,
@@ -244,6 +258,8 @@ class Requests:
         feature = self._endpoint.learn_refusal(error, request.kind, request.body, request.plan)
         if feature == "ttl" and request.kind in _FOR_FIVE_MINUTES_TOO:
             request.plan, request.body = without_hours(request.plan, request.body)
+        elif feature == "clearing":
+            request.plan, request.body = without_clearing(request.plan, request.body)
         elif feature == "diagnostics":
             request.body = {name: value for name, value in request.body.items() if name != "diagnostics"}
         else:
@@ -369,11 +385,25 @@ def _miss(conversation: Conversation, request: Request, turn: str | None) -> Mis
         turn=turn,
         latest=max([call.started for call in conversation.recent.trail.calls], default=0.0),
         reason=reason_of(incoming.message),
-        edited=was_edited(incoming.message),
+        # What is cleared here stays the same until more is: it explains nothing.
+        edited=was_edited(incoming.message) and not prompt.cleared,
         beside=tuple(other.points for other in request.others_unanswered if not other.has_failed),
     )
     past = conversation.recent.trail.before(prompt, started, lambda entry: _is_on_chain(conversation, entry))
+    if past is not None and _cleared_since(conversation, past):
+        past = replace(past, covered=min(past.covered, request.plan.expected.cache_read))
     return diagnose(asked, past, lambda call: _prompt_of(conversation, call))
+
+
+def _cleared_since(conversation: Conversation, past: Past) -> bool:
+    """Whether more tool results are cleared now than when that call was made: then what stands behind the first of them
+    is written anew, as planned."""
+    settings, prompt = conversation.recent.settings.get(past.settings or ""), conversation.prompt
+    return (
+        bool(prompt.cleared)
+        and past.settings != prompt.settings_digest
+        and (settings is None or settings.cleared != conversation.settings.cleared)
+    )
 
 
 def _is_on_chain(conversation: Conversation, entry: str | None) -> bool:

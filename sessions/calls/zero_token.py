@@ -17,6 +17,7 @@ from sessions.conversation.conversation import Conversation
 from sessions.conversation.entries import make_entry
 from sessions.conversation.opening import Conversations
 from sessions.core.cache import Where
+from sessions.core.cleared import clearing_edit, uses_in
 from sessions.core.idle import waits_for_server_tools, why_no_zero_token
 from sessions.core.plan import Plan, make_plan, render
 from sessions.core.steps import calls_of, result_block
@@ -47,6 +48,8 @@ def _body(conversation: Conversation, marks: tuple[Mark, ...]) -> dict[str, Any]
         messages = [*messages, {"role": "user", "content": words or [{"type": "text", "text": PLACEHOLDER}]}]
     elif words and messages[-1]["role"] == "user":
         messages = [*messages[:-1], {**messages[-1], "content": [*messages[-1]["content"], *words]}]
+    if conversation.prompt.cleared:
+        body["context_management"] = clearing_edit(uses_in(messages), conversation.prompt.cleared)
     # 0 where the endpoint takes it (docs/provider.md, 8 and 14).
     return {**body, "messages": messages, "max_tokens": conversation.prompt.profile.prewarm_max_tokens}
 

@@ -10,6 +10,7 @@ from sessions.conversation.entries import Written, read_entry, read_messages
 from sessions.conversation.memory import Transcripts, size_of
 from sessions.conversation.pending import read_pending, state_after
 from sessions.conversation.recent_calls import RECENT_CALLS, RecentCalls
+from sessions.core.cleared import cleared_in
 from sessions.core.gaps import Gaps
 from sessions.core.prompt import Prompt, kept_text, text_digest
 from sessions.core.settings import Settings
@@ -83,7 +84,8 @@ class Conversation:
         """The prompt that other settings or entries would make at this endpoint."""
         compacted = bool(entries) and _is_summary(entries[0])
         profile = self._endpoint.profile_of(settings.model)
-        prompt = Prompt(settings, profile, endpoint=self._url, compacted=compacted)
+        cleared = cleared_in(settings, entries)
+        prompt = Prompt(settings, profile, endpoint=self._url, compacted=compacted, cleared=cleared)
         prompt.extend(entries)
         return prompt
 

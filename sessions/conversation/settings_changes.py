@@ -18,7 +18,18 @@ from sessions.tools import Toolbox
 
 ProfileOf = Callable[[str], Profile]
 _CHANGEABLE = frozenset(
-    {"model", "max_tokens", "system", "tools", "thinking", "tool_choice", "output_config", "params", "compact"}
+    {
+        "model",
+        "max_tokens",
+        "system",
+        "tools",
+        "thinking",
+        "tool_choice",
+        "output_config",
+        "params",
+        "compact",
+        "clear_tool_results",
+    }
 )
 
 
@@ -28,7 +39,16 @@ def new_settings(old: Settings, changes: Mapping[str, Any], toolbox: Toolbox) ->
         raise Malformed(f"{unknown[0]!r} is no setting that can be changed: {', '.join(sorted(_CHANGEABLE))}")
     values: dict[str, Any] = {
         name: getattr(old, name)
-        for name in ("model", "max_tokens", "thinking", "tool_choice", "output_config", "params", "compact")
+        for name in (
+            "model",
+            "max_tokens",
+            "thinking",
+            "tool_choice",
+            "output_config",
+            "params",
+            "compact",
+            "clear_tool_results",
+        )
     }
     values |= {"system": list(old.system), "tools": list(old.tools), "context": list(old.context)}
     values |= {**changes, "local_tools": old.local_tools}
@@ -38,6 +58,7 @@ def new_settings(old: Settings, changes: Mapping[str, Any], toolbox: Toolbox) ->
     # Marks of what is given anew went with it: `make_settings` has read the new ones.
     kept = tuple(mark for mark in old.marks if mark[0] not in changes)
     facts = {"instructions": old.instructions, "unbound": old.unbound, "foreign": old.foreign}
+    facts |= {"cleared": old.cleared if settings.clear_tool_results else ()}
     return replace(settings, marks=(*kept, *settings.marks), **facts)  # type: ignore[arg-type]
 
 
@@ -48,7 +69,9 @@ def prefix_changes(old: Settings, new: Settings) -> list[str]:
     params = [name for name in sorted(PREFIX_PARAMS) if _text(before.get(name)) != _text(after.get(name))]
     # One that compacts for the price sends the beta for it with every request.
     compact = ["compact"] if (old.compact == "cheapest") != (new.compact == "cheapest") else []
-    return [*fields, *params, *compact]
+    # One that may clear tool results sends a beta too, and what is cleared comes back without it.
+    clears = ["clear_tool_results"] if old.clear_tool_results != new.clear_tool_results else []
+    return [*fields, *params, *compact, *clears]
 
 
 def unbinds_thinking(old: Settings, new: Settings, entries: Sequence[Entry], profile_of: ProfileOf) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from sessions.core.cache import Where
+from sessions.core.cleared import CLEARING_BETA
 from sessions.core.plan import Plan
 
 _FIVE_MINUTES = {"type": "ephemeral"}
@@ -37,3 +38,12 @@ def _with_mark(blocks: list[dict[str, Any]], index: int) -> list[dict[str, Any]]
     marked = list(blocks)
     marked[index] = {**marked[index], "cache_control": _FIVE_MINUTES}
     return marked
+
+
+def without_clearing(plan: Plan, body: Mapping[str, Any]) -> tuple[Plan, dict[str, Any]]:
+    """The same request for an endpoint that clears no tool results: with all of them. The marks stay where they are;
+    that what stands behind cleared results is read is not expected."""
+    bare = {name: value for name, value in body.items() if name not in ("context_management", "betas")}
+    if betas := [beta for beta in body.get("betas", ()) if beta != CLEARING_BETA]:
+        bare["betas"] = betas
+    return replace(plan, cleared=None, clearing=None), bare

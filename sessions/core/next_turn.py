@@ -12,6 +12,8 @@ from decimal import Decimal
 from typing import Any
 
 from sessions.core.circumstances import Circumstances
+from sessions.core.cleared import Clearing
+from sessions.core.clearing import clearing
 from sessions.core.plan import Plan, make_plan
 from sessions.core.prices import cost
 from sessions.core.profiles import MODELS, Profile, bare_name
@@ -61,7 +63,8 @@ class CostForecast:
 
     `waited`: what has been spent to keep the conversation warm since its last turn. `compaction`: what a summary before
     the next turn would change; `None` where the prompt is short or cannot be compacted now. `models`: the models that
-    count tokens as this one does and have not ended, the cheapest first.
+    count tokens as this one does and have not ended, the cheapest first. `clearing`: what clearing more tool results
+    with the next request would change, where the session does that and there are enough; it is done where it saves.
     """
 
     model: str
@@ -71,6 +74,7 @@ class CostForecast:
     waited: Decimal | None
     models: tuple[ModelCost, ...] = ()
     compaction: Shortening | None = None
+    clearing: Clearing | None = None
 
     @property
     def waiting_five_minutes(self) -> Decimal | None:
@@ -134,7 +138,9 @@ def forecast_costs(
     # Of its own: what is expected to happen is no news for others.
     known = {point: alive for point in prompt.index if (alive := warmth.find(point)) is not None}
     own, kept = Warmth(known, limit=len(prompt.index) + 1), Decimal(0)
-    compaction = shortening(prompt, make_plan(prompt, own, at), closed, at) if closed else None
+    plan = make_plan(prompt, own, at)
+    compaction = shortening(prompt, plan, closed, at) if closed else None
+    cleared = clearing(prompt, plan, own, at)
     turns = []
     for seconds in MOMENTS:
         moment = at.now + seconds
@@ -155,6 +161,7 @@ def forecast_costs(
         waited=waited,
         models=tuple(sorted(others, key=lambda other: other.warm)),
         compaction=compaction,
+        clearing=cleared,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from sessions.core.cache import SECONDS, THINKING, Where, bill, find
 from sessions.core.circumstances import Circumstances, relative_prices
+from sessions.core.cleared import Clearing, clearing_edit
 from sessions.core.gaps import NONE, forecast
 from sessions.core.prices import prices_for
 from sessions.core.profiles import Profile, Ttl, profile_for
@@ -40,6 +41,9 @@ class Plan:
 
     Of a compaction: `summarized`, the tokens that the summary will stand for, and `saves`, what it is expected to save
     (USD), where it is made for that.
+
+    `cleared`: of how many tool uses the results are cleared; `None` where none may be. `clearing`: what this request is
+    the first to clear.
     """
 
     marks: tuple[Mark, ...]
@@ -47,6 +51,8 @@ class Plan:
     hit: str | None = None
     summarized: int = 0
     saves: Decimal | None = None
+    cleared: int | None = None
+    clearing: Clearing | None = None
 
     def writes(self, minimum: int) -> tuple[Mark, ...]:
         """The marks that end at least `minimum` tokens more than this request can read, the shortest prefix first."""
@@ -89,7 +95,7 @@ def _unmarked(prompt: Prompt, warmth: Warmth, at: Circumstances) -> Plan:
     read = 0 if hit is None else prompt.tokens(hit + 1)
     usage = Usage(input=prompt.total - read, cache_read=read, counters=prompt.profile.counters)
     marks = tuple(_mark(prompt, index, slot, "5m") for index, slot in sorted(slots.items()))
-    return Plan(marks, usage, None if hit is None else prompt.points[hit].digest)
+    return Plan(marks, usage, None if hit is None else prompt.points[hit].digest, cleared=prompt.cleared)
 
 
 def _mark(prompt: Prompt, index: int, slot: Slot, ttl: Ttl) -> Mark:
@@ -273,12 +279,13 @@ def predict(prompt: Prompt, slots: Mapping[int, Slot], ttls: Mapping[int, Ttl], 
         sizes, prompt.total, [(index, mark.ttl) for index, mark in marks.items()], hit, profile.minimum_tokens
     )
     usage = Usage(billed.input, billed.read, billed.write_5m, billed.write_1h, counters=profile.counters)
-    return Plan(tuple(marks.values()), usage, prompt.points[hit].digest if hit is not None else None)
+    point = prompt.points[hit].digest if hit is not None else None
+    return Plan(tuple(marks.values()), usage, point, cleared=prompt.cleared)
 
 
 def render(prompt: Prompt, marks: Sequence[Mark]) -> dict[str, Any]:
-    """The request body: settings and messages with these markers, where the endpoint honours any. Stored content is
-    copied where it is marked."""
+    """The request body: settings and messages with these markers, where the endpoint honours any, and with what makes
+    the API clear old tool results. Stored content is copied where it is marked."""
     body = dict(prompt.request)
     messages: list[dict[str, Any]] = list(prompt.messages)
     for mark in marks if prompt.profile.markers else ():
@@ -292,6 +299,8 @@ def render(prompt: Prompt, marks: Sequence[Mark]) -> dict[str, Any]:
         else:
             body[tier] = list(body[tier])
             body[tier][index] = {**body[tier][index], "cache_control": control}
+    if prompt.results is not None and prompt.cleared:
+        body["context_management"] = clearing_edit(prompt.results.uses, prompt.cleared)
     return {**body, "messages": messages}
 
 

@@ -33,6 +33,7 @@ class Profile:
     the `ttl` field is only ever sent for "1h". `parks`: a 1h entry written on top of a live 5m entry outlives it
     (inferred, not documented). `automatic`: the endpoint caches prefixes by itself. `counters`: it reports cache reads
     and writes. `prewarm_max_tokens`: what a warm-up request asks for (0, or 1 where 0 is refused).
+    `context_editing`: old tool results can be cleared by `context_management`.
     `window`, `max_output`: tokens. `characters_per_token` is only the first guess: measured sizes replace it.
     `price_as`: the name to look prices up by; `None`: no price is known. `ends`: the last day of the model at this
     endpoint ("2026-11-30"), where one has been announced.
@@ -56,6 +57,7 @@ class Profile:
     binds_thinking: bool = False
     drops_bound_thinking: bool = False
     compaction: bool = True
+    context_editing: bool = True
     prefill: bool = False
     thinking_types: tuple[str, ...] = ("adaptive",)
     thinking_default: str | None = "adaptive"
@@ -177,6 +179,7 @@ def unknown_model(model: str) -> Profile:
         parks=False,
         prewarms=False,
         compaction=False,
+        context_editing=False,
         thinking_types=("adaptive", "enabled", "disabled"),
         thinking_default=None,
         window=200_000,
@@ -193,6 +196,7 @@ def nearest_models(model: str) -> list[str]:
 
 
 _PLATFORM: dict[str, object] = {"collapses_tools": False, "counts_thinking": True, "diagnostics": False, "ends": None}
+_NO_EDITS: dict[str, object] = {"compaction": False, "context_editing": False}
 _SELF_CACHING: dict[str, object] = {
     "ends": None,
     "markers": False,
@@ -203,6 +207,7 @@ _SELF_CACHING: dict[str, object] = {
     "prewarm_max_tokens": 1,
     "diagnostics": False,
     "compaction": False,
+    "context_editing": False,
     "system_messages": False,
     "minimum_tokens": 0,
     "collapses_tools": False,
@@ -214,8 +219,8 @@ ENDPOINTS: dict[str, dict[str, object]] = {
     "bedrock": {**_PLATFORM, "compaction": False, "ttls": ("5m",)},
     "google": _PLATFORM,
     "foundry": _PLATFORM,
-    "openrouter": {**_PLATFORM, "parks": False, "prewarms": False, "compaction": False},
-    "minimax": {**_PLATFORM, "ttls": ("5m",), "parks": False, "prewarms": False, "compaction": False},
+    "openrouter": {**_PLATFORM, **_NO_EDITS, "parks": False, "prewarms": False},
+    "minimax": {**_PLATFORM, **_NO_EDITS, "ttls": ("5m",), "parks": False, "prewarms": False},
     "deepseek": {**_SELF_CACHING, "counters": False},
     "moonshot": _SELF_CACHING,
     "zai": {**_SELF_CACHING, "counters": False},
@@ -223,10 +228,10 @@ ENDPOINTS: dict[str, dict[str, object]] = {
     "llama.cpp": _SELF_CACHING,
     "compatible": {
         **_PLATFORM,
+        **_NO_EDITS,
         "ttls": ("5m",),
         "parks": False,
         "prewarms": False,
-        "compaction": False,
         "counters": False,
     },
 }

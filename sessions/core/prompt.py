@@ -12,6 +12,7 @@ from typing import Any
 
 from sessions.core.body import Message
 from sessions.core.cache import THINKING, Block, Chain, Point, Where, can_mark, can_mark_tool, text_of
+from sessions.core.cleared import CLEARING_BETA, NOTHING, Cleared, Results
 from sessions.core.profiles import Profile
 from sessions.core.settings import Settings
 from sessions.core.transcript import MAX_MESSAGES, Entry
@@ -56,6 +57,11 @@ def drops_blocks(settings: Settings, profile: Profile) -> bool:
     return profile.drops_bound_thinking and (settings.thinking or {}).get("type") != "disabled"
 
 
+def clears(settings: Settings, profile: Profile) -> bool:
+    """Whether old tool results may be cleared from prompts with these settings."""
+    return settings.clear_tool_results and profile.context_editing
+
+
 def reads_before_summary(settings: Settings, profile: Profile) -> bool:
     """Whether the request for a summary can read what the conversation has in the cache: only then is it cheap."""
     may_ask = profile.compaction and "context_management" not in (settings.params or {})
@@ -74,7 +80,8 @@ def request_of(settings: Settings, profile: Profile, *, compacted: bool = False)
 
     `compacted`: the history starts with a summary, which needs its beta in every request. A session that compacts for
     the price has it from its first request on: betas that change may change the cached prefix (docs/provider.md, 5),
-    and then the request for a summary would read nothing of what it is to summarize.
+    and then the request for a summary would read nothing of what it is to summarize. So it is with one that clears
+    tool results.
 
     Thinking that is bound to a prefix which has changed since makes the API refuse the request, unless it is asked to
     drop such blocks (preserved-thinking page, September 2026).
@@ -82,6 +89,8 @@ def request_of(settings: Settings, profile: Profile, *, compacted: bool = False)
     body = settings.request()
     if (compacted or reads_before_summary(settings, profile)) and COMPACTION_BETA not in body.get("betas", ()):
         body["betas"] = [*body.get("betas", ()), COMPACTION_BETA]
+    if clears(settings, profile) and CLEARING_BETA not in body.get("betas", ()):
+        body["betas"] = [*body.get("betas", ()), CLEARING_BETA]
     if not (settings.unbound or settings.foreign) or not drops_blocks(settings, profile):
         return body, 0
     thinking = settings.thinking or {"type": profile.thinking_default}
@@ -115,9 +124,12 @@ class Prompt:
         endpoint: str = "",
         workspace: str = "",
         compacted: bool = False,
+        cleared: Cleared = NOTHING,
     ) -> None:
         self.settings = settings
         self.profile = profile
+        self.results = Results(cleared, self._guess) if clears(settings, profile) else None
+        """The tool uses and their results, where old ones may be cleared."""
         self.request, dropped = request_of(settings, profile, compacted=compacted)
         stripped = MAX_MESSAGES if settings.foreign else settings.unbound
         self._without = stripped if profile.binds_thinking and not drops_blocks(settings, profile) else 0
@@ -128,6 +140,7 @@ class Prompt:
         self._chain = Chain(self.request, profile, endpoint=endpoint, workspace=workspace, unbound=dropped)
         self._weights: list[float] = [0.0]
         self._measured: list[tuple[int, int]] = [(0, 0)]
+        self._exact = (0, 0)
         self._refresh(0)
         self.head_points = len(self.points)
 
@@ -157,9 +170,9 @@ class Prompt:
         return self.tokens(len(self.points))
 
     def block(self, where: Where) -> Block:
-        """The block at a place."""
+        """The block at a place, as the model sees it."""
         if where.tier == "messages":
-            content: list[Block] = self.messages[where.message]["content"]
+            content: Sequence[Block] = self._chain.messages[where.message]["content"]
             return content[where.block]
         found: Block = self.request[where.tier][where.block]
         return found
@@ -170,13 +183,25 @@ class Prompt:
             ours = entry.role == "assistant" and entry.model in (None, self.settings.model)
             measured = entry.prompt_tokens if ours else None
             if measured:
+                measured = self._without_cleared(measured)
                 self._measure(len(self.points), measured)
-            message = self._message(entry, len(self.messages))
+            number = len(self.messages)
+            message = self._message(entry, number)
             self.messages.append(message)
-            self._chain.extend([message])
+            self._chain.extend([message if self.results is None else self.results.seen(message, number)])
             self._refresh(self._chain.stable)
             if measured and entry.output_tokens:
                 self._measure(len(self.points), measured + entry.output_tokens)
+
+    def _without_cleared(self, tokens: int) -> int:
+        """The size of the prompt up to here as it is now, from what was measured when less of it was cleared."""
+        count = len(self.points)
+        if self.results is None or not (gone := self.results.weight_gone(len(self.messages))):
+            self._exact = count, tokens
+            return tokens
+        known, size = self._exact if self._exact[0] <= count else (0, 0)
+        left = self._weights[count] - self._weights[known]
+        return size + round((tokens - size) * left / (left + gone))
 
     def _message(self, entry: Entry, number: int) -> Message:
         """The entry as it is sent: system messages in another form where the model does not take them."""
@@ -199,9 +224,15 @@ class Prompt:
             tools = point.where.tier == "tools"
             self.index[point.digest] = at
             self._digests.append(point.digest)
-            self.markable.append(can_mark_tool(block) if tools else can_mark(block))
-            weight = estimate({"content": block} if tools else block, self.profile.characters_per_token)
+            self.markable.append(can_mark_tool(block) if tools else can_mark(block) and not self._is_cleared(block))
+            weight = self._guess({"content": block} if tools else block)
             self._weights.append(self._weights[-1] + weight + (_TOOLS_TOKENS if tools and at == 0 else 0))
+
+    def _guess(self, block: Block) -> float:
+        return estimate(block, self.profile.characters_per_token)
+
+    def _is_cleared(self, block: Block) -> bool:
+        return self.results is not None and self.results.is_cleared(block)
 
     def _measure(self, count: int, tokens: int) -> None:
         while len(self._measured) > 1 and (self._measured[-1][0] >= count or self._measured[-1][1] > tokens):
@@ -225,8 +256,21 @@ class Prompt:
     def tokens_of(self, messages: int) -> int:
         """Tokens of the first messages, without what stands before them."""
         # By the points: blocks that the API is asked to drop have none.
-        end = bisect_left(self.points, messages, lo=self.head_points, key=lambda point: point.where.message)
-        return self.tokens(end) - self.tokens(self.head_points)
+        return self.tokens(self.start_of(messages)) - self.tokens(self.head_points)
+
+    @property
+    def cleared(self) -> int | None:
+        """How many tool uses have their results cleared; `None` where none may be."""
+        return None if self.results is None else min(self.results.cleared.count, self.results.uses)
+
+    @property
+    def tokens_per_weight(self) -> float:
+        """How many tokens one of the guesses by which blocks are weighed stands for, over the whole prompt."""
+        return self.total / self._weights[-1] if self._weights[-1] else 1.0
+
+    def start_of(self, message: int) -> int:
+        """The index of its first point, or of what follows it."""
+        return bisect_left(self.points, message, lo=self.head_points, key=lambda point: point.where.message)
 
     @property
     def is_measured(self) -> bool:

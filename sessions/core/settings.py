@@ -40,7 +40,8 @@ class Settings:
 
     `instructions`: the operator's, which go out with the next call. `unbound`: the thinking of that many first entries
     is bound to a prefix that the user has changed since. `foreign`: the history holds imported thinking, of which
-    nobody knows what prefix it is bound to.
+    nobody knows what prefix it is bound to. `cleared`: what has been decided with `clear_tool_results`, as (the reply
+    before it, how many of the oldest tool uses have their results cleared behind it), the oldest first.
     """
 
     model: str
@@ -53,11 +54,13 @@ class Settings:
     output_config: dict[str, Any] | None = None
     params: dict[str, Any] | None = None
     compact: str | None = None
+    clear_tool_results: bool = False
     local_tools: tuple[str, ...] = ()
     marks: tuple[tuple[str, int], ...] = ()
     instructions: tuple[str, ...] = ()
     unbound: int = 0
     foreign: bool = False
+    cleared: tuple[tuple[str, int], ...] = ()
 
     def request(self) -> dict[str, Any]:
         """The request body without `messages` and without markers."""
@@ -90,6 +93,7 @@ class Settings:
         values = {key: value for key, value in stored.items() if key in known}
         for name in ("system", "tools", "context", "local_tools", "instructions"):
             values[name] = tuple(values.get(name) or ())
+        values["cleared"] = tuple((str(reply), int(count)) for reply, count in values.get("cleared") or ())
         values["marks"] = tuple((str(place), int(index)) for place, index in values.get("marks") or ())
         return cls(**values)
 
@@ -106,6 +110,7 @@ def make_settings(
     output_config: Mapping[str, Any] | None = None,
     params: Mapping[str, Any] | None = None,
     compact: str | None = None,
+    clear_tool_results: bool = False,
     local_tools: Sequence[str] = (),
 ) -> Settings:
     """Settings in canonical shape, checked; raises `Malformed` saying which setting is wrong and how to mend it."""
@@ -115,7 +120,10 @@ def make_settings(
         raise Malformed(f"max_tokens must be a positive int, not {shown(max_tokens)}")
     if compact is not None and compact not in COMPACT:
         raise Malformed(f"compact must be None, 'auto' or 'cheapest', not {shown(compact)}")
-    made = Settings(model, max_tokens, compact=compact, local_tools=tuple(local_tools))
+    _check_clearing(clear_tool_results, compact, params)
+    made = Settings(
+        model, max_tokens, compact=compact, clear_tool_results=clear_tool_results, local_tools=tuple(local_tools)
+    )
     made = _with_blocks(made, "system", _system(system))
     made = _with_blocks(made, "context", canonical(context, where="context") if context else [])
     made = _with_blocks(made, "tools", [_tool(tool, index) for index, tool in enumerate(tools)])
@@ -126,6 +134,16 @@ def make_settings(
         output_config=_mapping("output_config", output_config),
         params=_params(params),
     )
+
+
+def _check_clearing(clears: Any, compact: str | None, params: Any) -> None:
+    """Raises `Malformed` where tool results cannot be cleared beside the rest (docs/provider.md, 13)."""
+    if not isinstance(clears, bool):
+        raise Malformed(f"clear_tool_results must be True or False, not {shown(clears)}")
+    if clears and compact is not None:
+        raise Malformed("clear_tool_results does not go with compact: the API takes one or the other")
+    if clears and isinstance(params, Mapping) and "context_management" in params:
+        raise Malformed("clear_tool_results does not go with params['context_management']: the session sets that field")
 
 
 def _with_blocks(settings: Settings, name: str, given: Sequence[Mapping[str, Any]]) -> Settings:

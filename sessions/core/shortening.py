@@ -97,8 +97,10 @@ def shortening(prompt: Prompt, plan: Plan, closed: int, at: Circumstances) -> Sh
     # The request for the summary has read or written the head: it is there to be read.
     price = prices.of(asking) + lower.of(Usage(cache_read=head, cache_write_5m=after - head)) - prices.of(plan.expected)
     # Once the prompt is as long again, the same is decided anew.
-    requests = min(_requests(at), (prompt.total - after) / _growth(prompt, head))
-    spared = Decimal(requests) * (prompt.total * _each(prompt, at, prices) - after * _each(prompt, at, lower))
+    requests = min(later_requests(at), (prompt.total - after) / _growth(prompt, head))
+    spared = Decimal(requests) * (
+        prompt.total * later_price(prompt, at, prices) - after * later_price(prompt, at, lower)
+    )
     return Shortening(tokens, prompt.total - after, requests, price, spared - price)
 
 
@@ -119,13 +121,13 @@ def _growth(prompt: Prompt, head: int) -> float:
     return max(1.0, (prompt.total - head - begun) / max(1, replies))
 
 
-def _requests(at: Circumstances) -> float:
+def later_requests(at: Circumstances) -> float:
     """How many requests are expected to follow this one, each as likely as the next."""
     ever = at.forecast.ever
     return min(_MOST_REQUESTS, ever / max(1e-9, 1.0 - ever))
 
 
-def _each(prompt: Prompt, at: Circumstances, prices: Prices) -> Decimal:
+def later_price(prompt: Prompt, at: Circumstances, prices: Prices) -> Decimal:
     """USD that a token of the prompt costs a later request: it is read, or written anew."""
     kept = at.forecast.within(SECONDS["1h" if "1h" in prompt.profile.ttls else "5m"])
     alive = Decimal(kept / at.forecast.ever if at.forecast.ever else 0.0)

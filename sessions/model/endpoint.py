@@ -18,7 +18,15 @@ from sessions.core.profiles import Profile, endpoint_name, nearest_models, profi
 from sessions.core.settings import Settings
 from sessions.errors import ConfigurationError, ModelError
 from sessions.model.client import ModelClient
-from sessions.model.learnt import Feature, Learnt, is_like_the_api, named_feature, refused_feature, shows_hours
+from sessions.model.learnt import (
+    Feature,
+    Learnt,
+    clears_otherwise,
+    is_like_the_api,
+    named_feature,
+    refused_feature,
+    shows_hours,
+)
 from sessions.model.profile_file import SIMULATOR, read_profile
 from sessions.translate import caller_errors
 
@@ -29,6 +37,7 @@ _SAID: dict[Feature, str] = {
     "diagnostics": "does not take the field diagnostics: from now on it is left out",
     "zero tokens": "refuses requests for no tokens: from now on nothing is pre-warmed, parked or refreshed there",
     "compaction": "refuses compaction: from now on it is not asked for",
+    "clearing": "does not clear tool results as it is asked to: from now on it is not asked to",
     "tool runs": "looks back less far than the API: from now on each tool block is counted there",
 }
 
@@ -145,6 +154,8 @@ class Endpoint:
             self._tell(model, known.learnt, learnt)
             known.learnt = learnt
             self._renew(model, known)
+        if kind == "turn" and clears_otherwise(plan, incoming):
+            self._without(model, "clearing")
         if miss == "lookback" and learnt.is_taken_for_the_api:
             self._without(model, "tool runs")
 

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from sessions.core.cleared import applied
 from sessions.core.incoming import Incoming
 from sessions.core.plan import Plan
 from sessions.core.profiles import Profile
 from sessions.errors import ContextFull, ModelError
 from sessions.model.failures import belongs_elsewhere, is_of_the_account, reason_of, status_of
 
-Feature = Literal["ttl", "diagnostics", "zero tokens", "compaction", "tool runs"]
+Feature = Literal["ttl", "diagnostics", "zero tokens", "compaction", "tool runs", "clearing"]
 
 _ANSWERED = ("turn", "compact", "batch")
 """Kinds of requests that want an answer; all others ask for no tokens."""
@@ -25,6 +26,7 @@ _WITHOUT: Mapping[Feature, Mapping[str, Any]] = {
     "zero tokens": {"prewarms": False},
     "compaction": {"compaction": False},
     "tool runs": {"collapses_tools": False},
+    "clearing": {"context_editing": False},
 }
 """What is taken out of a profile with each feature."""
 _STEPS = (
@@ -37,6 +39,7 @@ refused request where it is wrong; with the second what may cost a miss."""
 _SAYS_NOTHING = (401, 402, 403, 404, 408, 409, 413, 429)
 """The key, the account, the address, the load or the size: such a status is no word about a feature."""
 _TTL, _DIAGNOSTICS = re.compile(r"\bttl\b"), re.compile(r"\bdiagnostics\b")
+_CLEARING = re.compile(r"context[_-]management|clear_tool_uses")
 _CONTENT = re.compile(r"messages\.\d+")
 _MESSAGE_ID = re.compile(r"msg_(?!bdrk_|vrtx_)")
 
@@ -107,7 +110,15 @@ def named_feature(reason: str, body: Mapping[str, Any], plan: Plan) -> Feature |
     """The field of a refused request that the endpoint's own words name, where it can be left out; else `None`."""
     if _TTL.search(reason) and any(mark.ttl == "1h" for mark in plan.marks):
         return "ttl"
+    # Of a session that clears nothing it is the user's own field.
+    if _CLEARING.search(reason) and plan.cleared is not None:
+        return "clearing"
     return "diagnostics" if _DIAGNOSTICS.search(reason) and "diagnostics" in body else None
+
+
+def clears_otherwise(plan: Plan, incoming: Incoming) -> bool:
+    """Whether the API says to have cleared the results of more or fewer tool uses than it was asked to."""
+    return bool(plan.cleared) and applied(incoming.message)[0] != plan.cleared
 
 
 def shows_hours(plan: Plan, incoming: Incoming) -> bool | None:

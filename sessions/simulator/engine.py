@@ -23,7 +23,7 @@ from sessions.simulator.answers.script import Answer, Request, Script
 from sessions.simulator.answers.wire import events, message
 from sessions.simulator.batch import ITEM, Batch
 from sessions.simulator.bill import Bill
-from sessions.simulator.checks import compaction, thinking, validation
+from sessions.simulator.checks import compaction, editing, thinking, validation
 from sessions.simulator.checks.context import Context
 from sessions.simulator.checks.refusal import Refusal
 from sessions.simulator.checks.settings import check_batched
@@ -244,10 +244,11 @@ class Engine:
         self, exchange: Exchange, profile: Profile, marks: Sequence[tuple[cache.Where, Ttl]], checked: thinking.Checked
     ) -> Prompt:
         body = checked.body
-        points, sizes = self.measure(exchange, body, profile)
+        seen, cleared = editing.edited(body)
+        points, sizes = self.measure(exchange, seen, profile)
         total = sizes[-1] if sizes else 0
         self._fits(profile, body, total)
-        marked = indexes(points, checked.moved(marks), profile)
+        marked = indexes(points, editing.left(checked.moved(marks), body, seen), profile)
         marked = [(at, ttl) for at, ttl in marked if sizes[at] >= profile.minimum_tokens]
         now = exchange.started
         hit, usage = charge(points, sizes, marked, self.cache, now, profile)
@@ -270,6 +271,7 @@ class Engine:
             total=total,
             binding=checked.binding,
             thought=checked.last,
+            edits=cleared,
         )
         return replace(prompt, head=self._head(exchange, prompt, checked))
 
@@ -301,6 +303,8 @@ class Engine:
         diagnostics = self._diagnose(exchange, prompt) if prompt.profile.diagnostics else None
         if "diagnostics" in prompt.body:
             head["diagnostics"] = diagnostics
+        if prompt.edits is not None:
+            head["context_management"] = {"applied_edits": list(prompt.edits)}
         if checked.transformations is not None:
             head["input_transformations"] = checked.transformations
         return head

@@ -18,7 +18,7 @@ class Prompt:
     """What a valid request is: its effective body (dropped thinking gone), its cache plan, and the message's head.
 
     `writes`: the prefixes that it writes, and for how long; `read` the one that it reads, `renewed` shorter ones within
-    it that live on for that.
+    it that live on for that. `edits`: what was cleared from it, where its body asks for that.
     """
 
     body: Mapping[str, Any]
@@ -33,6 +33,7 @@ class Prompt:
     total: int
     binding: str = ""
     thought: str = ""
+    edits: Sequence[Mapping[str, Any]] | None = None
 
 
 def usage_of(prompt: Prompt) -> dict[str, Any]:

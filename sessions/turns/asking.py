@@ -16,6 +16,8 @@ from sessions.calls.request import Request
 from sessions.conversation.entries import Written
 from sessions.conversation.settings_changes import without_foreign_thinking
 from sessions.core.cache import Where
+from sessions.core.cleared import Clearing, decided
+from sessions.core.clearing import clearing
 from sessions.core.incoming import Incoming
 from sessions.core.plan import Plan, make_plan, render
 from sessions.core.prices import cost
@@ -44,6 +46,7 @@ class Asking:
         self._streams, self._branches = streams, branches
         self._conversation = writer.conversation
         self._calls = 0
+        self._clearing: Clearing | None = None
         self._compacts = True  # until an attempt fails: each may be paid for
         self.own_marks: tuple[Where, ...] = ()
         self.max_cost: Decimal | None = None
@@ -53,7 +56,7 @@ class Asking:
         conversation = self._conversation
         turns = self._writer.row.sequence
         at = self._runtime.forecaster.circumstances(conversation, self._writer.now(), self.own_marks, turns=turns)
-        return make_plan(conversation.prompt, conversation.recent.warmth, at)
+        return replace(make_plan(conversation.prompt, conversation.recent.warmth, at), clearing=self._clearing)
 
     def _request(self, passage: Passage) -> Request:
         conversation, plan = self._conversation, passage.plan
@@ -86,8 +89,8 @@ class Asking:
         self._calls += 1
         # Before the gate: what is planned there is the prompt, which this may still change.
         await self.prepare()
-        if self._calls == 1 and not self._branches and self._conversation.settings.compact == "cheapest":
-            await self._stop.run_unless_stopped(self._shorten)
+        if not self._branches:
+            await self._make_cheaper()
         passage = await self._stop.run_unless_stopped(self._go_first_or_wait)
         if passage is None:
             return  # stopped while it waited: the turn's loop closes it
@@ -191,12 +194,34 @@ class Asking:
         if count is not None:
             await self._summarize(count)
 
+    async def _make_cheaper(self) -> None:
+        """Less is sent from now on, where that is cheaper. Not before branches, which share what is cached."""
+        if self._calls == 1 and self._conversation.settings.compact == "cheapest":
+            await self._stop.run_unless_stopped(self._shorten)
+        if self._conversation.prompt.cleared is not None:
+            self._clear()
+
     async def _shorten(self) -> None:
         """A new turn begins behind a summary where that is cheaper than carrying on."""
         turns = self._writer.row.sequence
         found = cheaper(self._runtime, self._conversation, turns) if self._compacts else None
         if found is not None and self._affords(found[1].price):
             await self._summarize(found[0], found[1].saves)
+
+    def _clear(self) -> None:
+        """From this request on more old tool results are cleared, where that is cheaper; stored with the request."""
+        conversation, now = self._conversation, self._writer.now()
+        self._clearing, prompt = None, conversation.prompt
+        at = self._runtime.forecaster.circumstances(conversation, now, self.own_marks, turns=self._writer.row.sequence)
+        warmth = conversation.recent.warmth
+        found = clearing(prompt, make_plan(prompt, warmth, at), warmth, at)
+        if found is None or found.saves <= 0 or not self._affords(found.price):
+            return
+        settings, entries = conversation.settings, conversation.entries
+        conversation.use(replace(settings, cleared=decided(settings, entries, found.count)))
+        # With the commit that writes the request down: where that fails, nothing was cleared.
+        self._writer.settings = conversation.settings.to_json()
+        self._clearing = found
 
     def _affords(self, more: Decimal) -> bool:
         """Whether so much more than the next request (USD) is within what the turn may cost."""

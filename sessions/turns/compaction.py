@@ -41,6 +41,10 @@ def obstacle(settings: Settings, profile: Profile) -> str | None:
         return f"the endpoint of {settings.model} has no on-demand compaction: fork an earlier entry or start anew"
     if "context_management" in (settings.params or {}):
         return "it cannot be combined with params['context_management']"
+    if settings.clear_tool_results:
+        return (
+            "the API takes no summary together with clear_tool_results: update(clear_tool_results=False, rebase=True)"
+        )
     return None
 
 

@@ -73,7 +73,9 @@ def error_event(fault: Fault, request_id: str) -> Event:
 
 def _start(head: Mapping[str, Any]) -> Event:
     usage = {**head["usage"], "output_tokens": min(1, head["usage"]["output_tokens"])}
-    return Event({"type": "message_start", "message": {**head, "usage": usage}})
+    # What was cleared is told at the end.
+    edits = {"context_management": None} if "context_management" in head else {}
+    return Event({"type": "message_start", "message": {**head, "usage": usage, **edits}})
 
 
 def _delta(head: Mapping[str, Any], reply: Reply) -> Event:
@@ -82,7 +84,8 @@ def _delta(head: Mapping[str, Any], reply: Reply) -> Event:
     delta: dict[str, Any] = {"stop_reason": reply.stop_reason, "stop_sequence": reply.stop_sequence}
     if reply.stop_details:
         delta["stop_details"] = dict(reply.stop_details)
-    return Event({"type": "message_delta", "delta": delta, "usage": {**usage, **_output(head, reply)}})
+    edits = {"context_management": head["context_management"]} if "context_management" in head else {}
+    return Event({"type": "message_delta", "delta": delta, "usage": {**usage, **_output(head, reply)}, **edits})
 
 
 def _output(head: Mapping[str, Any], reply: Reply) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sessions.core.profiles import Profile
-from sessions.simulator.checks import shapes
+from sessions.simulator.checks import editing, shapes
 from sessions.simulator.checks.context import NEW_VERSION, Context
 from sessions.simulator.checks.refusal import Refusal
 from sessions.simulator.checks.shapes import Check, Shape, refuse
@@ -76,6 +76,7 @@ FIELDS: dict[str, Check] = {
     "diagnostics": _shaped({"previous_message_id": _optional_string}, {}),
     "inference_geo": shapes.string,
     "compaction": _shaped({"type": shapes.one_of("summarize")}, {"instructions": shapes.string}),
+    "context_management": _shaped({}, {"edits": editing.check}),
     "metadata": _shaped({}, {"user_id": shapes.string}),
     "output_config": _shaped(
         {},
