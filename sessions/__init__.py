@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from sessions.budget import Budget
     from sessions.clock import Clock, SystemClock
     from sessions.conversation.entries import Damage
+    from sessions.core.cleared import Clearing
     from sessions.core.diagnosis import Miss
     from sessions.core.next_turn import CostForecast, ModelCost, TurnCost
     from sessions.core.profiles import Profile, profile_for
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
         TurnEvent,
         UsageKnown,
     )
-    from sessions.ledger import Call, Compaction, Cost
+    from sessions.ledger import Call, ClearedResults, Compaction, Cost
     from sessions.listing import SessionInfo
     from sessions.manager import OwnedManager, SessionManager
     from sessions.session import Reply, ReplyStream, Session, Turn
@@ -70,6 +71,8 @@ __all__ = [
     "Budget",
     "BudgetExceeded",
     "Call",
+    "ClearedResults",
+    "Clearing",
     "Clock",
     "Compaction",
     "ConfigurationError",
@@ -135,6 +138,7 @@ __all__ = [
 _HOMES = {
     "budget": "Budget",
     "clock": "Clock SystemClock",
+    "core.cleared": "Clearing",
     "core.diagnosis": "Miss",
     "core.next_turn": "CostForecast ModelCost TurnCost",
     "core.profiles": "Profile profile_for",
@@ -149,7 +153,7 @@ _HOMES = {
         "SessionsError StepLimitReached ToolsChanged"
     ),
     "conversation.entries": "Damage",
-    "ledger": "Call Compaction Cost",
+    "ledger": "Call ClearedResults Compaction Cost",
     "following.events": (
         "ApprovalNeeded BlockSoFar BlockStart BlockStop Delta Ended EntryStored PendingCall Restarted Snapshot "
         "ToolProgress ToolResult ToolSoFar ToolStarted TurnEvent UsageKnown"

@@ -18,13 +18,14 @@ import storage
 
 NAMES = {
     sessions: (
-        "ApprovalNeeded BatchIncomplete BlockSoFar BlockStart BlockStop Budget BudgetExceeded Call Clock Compaction "
-        "ConfigurationError Conflict ContextFull Cost CostForecast Damage Delta Ended Entry EntryStored "
-        "ExpectedCost Fixed InDoubtToolCalls InvalidHistory InvalidImport LeaseLost Miss ModelCost ModelError "
-        "Option Outlook OwnedManager PendingCall Policy PrefixChange Profile PromptWarning Reply ReplyStream "
-        "Restarted SchemaOutOfDate Session SessionBusy SessionInfo SessionManager SessionNotFound SessionsError "
-        "Settings Shortening Snapshot Step StepLimitReached SystemClock Tool ToolContext ToolProgress ToolResult "
-        "ToolSoFar ToolStarted ToolsChanged Turn TurnCost TurnEvent TurnInfo Usage UsageKnown profile_for tool"
+        "ApprovalNeeded BatchIncomplete BlockSoFar BlockStart BlockStop Budget BudgetExceeded Call "
+        "ClearedResults Clearing Clock Compaction ConfigurationError Conflict ContextFull Cost CostForecast "
+        "Damage Delta Ended Entry EntryStored ExpectedCost Fixed InDoubtToolCalls InvalidHistory InvalidImport "
+        "LeaseLost Miss ModelCost ModelError Option Outlook OwnedManager PendingCall Policy PrefixChange Profile "
+        "PromptWarning Reply ReplyStream Restarted SchemaOutOfDate Session SessionBusy SessionInfo "
+        "SessionManager SessionNotFound SessionsError Settings Shortening Snapshot Step StepLimitReached "
+        "SystemClock Tool ToolContext ToolProgress ToolResult ToolSoFar ToolStarted ToolsChanged Turn TurnCost "
+        "TurnEvent TurnInfo Usage UsageKnown profile_for tool"
     ),
     sessions.testing: "ManualClock simulated_manager",
     sessions.simulator: (

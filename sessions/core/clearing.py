@@ -15,6 +15,7 @@ from sessions.core.plan import Plan, live_points
 from sessions.core.prices import prices_for
 from sessions.core.prompt import Prompt
 from sessions.core.shortening import READ_AGAIN, later_price, later_requests
+from sessions.core.ttl import Fixed
 from sessions.core.usage import Usage
 from sessions.core.warmth import Warmth
 
@@ -39,7 +40,7 @@ def clearing(prompt: Prompt, plan: Plan, warmth: Warmth, at: Circumstances) -> C
     # Some models charge less for all of a prompt that is short.
     lower = prices_for(prompt.profile, after) or prices
     read = min(after, _still_read(prompt, plan, warmth, at, results.message_of(before + 1)))
-    price = lower.of(_written(plan, read, after, again)) - prices.of(plan.expected)
+    price = lower.of(_written(at, read, after - read + again)) - prices.of(plan.expected)
     requests = min(later_requests(at), tokens / (2 * _growth(prompt, results)))
     spared = Decimal(requests) * (tokens - again) * later_price(prompt, at, lower)
     return Clearing(count - before, count, tokens, requests, price, spared - price)
@@ -52,10 +53,10 @@ def _still_read(prompt: Prompt, plan: Plan, warmth: Warmth, at: Circumstances, m
     return min(plan.expected.cache_read, prompt.tokens(live + 1))
 
 
-def _written(plan: Plan, read: int, total: int, again: int) -> Usage:
-    """The request behind it, with what is read again: what is not in the cache is written for as long as planned."""
-    written = total - read + again
-    if plan.marks and plan.marks[-1].ttl == "1h":
+def _written(at: Circumstances, read: int, written: int) -> Usage:
+    """The request behind it, with what is read again. So much at a time is written for five minutes, unless the user
+    says otherwise: an hour pays for what comes behind it."""
+    if at.policy == Fixed("1h"):
         return Usage(cache_read=read, cache_write_1h=written)
     return Usage(cache_read=read, cache_write_5m=written)
 

@@ -23,6 +23,7 @@ from sessions.model.learnt import (
     Learnt,
     clears_otherwise,
     is_like_the_api,
+    loses_what_is_cleared,
     named_feature,
     refused_feature,
     shows_hours,
@@ -37,7 +38,7 @@ _SAID: dict[Feature, str] = {
     "diagnostics": "does not take the field diagnostics: from now on it is left out",
     "zero tokens": "refuses requests for no tokens: from now on nothing is pre-warmed, parked or refreshed there",
     "compaction": "refuses compaction: from now on it is not asked for",
-    "clearing": "does not clear tool results as it is asked to: from now on it is not asked to",
+    "clearing": "does not clear tool results as it is asked to, or caches nothing then: from now on it is not asked to",
     "tool runs": "looks back less far than the API: from now on each tool block is counted there",
 }
 
@@ -154,7 +155,7 @@ class Endpoint:
             self._tell(model, known.learnt, learnt)
             known.learnt = learnt
             self._renew(model, known)
-        if kind == "turn" and clears_otherwise(plan, incoming):
+        if kind == "turn" and (clears_otherwise(plan, incoming) or loses_what_is_cleared(plan, miss)):
             self._without(model, "clearing")
         if miss == "lookback" and learnt.is_taken_for_the_api:
             self._without(model, "tool runs")

@@ -121,6 +121,13 @@ def clears_otherwise(plan: Plan, incoming: Incoming) -> bool:
     return bool(plan.cleared) and applied(incoming.message)[0] != plan.cleared
 
 
+def loses_what_is_cleared(plan: Plan, miss: str | None) -> bool:
+    """Whether a request with the same results cleared as the one before did not find its prefix, and nothing else
+    tells why. Each says in other words which are to be kept: should these words be part of what the cache is keyed by,
+    which is not documented, then every request would write all anew."""
+    return bool(plan.cleared) and plan.clearing is None and miss == "evicted"
+
+
 def shows_hours(plan: Plan, incoming: Incoming) -> bool | None:
     """Whether the answer shows that an hour was written where it was asked for; `None` where it does not tell."""
     usage = incoming.usage

@@ -1,12 +1,14 @@
-"""What `compact="cheapest"` saves on the longest recorded agents: `python -m tests.benchmarks.cost.compacting`.
+"""What `compact="cheapest"` saves on the longest recorded agents: `python -m tests.benchmarks.cost.compacting`; and
+what `clear_tool_results=True` does: the same with `--clear`.
 
 Each recording is played twice through real sessions, without and with it, at each read price. `--as recorded` keeps the
 recorder's own compactions (near 155,000 tokens, for which it is charged nothing here): each begins a new session.
 `--as whole` lets the conversation go on through them, as in a window of a million tokens.
 
-Assumed: the first prompt of a recording but a thousand tokens is system prompt and tools; behind a summary 20,000
-tokens are read again, in its first tool result; a summary has the simulator's size, 2,000 to 3,000 tokens, and its
-output is charged to it. The words that follow a recorder's compaction count as a thousand tokens.
+Assumed: the first prompt of a recording but a thousand tokens is system prompt and tools; behind a summary, and behind
+cleared tool results, 20,000 tokens are read again, in the next tool result; a summary has the simulator's size, 2,000
+to 3,000 tokens, and its output is charged to it. The words that follow a recorder's compaction count as a thousand
+tokens.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
+from typing import Any
 
 from sessions.core.prices import Prices, prices_for
 from sessions.core.profiles import profile_for
@@ -32,6 +35,8 @@ from tests.benchmarks.cost.traces import recording, sample
 from tests.benchmarks.cost.workloads import Step, Turn, Visit, Workload
 
 _WORDS, _LEAST = 1000, 30
+_OPTIONS: dict[bool, dict[str, Any]] = {False: {"compact": "cheapest"}, True: {"clears": True}}
+"""What is compared with doing nothing, by whether tool results are cleared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ class Pair:
     requests: int
     without: float
     cheapest: float
-    compactions: int
+    times: int
 
 
 def longest(count: int) -> list[str]:
@@ -88,12 +93,12 @@ def _size(step: RecordedStep) -> int:
     return step.usage.total_input if step.usage else 0
 
 
-def pair(name: str, read: float, whole: bool) -> Pair:
+def pair(name: str, read: float, whole: bool, clears: bool = False) -> Pair:
     """Plays one recording twice at that read price."""
     played = workload(name, whole)
     how = How({**POLICIES["ExpectedCost()"], "max_steps": 1000})
     without = timeline.play(played, read, how)
-    cheapest = timeline.play(played, read, replace(how, compact="cheapest", read_again=READ_AGAIN))
+    cheapest = timeline.play(played, read, replace(how, **_OPTIONS[clears], read_again=READ_AGAIN))
     prices = prices_for(profile_for(MODELS[read]))
     if prices is None or without.problems or cheapest.problems:
         raise AssertionError(f"{name}: {without.problems} {cheapest.problems}")
@@ -103,7 +108,7 @@ def pair(name: str, read: float, whole: bool) -> Pair:
         requests=len(without.requests),
         without=_input(without, said, prices),
         cheapest=_input(cheapest, said, prices),
-        compactions=cheapest.kinds.get("compact", 0),
+        times=cheapest.clearings if clears else cheapest.kinds.get("compact", 0),
     )
 
 
@@ -113,15 +118,15 @@ def _input(played: Played, said: int, prices: Prices) -> float:
     return float(prices.of(usage) / prices.input) * 1_000_000
 
 
-def table(rows: dict[float, Sequence[Pair]]) -> str:
+def table(rows: dict[float, Sequence[Pair]], what: str) -> str:
     """A line for each read price."""
     lines = [
-        "| reads at | requests | compactions | input cost, without | with it | saved |",
+        f"| reads at | requests | {what} | input cost, without | with it | saved |",
         "|---:|---:|---:|---:|---:|---:|",
     ]
     for read, pairs in rows.items():
         without, cheapest = sum(one.without for one in pairs), sum(one.cheapest for one in pairs)
-        counts = f"{sum(one.requests for one in pairs):,} | {sum(one.compactions for one in pairs)}"
+        counts = f"{sum(one.requests for one in pairs):,} | {sum(one.times for one in pairs)}"
         lines.append(
             f"| {read} | {counts} | {without / 1e6:.2f} M | {cheapest / 1e6:.2f} M | {1 - cheapest / without:.1%} |"
         )
@@ -134,15 +139,16 @@ def main() -> None:
     options.add_argument("--count", type=int, default=8, help="how many recordings")
     options.add_argument("--as", dest="kind", choices=("recorded", "whole"), default="whole")
     options.add_argument("--prices", default="0.1,0.05,0.025")
+    options.add_argument("--clear", action="store_true", help="clear tool results instead")
     options.add_argument("--processes", type=int, default=2)
     given = options.parse_args()
     names = longest(given.count)
     with ProcessPoolExecutor(given.processes, get_context("spawn")) as pool:
         rows = {
-            read: list(pool.map(partial(pair, read=read, whole=given.kind == "whole"), names))
+            read: list(pool.map(partial(pair, read=read, whole=given.kind == "whole", clears=given.clear), names))
             for read in map(float, given.prices.split(","))
         }
-    print(table(rows))
+    print(table(rows, "clearings" if given.clear else "compactions"))
 
 
 if __name__ == "__main__":

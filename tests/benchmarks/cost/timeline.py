@@ -61,7 +61,8 @@ class Measured:
 @dataclass(frozen=True, slots=True)
 class Played:
     """`usage`: the simulator's bill without output, `idle` what of it was spent while waiting, by kind of call how
-    often. `requests`: those that asked the model, in order. `refreshes_shorter`: the simulator's rule."""
+    often. `clearings`: how often tool results were cleared. `requests`: those that asked the model, in order.
+    `refreshes_shorter`: the simulator's rule."""
 
     usage: Usage
     ledger: Usage
@@ -71,6 +72,7 @@ class Played:
     profile: Profile
     refreshes_shorter: bool
     problems: tuple[str, ...] = ()
+    clearings: int = 0
 
 
 class Till(Engine):
@@ -83,9 +85,11 @@ class Till(Engine):
         self._measured: tuple[Sequence[Point], Sequence[int]] = ((), ())
         self.sent: list[Measured] = []
         self.idle = Usage()
+        self.clearings = 0
         self.problems: list[str] = []
         self.summarized: list[str] = []
-        """Visits that have just been compacted: what the summary has left out is still to be read again."""
+        """Visits that have just been compacted or cleared: what was left out is still to be read again."""
+        self._cleared: dict[int, int] = {}
 
     def receive(self, body: Any, headers: Mapping[str, str], now: float, *, path: str = "/v1/messages") -> Exchange:
         exchange = super().receive(body, headers, now, path=path)
@@ -96,11 +100,20 @@ class Till(Engine):
         elif (asked := self._asked(body)) is None:
             self.idle += exchange.prompt.usage
         else:
+            self._note_cleared(asked.number, exchange.prompt.edits or ())
             row = self._row(exchange.prompt.body, asked.number, now)
             self.sent.append(row)
             if self._told is not None:
                 self._told(Metered(exchange.index, row.session, now, row.total), body)
         return exchange
+
+    def _note_cleared(self, number: int, edits: Sequence[Mapping[str, Any]]) -> None:
+        """Where more tool results are cleared than before, what they held is read again."""
+        count = sum(edit["cleared_tool_uses"] for edit in edits)
+        if count > self._cleared.get(number, 0):
+            self._cleared[number] = count
+            self.clearings += 1
+            self.summarized.append(self._workload.visits[number].name)
 
     def measure(
         self, exchange: Exchange, body: Mapping[str, Any], profile: Profile
@@ -207,6 +220,7 @@ class _Crowd:
         visits = {visit.name: visit for visit in workload.visits}
         tool = _Tool(visits, clock, summarized, how.read_again)
         self._settings = {**head(model, workload.head, tool), "compact": how.compact}
+        self._settings |= {"clear_tool_results": how.clears}
         self._open: dict[int, AsyncExitStack] = {}
         self._managers: dict[int, SessionManager] = {}
         self._sessions: dict[int, Session] = {}
@@ -276,8 +290,8 @@ class How:
     """How a workload is played. `policy`: a manager's settings. `apart`: each visit by a manager of its own.
 
     `parks_survive`: whether the simulator keeps a 1h entry that was written behind a 5m one. `sent` is told of every
-    request that asks the model, with its body. `compact`: the setting of the sessions; `read_again`: tokens that the
-    first tool result behind a summary has more.
+    request that asks the model, with its body. `compact`, `clears` (tool results): settings of the sessions;
+    `read_again`: tokens that the first tool result behind a summary, or behind what was cleared, has more.
     """
 
     policy: Mapping[str, Any]
@@ -285,6 +299,7 @@ class How:
     parks_survive: bool = True
     sent: Sent | None = None
     compact: str | None = None
+    clears: bool = False
     read_again: int = 0
 
 
@@ -321,6 +336,7 @@ async def _told(manager: SessionManager, till: Till, model: str) -> Played:
         profile=manager.runtime.endpoint.profile_of(model),
         refreshes_shorter=till.refreshes_shorter,
         problems=tuple(till.problems),
+        clearings=till.clearings,
     )
 
 
