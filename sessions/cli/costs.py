@@ -10,7 +10,7 @@ import anyio
 import typer
 from rich.markup import escape
 
-from sessions import Compaction, ConfigurationError, Cost, CostForecast, SessionInfo, SessionManager
+from sessions import ClearedResults, Compaction, ConfigurationError, Cost, CostForecast, SessionInfo, SessionManager
 from sessions.cli.history import print_sessions
 from sessions.cli.lookup import claude, reading, session_named
 from sessions.cli.options import STORE, JsonOption, OwnerOption, StoreOption
@@ -50,18 +50,23 @@ def cost(
 
     session = session and session_named(store, session, owner)
 
-    async def run() -> tuple[dict[str | None, Cost], list[Compaction]]:
+    async def run() -> tuple[dict[str | None, Cost], list[Compaction], list[ClearedResults]]:
         async with SessionManager(reading(store)) as manager:
             groups = await manager.costs(by.value if by else "kind", session=session, owner=owner)
-            made = [] if session is None or by is not None else await (await manager.open(session)).compactions()
-            return groups, made
+            if session is None or by is not None:
+                return groups, [], []
+            opened = await manager.open(session)
+            return groups, await opened.compactions(), await opened.clearings()
 
-    found, compactions = anyio.run(run)
+    found, compactions, clearings = anyio.run(run)
     whole = sum(found.values(), start=Cost())
     if by is None:
-        print_json(_with_rate(whole) | {"compactions": compactions}) if as_json else print_cost(whole)
-        if not as_json:
+        if as_json:
+            print_json(_with_rate(whole) | {"compactions": compactions, "clearings": clearings})
+        else:
+            print_cost(whole)
             _print_compactions(compactions)
+            _print_clearings(clearings)
     elif as_json:
         print_json([{str(by): key, **_with_rate(one)} for key, one in found.items()])
     else:
@@ -99,6 +104,11 @@ def _print_forecast(found: CostForecast) -> None:
         console.print(
             f"A compaction first would add {dollars(summary.price)} to it and save {dollars(summary.saves)} in all, "
             f"over {summary.requests:.0f} requests that are {summary.shorter:,} tokens shorter."
+        )
+    if (more := found.clearing) is not None:
+        console.print(
+            f"Clearing {more.results} tool results would add {dollars(more.price)} to it and save "
+            f"{dollars(more.saves)} in all, over {more.requests:.0f} requests that are {more.tokens:,} tokens shorter."
         )
     if not found.models:
         return
@@ -150,6 +160,15 @@ def _print_compactions(found: list[Compaction]) -> None:
         console.print(
             f"A compaction has left {one.left_out:,} tokens out of {one.requests} requests since, and saved "
             f"{dollars(one.saved)}{expected}; what was read again is not counted."
+        )
+
+
+def _print_clearings(found: list[ClearedResults]) -> None:
+    for one in found:
+        console.print(
+            f"Clearing {one.call.clearing} results has left {one.left_out:,} tokens out of {one.requests} requests "
+            f"since, and saved {dollars(one.saved)}, of {dollars(one.call.saves)} expected; what was read again is not "
+            "counted."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -9,9 +10,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from sessions import Call, ConfigurationError, ModelError, PrefixChange, Session, tool
+from sessions.cli import main
 from sessions.core.cleared import CLEARING_BETA, EDIT
 from sessions.core.profiles import profile_for
 from sessions.simulator import Engine, Fault, Request, Scripted, filler
@@ -188,6 +191,22 @@ async def test_the_ledger_says_what_it_saved(tmp_path: Path) -> None:
     async with world.manager(profile=PROFILE) as manager:
         again = await (await manager.open(session.id, tools=[look])).clearings()
         assert again == [first, second]
+
+
+def test_the_command_line_tells_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def had() -> None:
+        world = World(script, url=tmp_path / "a.db")
+        async with world.manager() as manager:
+            await (await opened(manager, id="one")).send("look 45")
+
+    anyio.run(had)
+    for more in ([], ["--forecast"], ["--json"]):
+        with pytest.raises(SystemExit):
+            main(["cost", "one", "--store", f"sqlite:///{tmp_path / 'a.db'}", *more])
+    told = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"Clearing \d+ results has left [\d,]+ tokens out of \d+ requests since, and saved \$", told)
+    assert re.search(r"Clearing \d+ tool results would add \$-?0\.\d+ to it and save \$", told)
+    assert '"clearings"' in told
 
 
 async def test_it_is_cheaper() -> None:
