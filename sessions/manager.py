@@ -32,7 +32,7 @@ from sessions.clock import Clock, SystemClock
 from sessions.conversation.conversation import Conversation
 from sessions.conversation.linting import Linter
 from sessions.conversation.memory import TRANSCRIPT_BYTES
-from sessions.conversation.opening import new_record
+from sessions.conversation.opening import is_set_up, new_record
 from sessions.conversation.pending import newest_turn
 from sessions.conversation.settings_changes import check_tools
 from sessions.core.profiles import Profile
@@ -315,7 +315,8 @@ class SessionManager:
         """Sessions, newest first, with totals. `before`: the id of the last one of the page before.
 
         `state`: only those that are `idle`, `running`, `waiting` or `interrupted`. Forks, branches of `map` and
-        `batch`, and subagents have a parent: they are listed with `branches=True`, or those of one `parent`.
+        `batch`, and subagents have a parent: they are listed with `branches=True`, or those of one `parent`. So are the
+        empty sessions (`probe-…`, `head-…`) whose ledgers have requests that belong to no conversation.
         """
         check_names(owner=owner, parent=parent)
         check_switches(branches=branches)
@@ -326,7 +327,13 @@ class SessionManager:
                 owner=owner, limit=limit, before=before, search=search, state=state, parent=parent,
                 branches=branches or parent is not None,
             )  # fmt: skip
-        return [session_info(row) for row in rows]
+        found = [session_info(row) for row in rows if branches or not is_set_up(row)]
+        if len(found) < len(rows) == limit:  # the page was full, and is not any more
+            before, limit = rows[-1].id, limit - len(found)
+            found += await self.list(
+                owner=owner, limit=limit, before=before, search=search, state=state, parent=parent, branches=branches
+            )
+        return found
 
     async def turn(
         self, session_id: str, turn_id: str | None = None, *, key: str | None = None, owner: str | None = None

@@ -50,7 +50,10 @@ class Conversations:
         return stored
 
     async def set_up(self, id: str, title: str, purpose: str, settings: Settings) -> None:
-        """An empty session that is nobody's, for the ledger of requests of ours; where there is one, that stays."""
+        """An empty session that is nobody's, for the ledger of requests of ours; where there is one, that stays.
+
+        `is_set_up` knows it by its name and purpose.
+        """
         now, metadata = self._clock.now(), metadata_text({"purpose": purpose})
         try:
             await self._store.create(new_record(id, None, title, metadata, settings.to_json(), now))
@@ -102,6 +105,15 @@ class Conversations:
     async def _read(self, id: str) -> Stored:
         self._lifecycle.check()
         return await self._store.read(id, calls=RECENT_CALLS)
+
+
+_SET_UP = {"head-": metadata_text({"purpose": "keep"}), "probe-": metadata_text({"purpose": "probe"})}
+
+
+def is_set_up(row: SessionRecord) -> bool:
+    """Whether it is one of those that `Conversations.set_up` makes, in which nobody says anything."""
+    purpose = _SET_UP.get(row.id.partition("-")[0] + "-")
+    return purpose is not None and (row.owner, row.head, row.metadata) == (None, None, purpose)
 
 
 def new_record(

@@ -142,7 +142,7 @@ async def test_after_a_commit_with_an_unknown_outcome_all_is_read_again(tmp_path
         await session.send("one")
         store.fail = failing
         with pytest.raises(OSError):
-            await session.update(title="new")
+            await session.update(title="new", metadata={"why": "what is written with it"})
         store.fail = 0
         store.asked.clear()
         await session.send("two")

@@ -55,7 +55,7 @@ def kept(at: World) -> list[Exchange]:
 async def rows(manager: SessionManager) -> dict[str, int]:
     """How many idle requests are in the ledgers of which session."""
     found = {}
-    for info in await manager.list():
+    for info in await manager.list(branches=True):
         calls = await (await manager.open(info.id)).calls()
         if idle := [call for call in calls if call.kind != "turn"]:
             found[info.id] = len(idle)
@@ -198,7 +198,7 @@ async def test_a_head_that_is_asked_for_within_every_hour_has_no_session() -> No
         await visits(at, manager, gaps=[900.0] * 12)
         await at.clock.advance(5 * HOUR)
         assert kept(at) == []
-        assert not any(one.id.startswith("head-") for one in await manager.list())
+        assert not any(one.id.startswith("head-") for one in await manager.list(branches=True))
     at.check()
 
 
@@ -364,7 +364,7 @@ async def test_what_the_prefix_says_is_gone_with_the_sessions_that_used_it(tmp_p
         assert secret in dumped(tmp_path / "a.db")
         before = len(kept(at))
         assert before
-        for info in await manager.list():
+        for info in await manager.list(branches=True):
             if not info.id.startswith("head-"):
                 await manager.delete(info.id)
         assert secret not in dumped(tmp_path / "a.db")

@@ -125,7 +125,10 @@ async def test_its_requests_are_rows_of_the_ledger_and_cost_less_than_a_cent(mod
         assert costs["probe"].total < Decimal("0.01")
         assert buckets(sum((cost.usage for cost in costs.values()), start=Usage())) == buckets(at.engine.bill().usage)
         assert sum(cost.total for cost in costs.values()) == at.engine.bill().cost
-        (session,) = [one for one in await manager.list() if one.id.startswith("probe-")]
+        (session,) = [one for one in await manager.list(branches=True) if one.id.startswith("probe-")]
+        (shown,) = await manager.list(limit=1)
+        assert shown.turns == 1, "a page is as long as it was asked for, without what nobody has said anything in"
+        assert await manager.list() == [shown]
         assert (session.owner, session.metadata, session.turns) == (None, {"purpose": "probe"}, 0)
         calls = await (await manager.open(session.id)).calls()
         assert [one.usage.cache_write_1h > 0 for one in calls] == [False, True, False]

@@ -103,12 +103,13 @@ async def test_a_commit_takes_two_round_trips(relay: Relay, store: Store) -> Non
 def _taken_over(direct: str, fate: Fate, *, by: str) -> Callable[[bytes], Fate]:
     """The first COMMIT has this fate; before anything else is sent, another worker has taken the session."""
     commits = once(fate)
-    lost = threading.Event()
+    lost, looks = threading.Event(), threading.Lock()
 
     def decide(piece: bytes) -> Fate:
-        if lost.is_set():
-            execute(direct, by)
-            lost.clear()
+        with looks:  # each connection has a thread of its own: it happens once, and before either goes on
+            if lost.is_set():
+                execute(direct, by)
+                lost.clear()
         if (decided := commits(piece)) != "pass":
             lost.set()
         return decided
