@@ -31,7 +31,7 @@ _WITHOUT: Mapping[Feature, Mapping[str, Any]] = {
 """What is taken out of a profile with each feature."""
 _STEPS = (
     ("counters", "ttls", "prewarms", "parks"),
-    ("collapses_tools", "counts_thinking", "diagnostics", "compaction"),
+    ("collapses_tools", "counts_thinking", "diagnostics", "compaction", "context_editing"),
 )
 """What an endpoint that answers as the API does gets of the API's profile: with the first such answer what costs one
 refused request where it is wrong; with the second what may cost a miss."""
