@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sessions.core.asked_again import without_clearing
 from sessions.core.cache import chain
 from sessions.core.cleared import (
     CLEARING_BETA,
@@ -293,6 +294,17 @@ def test_a_result_of_an_unknown_call_is_left_alone() -> None:
 )  # fmt: skip
 def test_what_the_api_says_to_have_cleared(told: dict[str, Any], expected: tuple[int, int]) -> None:
     assert applied(told) == expected
+
+
+def test_a_refused_request_is_sent_again_with_all_results() -> None:
+    prompt = prompt_of(looks(6), Cleared(((9, 2),)))
+    plan = make_plan(prompt, Warmth(), circumstances(prompt))
+    sent = render(prompt, plan.marks)
+    again, bare = without_clearing(plan, sent)
+    assert {**bare, "context_management": 0, "betas": 0} == {**sent, "context_management": 0, "betas": 0}
+    assert not {"context_management", "betas"} & set(bare)
+    assert (again.cleared, again.clearing, again.marks) == (None, None, plan.marks)
+    assert without_clearing(plan, {**sent, "betas": ["other", CLEARING_BETA]})[1]["betas"] == ["other"]
 
 
 def test_settings_keep_what_was_decided() -> None:
