@@ -84,7 +84,8 @@ async def _all_rounds(tmp_path: Path, how: str, first: bool) -> None:
     for step in range(1, STEPS):
         world = World(url=tmp_path / f"{step}.db", latency=Latency(first_event=1.0))
         store = SQLStore(world.url)
-        async with world.manager() as manager, world.manager(store=store) as others:
+        # Untended: what they share is to lapse before it is looked whether anything is left.
+        async with world.manager(tend=False) as manager, world.manager(store=store, tend=False) as others:
             if await _round(world, manager, others, store, step, how, first):
                 assert step > 10
                 return

@@ -20,11 +20,18 @@ from tests.sessions.test_tending import chat, kinds, talk, world
 from tests.sessions.world import World, everywhere
 
 
+class Parks:
+    """Parks every conversation, however few have come back."""
+
+    def choose(self, outlook: Outlook) -> Option:
+        return "park" if "park" in outlook.options else "5m"
+
+
 @everywhere
 async def test_all_that_fall_due_at_once_are_parked(tmp_path: Path) -> None:
     for given in ({}, {"url": tmp_path / f"{anyio.current_time()}.db"}):
         at = world(**given)
-        async with at.manager() as manager:
+        async with at.manager(ttl=Parks()) as manager:
             sessions = [await chat(manager) for _ in range(3 * AT_ONCE + 1)]
             async with anyio.create_task_group() as group:
                 for session in sessions:
