@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 
-from sessions.following.events import Ended, Snapshot, TurnEvent, attempt_of, event_id, is_ahead, of_stream
+from sessions.following.events import Ended, Snapshot, TurnEvent, attempt_of, event_id, is_ahead, is_of_rest, of_stream
 from sessions.following.view import View
 from storage import TurnRecord
 
@@ -185,8 +185,9 @@ class Channel:
         return bool(self._log) and isinstance(self._log[-1], Ended)
 
     def is_earlier_than(self, after: str | None) -> bool:
-        """Whether that event is of a later attempt: the turn has gone on elsewhere, and it has not been heard here."""
-        return attempt_of(after) > attempt_of(self._id)
+        """Whether that event is of a later attempt, or of the rest of this one: it has not been heard of here."""
+        attempt, own = attempt_of(after), attempt_of(self._id)
+        return attempt > own or (attempt == own and is_of_rest(after))
 
     def _is_behind(self, after: str | None) -> bool:
         """Whether somebody has seen more of it elsewhere than has come here yet."""

@@ -231,6 +231,10 @@ def event_of(stored: Any) -> TurnEvent:
     return kind(**{name: _read(name, value) for name, value in stored.items() if name != "type"})
 
 
+AT_REST = 9_999_999_000
+"""The number that no event which is told while a turn runs gets to."""
+
+
 def event_id(attempt: int, count: int) -> str:
     """The id of the event with this number in an attempt, which has the token of its lease; 0 while it is queued."""
     # Padded, so that texts have the order of their numbers.
@@ -247,6 +251,11 @@ def is_ahead(seen: str | None, newest: str, most: int) -> bool:
     """Whether an event that somebody saw comes behind the newest one of the same attempt, by no more than `most`."""
     (attempt, count), (known, last) = _numbers(seen), _numbers(newest)
     return attempt == known and last < count <= last + most
+
+
+def is_of_rest(id: str | None) -> bool:
+    """Whether it is of the snapshot or the end that are made of what is stored of a turn at rest."""
+    return _numbers(id)[1] > AT_REST
 
 
 def attempt_of(id: str | None) -> int:

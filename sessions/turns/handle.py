@@ -18,6 +18,7 @@ from sessions.core.usage import Usage
 from sessions.errors import ModelError, SessionBusy, SessionsError
 from sessions.following.channel import Channel
 from sessions.following.events import (
+    AT_REST,
     Ended,
     PendingCall,
     Restarted,
@@ -28,6 +29,7 @@ from sessions.following.events import (
     event_id,
     first_of,
     is_another_attempt,
+    is_of_rest,
 )
 from sessions.ledger import Call, total_cost
 from sessions.lifecycle import ENDED
@@ -41,7 +43,7 @@ from sessions.turns.outcome import Outcome, ended
 from storage import HeadMoved, Store, TurnRecord
 
 R = TypeVar("R")
-_LAST = 9_999_999_999
+_LAST = AT_REST + 999
 """The number of the last event of a turn that is told from what is stored."""
 
 
@@ -176,7 +178,10 @@ class TurnHandle(Generic[R]):
         """The event that was seen last; `None` where there has been no such attempt."""
         if channel.is_earlier_than(after):
             await self._load()
-            return after if attempt_of(after) <= self._row.token else None
+            row, attempt = self._row, attempt_of(after)
+            # It is, or has been, at rest under that token: then it went on when its calls had been decided.
+            may_be = not is_of_rest(after) or states.is_at_rest(row) or row.pending is not None
+            return after if attempt < row.token or (attempt == row.token and may_be) else None
         return after
 
     async def _load(self) -> None:

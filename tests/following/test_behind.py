@@ -7,7 +7,7 @@ from contextlib import aclosing
 import anyio
 
 from sessions.following.channel import Channel
-from sessions.following.events import Ended, Snapshot, TurnEvent, attempt_of, event_id
+from sessions.following.events import AT_REST, Ended, Snapshot, TurnEvent, attempt_of, event_id
 from sessions.following.parcels import unpacked
 from sessions.following.relay import Relayed
 from sessions.following.view import View
@@ -74,6 +74,29 @@ async def test_who_comes_between_two_attempts_is_told_of_the_new_one_alone() -> 
 
 
 @everywhere
+async def test_who_has_seen_a_turn_at_rest_is_not_told_how_it_came_there() -> None:
+    """As where it waits by what is stored, and what its worker told before that is heard here only now."""
+    channel = Channel("session", "turn")
+    channel.begin(11, lambda: View(state="running"))
+    rest, heard = event_id(11, AT_REST + 997), list[TurnEvent]()
+
+    async def follow() -> None:
+        async for event in channel.follow(after=rest):
+            heard.append(event)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(follow)
+        await anyio.wait_all_tasks_blocked()
+        channel.show_again()
+        await anyio.wait_all_tasks_blocked()
+        assert heard == []
+        channel.begin(12, lambda: View(state="running"))
+        await anyio.wait_all_tasks_blocked()
+        assert [attempt_of(event.id) for event in heard] == [12]
+        channel.leave()
+
+
+@everywhere
 async def test_an_event_of_an_attempt_that_never_was_is_answered_by_a_snapshot() -> None:
     model = Held()
     world = real(model)
@@ -86,6 +109,15 @@ async def test_an_event_of_an_attempt_that_never_was_is_answered_by_a_snapshot()
                 event = await anext(events)
         assert isinstance(event, Snapshot)
         assert event.state == "queued"
+        running = await manager.turn(session.id, (await session.turns())[0].id)
+        assert running is not None
+        with anyio.fail_after(5):
+            async with aclosing(running.follow()) as events:
+                attempt = attempt_of((await anext(events)).id)
+            async with aclosing(running.follow(after=event_id(attempt, AT_REST + 999))) as events:
+                event = await anext(events)
+        assert isinstance(event, Snapshot)
+        assert event.state == "running"
         model.let_go()
         assert (await queued.reply()).text == "You said: two"
     world.check()
