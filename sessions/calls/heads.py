@@ -15,7 +15,7 @@ from sessions.background import Background, log
 from sessions.calls.forecaster import Forecaster
 from sessions.calls.schedule import Schedule
 from sessions.clock import Clock, monotonic
-from sessions.conversation.opening import Conversations
+from sessions.conversation.opening import NAMES, Conversations
 from sessions.core.experience import PREFIXES, STALE
 from sessions.core.gaps import NEVER
 from sessions.core.heads import due, is_worth_keeping
@@ -28,7 +28,7 @@ from storage import StorageError, Store
 if TYPE_CHECKING:
     from sessions.conversation.conversation import Conversation
 
-_PREFIX = "head-"
+_PREFIX = NAMES["keep"]
 
 
 def name_of(point: str) -> str:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Literal, TypeAlias
 
 from sessions.arguments import metadata_text
 from sessions.clock import Clock
@@ -21,6 +22,7 @@ from sessions.tools import Toolbox
 from sessions.translate import storage_errors
 from storage import SessionExists, SessionMissing, SessionRecord, Store, Stored
 
+Purpose: TypeAlias = Literal["keep", "probe"]
 SHARED_POINTS = 10_000
 """Points known to be warm that all sessions of a manager share; some 2 MB."""
 
@@ -49,7 +51,7 @@ class Conversations:
         check_owner(stored.record, owner)
         return stored
 
-    async def set_up(self, id: str, title: str, purpose: str, settings: Settings) -> None:
+    async def set_up(self, id: str, title: str, purpose: Purpose, settings: Settings) -> None:
         """An empty session that is nobody's, for the ledger of requests of ours; where there is one, that stays.
 
         `is_set_up` knows it by its name and purpose.
@@ -107,7 +109,9 @@ class Conversations:
         return await self._store.read(id, calls=RECENT_CALLS)
 
 
-_SET_UP = {"head-": metadata_text({"purpose": "keep"}), "probe-": metadata_text({"purpose": "probe"})}
+NAMES: dict[Purpose, str] = {"keep": "head-", "probe": "probe-"}
+"""What the ids of sessions begin with that `Conversations.set_up` makes, by what they are for."""
+_SET_UP = {prefix: metadata_text({"purpose": purpose}) for purpose, prefix in NAMES.items()}
 
 
 def is_set_up(row: SessionRecord) -> bool:

@@ -37,19 +37,7 @@ def new_settings(old: Settings, changes: Mapping[str, Any], toolbox: Toolbox) ->
     """The settings with these changes; raises `Malformed` for one that is unknown or wrong."""
     if unknown := sorted(set(changes) - _CHANGEABLE):
         raise Malformed(f"{unknown[0]!r} is no setting that can be changed: {', '.join(sorted(_CHANGEABLE))}")
-    values: dict[str, Any] = {
-        name: getattr(old, name)
-        for name in (
-            "model",
-            "max_tokens",
-            "thinking",
-            "tool_choice",
-            "output_config",
-            "params",
-            "compact",
-            "clear_tool_results",
-        )
-    }
+    values: dict[str, Any] = {name: getattr(old, name) for name in _CHANGEABLE - {"system", "tools"}}
     values |= {"system": list(old.system), "tools": list(old.tools), "context": list(old.context)}
     values |= {**changes, "local_tools": old.local_tools}
     if "tools" in changes:

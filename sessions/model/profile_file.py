@@ -98,7 +98,7 @@ def read_profile(path: str | os.PathLike[str]) -> Measured:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"the profile {path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"the profile {path} is no JSON ({error}): {_MAKE_ONE}") from error
     if not isinstance(found, dict) or "warmline_profile" not in found or not isinstance(found.get("profile"), dict):
         raise ConfigurationError(f"{path} is no profile of warmline: {_MAKE_ONE}")

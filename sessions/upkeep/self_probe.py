@@ -17,7 +17,7 @@ from sessions.calls.zero_token import PLACEHOLDER, ZeroToken
 from sessions.clock import Clock
 from sessions.conversation.conversation import Conversation
 from sessions.conversation.entries import make_entry
-from sessions.conversation.opening import Conversations
+from sessions.conversation.opening import NAMES, Conversations
 from sessions.core.cache import SECONDS, text_of
 from sessions.core.evidence import ENOUGH
 from sessions.core.plan import predict, readable_point
@@ -125,7 +125,8 @@ class SelfProbe:
 
     async def _session(self, model: str) -> str:
         """The session whose ledger has the requests, made where it is missing."""
-        name = f"probe-{blake2b(text_of([self._endpoint.name, model]).encode(), digest_size=8).hexdigest()}"
+        place = text_of([self._endpoint.name, model]).encode()
+        name = NAMES["probe"] + blake2b(place, digest_size=8).hexdigest()
         await self._conversations.set_up(name, "self-probe", "probe", make_settings(model=model, max_tokens=1))
         return name
 
