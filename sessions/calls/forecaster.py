@@ -16,10 +16,11 @@ from sessions.core.evidence import ENOUGH
 from sessions.core.experience import REMEMBERED, Experience, Kind, Others, Seen
 from sessions.core.gaps import NEVER, NONE, Gaps, Prior, forecast
 from sessions.core.heads import kept_slots
-from sessions.core.idle import HourLimit, why_no_zero_token
+from sessions.core.idle import why_no_zero_token
+from sessions.core.idle_limits import Balance, HourLimit
 from sessions.core.keeping import REFRESH_BEFORE
 from sessions.core.prices import prices_for
-from sessions.core.shared import SHARED
+from sessions.core.shared import SHARED, staying
 from sessions.core.ttl import PARK_AFTER, Fixed, Policy
 from sessions.core.warmth import Slot
 from sessions.ledger import Call
@@ -41,8 +42,9 @@ READ_AGAIN = 600.0
 class Forecaster:
     """What one manager expects of its conversations, and has seen. `tend`: whether idle ones are looked after.
 
-    `policy`: what chooses lifetimes. `hour_limit`: what turns and idle requests cost in the last hour. `trust`: how far
-    parks are relied on. `given`: what was learnt of gaps elsewhere, for a store that shows nothing yet.
+    `policy`: what chooses lifetimes. `hour_limit`: what turns and idle requests cost in the last hour. `balance`: what
+    idle requests of sessions cost beyond what they saved. `trust`: how far parks are relied on. `given`: what was
+    learnt of gaps elsewhere, for a store that shows nothing yet.
     """
 
     def __init__(
@@ -55,7 +57,8 @@ class Forecaster:
         tend: bool,
         given: Mapping[Kind, Prior] | None = None,
     ) -> None:
-        self.policy, self.hour_limit, self.trust = policy, HourLimit(), trust
+        self.policy, self.trust = policy, trust
+        self.hour_limit, self.balance = HourLimit(), Balance()
         self._store, self._clock, self._tend = store, clock, tend
         self._owners: OrderedDict[str, tuple[float, Gaps]] = OrderedDict()
         self._experience, self._own = Experience(given), OrderedDict[str, None]()
@@ -84,6 +87,7 @@ class Forecaster:
             # With tools most requests are not a turn's last: an hour behind a small addition costs less than a park.
             parks=self.can_park(conversation) and not conversation.settings.local_tools,
             lasting=self._lasts(conversation),
+            tended=self.tends(conversation),
             others=self.others(conversation, now),
             keeps=self.keeps(conversation),
         )
@@ -194,11 +198,8 @@ class Forecaster:
         if call.kind == "turn" and call.turn is not None and call.status == "ok":
             self._take_in(conversation, call)
         usage = call.usage
-        prices = prices_for(conversation.prompt.profile, usage.total_input)
-        # Without a published price: a tenth of the input's, as with most models (docs/provider.md, 4).
-        read = prices.read if prices else 0.1
         if self.tends(conversation):
-            self.hour_limit.earn(call.started, usage.input + usage.cache_read * read + usage.cache_write * 1.25)
+            self._settle(conversation, call)
         parked = conversation.recent.parked.get(call.hit or "")
         if parked is None or call.expected is None or not usage.counters or call.status != "ok":
             return
@@ -206,6 +207,22 @@ class Forecaster:
         if max(parked, conversation.recent.asked or 0.0) + SECONDS["5m"] < call.started <= parked + SECONDS["1h"]:
             alive = usage.cache_read >= ENOUGH * call.expected.cache_read
             self.trust.judge(conversation.settings.model, alive=alive)
+
+    def _settle(self, conversation: Conversation, call: Call) -> None:
+        """Counts what a call cost, and what it was spared by requests that were sent while nobody talked."""
+        usage, prices = call.usage, prices_for(conversation.prompt.profile, call.usage.total_input)
+        # Without a published price: a tenth of the input's, as with most models (docs/provider.md, 4).
+        read, write = (prices.read, prices.write_5m) if prices else (0.1, 1.25)
+        cost = usage.input + usage.cache_read * read + usage.cache_write * write
+        self.hour_limit.earn(call.started, cost)
+        self.balance.earn(call.started, cost)
+        asked = conversation.recent.asked or call.started
+        kept = [one.started for one in conversation.recent.idle if one.started > asked]
+        if kept and call.started > asked + SECONDS["5m"] and call.started <= kept[-1] + SECONDS["1h"]:
+            others, _ = staying(
+                conversation.prompt, conversation.recent.warmth, self.circumstances(conversation, call.started)
+            )
+            self.balance.save(call.started, max(0, usage.cache_read - others) * (write - read))
 
     def _take_in(self, conversation: Conversation, call: Call) -> None:
         assert call.turn is not None

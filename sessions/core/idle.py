@@ -1,21 +1,20 @@
 """What is done for a conversation while nobody talks to it: what the policy wishes, and whether that is allowed.
 
 Decisions on facts that were gathered before: what would be sent (`plan_idle`), what is wished for (`wish`), and whether
-the evidence and this hour's limit permit it (`allowed`). A new rule for idle conversations belongs here.
+the evidence and the limits permit it (`allowed`). A new rule for idle conversations belongs here.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from sessions.core.cache import SECONDS
 from sessions.core.circumstances import Circumstances, relative_prices
 from sessions.core.evidence import IN_A_ROW, Asked, unreturned
 from sessions.core.experience import Others, nobody
 from sessions.core.gaps import FITTED, TOOLS, Forecast, Gaps, Prior, human, known
+from sessions.core.idle_limits import Balance, HourLimit
 from sessions.core.keeping import REFRESH_BEFORE
 from sessions.core.plan import (
     Plan,
@@ -39,11 +38,6 @@ from sessions.core.usage import Usage
 from sessions.core.warmth import Slot, Warmth
 
 IdleKind: TypeAlias = Literal["park", "refresh"]
-
-FREE_PER_HOUR = 4_000_000.0
-"""Plain input tokens' worth that may be spent on idle conversations in any hour, whatever the turns cost."""
-SHARE_PER_HOUR = 0.5
-"""What may be spent beyond that, as a share of what the turns of this manager cost in the same hour."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +81,15 @@ class Rest:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """The policy wishes for a request. `price`: plain input tokens. `otherwise`: what follows if it is not allowed."""
+    """The policy wishes for a request. `price`, and what it `saves` if the user comes back in time: plain input tokens.
+
+    `otherwise`: what follows if it is not allowed.
+    """
 
     kind: IdleKind
     plan: Plan
     price: float
+    saves: float
     otherwise: Rest
 
 
@@ -101,39 +99,6 @@ class Evidence:
 
     now: float
     requests: Sequence[Asked]
-
-
-@dataclass(slots=True)
-class HourLimit:
-    """What turns and idle requests cost in the last hour: when (seconds since the epoch), and plain input tokens."""
-
-    earned: deque[tuple[float, float]] = field(default_factory=deque)
-    spent: deque[tuple[float, float]] = field(default_factory=deque)
-
-    def earn(self, started: float, cost: float) -> None:
-        """A turn's request cost so much."""
-        self.earned.append((started, cost))
-        self._forget_before(started - SECONDS["1h"])
-
-    def spend(self, now: float, price: float) -> None:
-        """An idle request of this price is sent."""
-        self.spent.append((now, price))
-        self._forget_before(now - SECONDS["1h"])
-
-    def has_room(self, now: float, price: float) -> bool:
-        """Whether this hour's limit leaves room for a request of this price."""
-        start = now - SECONDS["1h"]
-        limit = FREE_PER_HOUR + SHARE_PER_HOUR * _total_since(start, self.earned)
-        return _total_since(start, self.spent) + price <= limit
-
-    def _forget_before(self, start: float) -> None:
-        for costs in (self.earned, self.spent):
-            while costs and costs[0][0] < start:
-                costs.popleft()
-
-
-def _total_since(start: float, costs: Iterable[tuple[float, float]]) -> float:
-    return sum(amount for moment, amount in costs if moment >= start)
 
 
 def why_no_zero_token(settings: Settings, profile: Profile) -> str | None:
@@ -212,13 +177,14 @@ def wish(facts: Facts) -> Rest | Ask:
     lost = (outlook.prefix - outlook.stays) * outlook.write_5m
     if sum(_weight(outlook, usage) for usage in facts.spent) + price > lost:
         return rest  # waiting never costs more than the rewrite that it saves
-    return Ask(kind, plan, price, rest)
+    return Ask(kind, plan, price, lost, rest)
 
 
-def allowed(ask: Ask, evidence: Evidence, limit: HourLimit) -> bool:
-    """Whether people came back for what was kept before, and this hour's limit leaves room."""
-    in_a_row = unreturned(evidence.requests, evidence.now)
-    return in_a_row < IN_A_ROW and limit.has_room(evidence.now, ask.price)
+def allowed(ask: Ask, evidence: Evidence, limit: HourLimit, balance: Balance) -> bool:
+    """Whether people came back for what was kept before, and the limits leave room."""
+    now = evidence.now
+    has_room = limit.has_room(now, ask.price) and balance.has_room(now, ask.saves)
+    return has_room and unreturned(evidence.requests, now) < IN_A_ROW
 
 
 def _forecast(facts: Facts) -> Forecast:

@@ -30,6 +30,8 @@ MAX_MARKS = 4
 """Breakpoints per request that the API takes (September 2026)."""
 _CERTAINLY = 1.6
 """An estimate this many times too small would still be below the minimum: only then is a mark left out."""
+_UNSURE = 0.6
+"""The share of the chance that pays for marking the tail below which it is not marked: forecasts are estimates."""
 _CARRIED = ("stream", "diagnostics", "thread", "compaction")
 """Request fields that are no part of the prompt's plan: a planned request keeps them as they are."""
 _SETTINGS = ("model", "max_tokens", "system", "tools", "thinking", "tool_choice", "output_config")
@@ -248,6 +250,7 @@ def _outlook(prompt: Prompt, slots: Mapping[int, Slot], hit: int | None, warmth:
         kept_until=float(SECONDS["1h"]),
         parks=at.parks,
         lasting=at.lasting,
+        tended=at.tended,
         told=at.told,
         stays=min(prefix, stays),
     )
@@ -257,7 +260,8 @@ def _tail_pays(prompt: Prompt, slots: Mapping[int, Slot], ttl: Ttl, warmth: Warm
     """Whether writing the tail now beats paying it plain now and writing it with the next turn.
 
     Marked: w + p·r + (1-p)·w later; unmarked: 1 + w later. So it pays when p > (w-1)/(w-r), with p the chance that the
-    next request finds it. A tail that is warm already is only read.
+    next request finds it. A tail that is warm already is only read. One that need not have been marked costs little,
+    one that had to be costs another write: it is left out where p is below that by far.
     """
     tail = next((index for index, slot in slots.items() if slot == "tail"), None)
     if tail is not None and warmth.is_alive(prompt.points[tail].digest, at.now):
@@ -265,7 +269,7 @@ def _tail_pays(prompt: Prompt, slots: Mapping[int, Slot], ttl: Ttl, warmth: Warm
     read, write_5m, write_1h = relative_prices(at)
     write = write_5m if ttl == "5m" else write_1h
     alive = SECONDS["1h"] if ttl == "1h" or at.parks else SECONDS["5m"]
-    return write <= read or at.forecast.within(alive) > (write - 1) / (write - read)
+    return write <= read or at.forecast.within(alive) > _UNSURE * (write - 1) / (write - read)
 
 
 def predict(prompt: Prompt, slots: Mapping[int, Slot], ttls: Mapping[int, Ttl], hit: int | None) -> Plan:

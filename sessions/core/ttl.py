@@ -31,10 +31,10 @@ class Outlook:
     `forecast`: when the next request will come, counted from the start of the last one; `waited`: how long ago that was
     (0 when writing). `kept`: tokens of the prefix that a 1-hour entry covers until `kept_until`, counted likewise.
     `parks`: a 5-minute write can be parked later, with a reply of `reply` tokens. `lasting`: a 1-hour entry outlives
-    the 5-minute prefix that it was written behind. `told`: the caller gave `expected_gap`. `stays`: tokens of the
-    prefix that other sessions are expected to keep alive, whatever becomes of this one. `recurs`: the prefix is one
-    that many sessions use, again and again, and `forecast` is that of their next use; `keeps`: where that pays, its
-    1-hour entry is refreshed while none of them asks.
+    the 5-minute prefix that it was written behind. `tended`: the conversation is looked after while idle. `told`: the
+    caller gave `expected_gap`. `stays`: tokens of the prefix that other sessions are expected to keep alive, whatever
+    becomes of this one. `recurs`: the prefix is one that many sessions use, again and again, and `forecast` is that of
+    their next use; `keeps`: where that pays, its 1-hour entry is refreshed while none of them asks.
     """
 
     options: tuple[Option, ...]
@@ -50,6 +50,7 @@ class Outlook:
     parks: bool = False
     reply: int = 500
     lasting: bool = True
+    tended: bool = True
     told: bool = False
     stays: int = 0
     recurs: bool = False
@@ -66,7 +67,7 @@ class Outlook:
         if option in SECONDS and not self.lasting:
             return self._for_good(option)  # type: ignore[arg-type]
         if option == "5m":
-            lapse = self._following(SECONDS["5m"])
+            lapse = self._following(SECONDS["5m"]) + self._chosen_again()
             return self.new * self.write_5m + (min(lapse, self._parked()) if self.parks else lapse)
         if option == "1h":
             return self.new * self.write_1h + self._following(SECONDS["1h"])
@@ -101,6 +102,14 @@ class Outlook:
         size = self.prefix + self.reply * returns / 2
         found = size * self.read + self.reply * write
         return self.new * write + returns * (alive * found + (1.0 - alive) * (size + self.reply) * write)
+
+    def _chosen_again(self) -> float:
+        """What a later write for an hour adds where nothing is done while idle: whoever comes within the hour and finds
+        nothing shows that an hour had been right, so that the next choice is that one."""
+        if self.tended:
+            return 0.0
+        between = self.forecast.within(SECONDS["1h"]) - self.forecast.within(SECONDS["5m"])
+        return between * (self.prefix - self.stays) * (self.write_1h - self.write_5m)
 
     def _parked(self) -> float:
         """The cost from now on if the prefix is parked unless the next request comes before."""

@@ -148,15 +148,17 @@ class Tending:
             return wished.again
         # Other sessions are read for a wish to act only: most wishes are to let it lapse, and those cost no read.
         evidence, limit = await self._evidence(conversation), self._forecaster.hour_limit
-        if not allowed(wished, evidence, limit):
+        balance = self._forecaster.balance
+        if not allowed(wished, evidence, limit, balance):
             if not limit.has_room(evidence.now, wished.price):
                 log.info(
                     "session %s is not kept warm: this hour's limit for idle requests is reached",
                     conversation.record.id,
                 )
             return wished.otherwise.again
-        # Before it is sent: those that are decided at the same time share one limit.
+        # Before it is sent: those that are decided at the same time share the limits.
         limit.spend(evidence.now, wished.price)
+        balance.spend(evidence.now, wished.price)
         try:
             return await self._send(conversation, wished)
         except BudgetExceeded as error:

@@ -10,18 +10,16 @@ import pytest
 from sessions.core.evidence import IN_A_ROW, Asked
 from sessions.core.gaps import NONE, Gaps
 from sessions.core.idle import (
-    FREE_PER_HOUR,
-    SHARE_PER_HOUR,
     Ask,
     Evidence,
     Facts,
-    HourLimit,
     Rest,
     allowed,
     waits_for_server_tools,
     why_no_zero_token,
     wish,
 )
+from sessions.core.idle_limits import FREE_PER_HOUR, LOST_OF_ONE, LOST_SHARE, SHARE_PER_HOUR, Balance, HourLimit
 from sessions.core.profiles import profile_for
 from sessions.core.settings import make_settings
 from sessions.core.transcript import Entry
@@ -136,8 +134,8 @@ def evidence(for_nothing: int) -> Evidence:
 
 def test_people_who_never_come_back_are_waited_for_no_more() -> None:
     budget = HourLimit()
-    assert allowed(asked(), evidence(IN_A_ROW - 1), budget)
-    assert not allowed(asked(), evidence(IN_A_ROW), budget)
+    assert allowed(asked(), evidence(IN_A_ROW - 1), budget, Balance())
+    assert not allowed(asked(), evidence(IN_A_ROW), budget, Balance())
 
 
 def test_an_hour_has_a_limit_and_asking_about_it_changes_nothing() -> None:
@@ -145,16 +143,39 @@ def test_an_hour_has_a_limit_and_asking_about_it_changes_nothing() -> None:
     wished = replace(asked(), price=price)
     at = Evidence(1000.0, [])
     for _ in range(4):
-        assert allowed(wished, at, budget)
-        assert allowed(wished, at, budget), "the question costs nothing"
+        assert allowed(wished, at, budget, Balance())
+        assert allowed(wished, at, budget, Balance()), "the question costs nothing"
         budget.spend(1000.0, price)
-    assert not allowed(wished, at, budget)
+    assert not allowed(wished, at, budget, Balance())
     budget.earn(1000.0, price / SHARE_PER_HOUR)
-    assert allowed(wished, at, budget), "what turns cost makes room"
+    assert allowed(wished, at, budget, Balance()), "what turns cost makes room"
     assert budget.has_room(1000.0 + 3601.0, FREE_PER_HOUR), "an hour later all of it is free again"
     assert not budget.has_room(1000.0 + 3601.0, FREE_PER_HOUR + 1)
     budget.spend(1000.0 + 3601.0, 1.0)
     assert (len(budget.spent), len(budget.earned)) == (1, 0), "what is older is forgotten"
+
+
+def test_requests_that_save_nothing_stay_a_small_share_of_what_turns_cost() -> None:
+    balance, now, month = Balance(), 1000.0, 30 * 24 * 3600.0
+    wished = replace(asked(), price=500.0, saves=3 * 500.0 / LOST_OF_ONE)
+
+    def sent() -> int:
+        number = 0
+        while allowed(wished, Evidence(now, []), HourLimit(), balance):
+            balance.spend(now, 500.0)
+            number += 1
+        return number
+
+    assert sent() == 4, "some may be tried whatever turns cost"
+    balance.earn(now, 10 * 500.0 / LOST_SHARE)
+    assert sent() == 10
+    balance.save(now, 3 * 500.0)
+    assert sent() == 3, "what a return has saved can be spent again"
+    assert balance.has_room(now, 2 * wished.saves), "where more is to be saved, more may be tried"
+    balance.earn(now - month, 0.0)
+    assert sent() == 0, "a clock that was set back forgets nothing"
+    now += 2 * month
+    assert sent() == 4, "what was lost long ago counts no more"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sessions.core.cache import SECONDS, Where, chain, find
+from sessions.core.gaps import Forecast
 from sessions.core.plan import Plan, make_plan, plan_request, render
 from sessions.core.profiles import profile_for
 from sessions.core.prompt import Prompt
@@ -16,7 +17,7 @@ from sessions.core.ttl import Fixed
 from sessions.core.usage import Usage
 from sessions.core.warmth import Alive, Mark, Warmth
 from tests.core.strategies import assistant, call, result, text, thinking, tool, user
-from tests.core.world import MODEL, circumstances, entries_of, planned, settings_of
+from tests.core.world import MODEL, circumstances, entries_of, planned, prompt_of, settings_of
 
 PROFILE = profile_for(MODEL)
 LONG = "Be brief. " * 400
@@ -169,6 +170,15 @@ def test_a_tail_that_nobody_will_read_is_not_written() -> None:
     body = request(user("a"), assistant("b"), user("c"), tools=[])
     assert "tail" in slots(planned(body, PROFILE, expected_gap=10.0)[1])
     assert "tail" not in slots(planned(body, PROFILE, expected_gap=9999.0)[1])
+
+
+@pytest.mark.parametrize(("chance", "marked"), [(0.18, True), (0.14, True), (0.12, False)])
+def test_a_tail_is_left_unmarked_only_where_that_is_far_from_paying(chance: float, marked: bool) -> None:
+    """It pays from .217 on (.25 / 1.15). A forecast is an estimate: where it is near, the write is the smaller loss."""
+    body = request(user("a"), assistant("b"), user("c"), tools=[])
+    prompt = prompt_of(body, PROFILE)
+    at = replace(circumstances(prompt), forecast=Forecast(((0.0, 0.0), (60.0, chance))))
+    assert ("tail" in slots(make_plan(prompt, Warmth(), at))) is marked
 
 
 def test_a_warm_tail_is_read_even_if_nobody_will_read_it_again() -> None:

@@ -101,6 +101,17 @@ def test_a_refresh_reads_the_hour_for_another() -> None:
     assert ExpectedCost().choose(replace(idle, read=0.025)) == "refresh"
 
 
+def test_where_nothing_is_done_while_idle_what_lapses_is_written_for_an_hour_the_next_time() -> None:
+    """All of it is new: 1h costs .75 of it more; whoever comes in between pays 2.0 then, where .1 would have done."""
+    between = 0.75 / (2.0 - 0.1)
+    for chance, chosen_there in ((between - 0.01, "5m"), (between + 0.01, "1h")):
+        cold = outlook(step(0.3, 0.3 + chance, 0.3 + chance), new=10_000)
+        assert ExpectedCost().choose(cold) == "5m", "looked after, it can still be parked"
+        assert ExpectedCost().choose(replace(cold, tended=False)) == chosen_there
+    kept_by_others = outlook(step(0.3, 0.8, 0.8), new=10_000, stays=10_000, tended=False)
+    assert ExpectedCost().choose(kept_by_others) == "5m"
+
+
 def test_where_a_prefix_keeps_its_first_lifetime_all_returns_to_come_are_counted() -> None:
     """Parks were seen to die, so an hour behind 5 minutes dies too: what is chosen now is paid for at every return."""
     seldom_late = outlook(step(0.7, 1.0, 1.0), prefix=1_000, new=1_000)

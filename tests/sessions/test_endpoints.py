@@ -231,6 +231,23 @@ async def test_refused_parks_end_for_all_sessions_and_plans_do_not_count_on_them
         assert hours(at)[-1]
 
 
+@pytest.mark.parametrize("given", [{"tend": False}, {}], ids=["untended", "refused"])
+async def test_where_nothing_can_be_parked_an_hour_is_soon_written(given: dict[str, Any]) -> None:
+    """Eight minutes between turns, for which nobody can do anything: five minutes would be written anew each time."""
+    read = {}
+    for name, how in {"ours": given, "5m": {"ttl": Fixed("5m")}, "1h": {"ttl": Fixed("1h")}}.items():
+        at = World(profile=VLLM)
+        async with at.manager(**how) as manager:
+            session = await create(manager, system=simulator.filler(20_000))
+            for _ in range(20):
+                await session.send(LONG)
+                await at.clock.advance(480)
+        usage = at.engine.bill().usage
+        read[name] = usage.input + 0.1 * usage.cache_read + 1.25 * usage.cache_write_5m + 2 * usage.cache_write_1h
+    assert read["ours"] < 0.3 * read["5m"]
+    assert read["ours"] < 2 * read["1h"], "two turns are written anew until it is known"
+
+
 async def test_the_end_of_parks_is_said_in_one_sentence(caplog: pytest.LogCaptureFixture) -> None:
     at = World(profile=VLLM)
     async with at.manager() as manager:

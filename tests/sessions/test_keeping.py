@@ -222,8 +222,8 @@ async def test_a_budget_without_room_lets_it_lapse(tmp_path: Path, caplog: pytes
 async def test_this_hours_limit_holds_for_it_too(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("sessions.core.idle.FREE_PER_HOUR", 0.0)
-    monkeypatch.setattr("sessions.core.idle.SHARE_PER_HOUR", 0.0)
+    monkeypatch.setattr("sessions.core.idle_limits.FREE_PER_HOUR", 0.0)
+    monkeypatch.setattr("sessions.core.idle_limits.SHARE_PER_HOUR", 0.0)
     caplog.set_level(logging.INFO, "sessions")
     at = world()
     async with at.manager() as manager:

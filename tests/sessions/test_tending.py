@@ -10,8 +10,9 @@ from typing import Any
 import anyio
 import pytest
 
-from sessions import ConfigurationError, Fixed, Session, simulator, tool
+from sessions import ConfigurationError, Fixed, Option, Outlook, Session, simulator, tool
 from sessions.core.gaps import NEVER
+from sessions.core.idle_limits import LOST_OF_ONE, LOST_SHARE
 from sessions.simulator import Fault, Latency, Scripted
 from tests.sessions.world import World, buckets, call, everywhere, marks
 
@@ -21,6 +22,13 @@ REPLY = simulator.filler(150)
 
 def world(**given: Any) -> World:
     return World(lambda request: Scripted(REPLY, output_tokens=150), **given)
+
+
+class Parks:
+    """Parks every conversation, however few have come back."""
+
+    def choose(self, outlook: Outlook) -> Option:
+        return "park" if "park" in outlook.options else "5m"
 
 
 async def chat(manager: Any, **given: Any) -> Session:
@@ -236,7 +244,10 @@ async def test_a_ping_that_writes_what_it_was_to_read_is_doubted() -> None:
     at.check()
 
 
-async def test_sessions_left_after_one_turn_cost_one_park_each_and_at_most_three() -> None:
+async def test_sessions_left_after_one_turn_cost_one_park_each_and_at_most_three(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sessions.core.idle_limits.LOST_OF_ONE", 10.0)
     at = world()
     async with at.manager() as manager:
         sessions = []
@@ -259,9 +270,37 @@ async def test_sessions_left_after_one_turn_cost_one_park_each_and_at_most_three
     at.check()
 
 
+async def test_what_nobody_came_back_for_stays_a_small_share_of_the_bill() -> None:
+    """Customers of whom none returns: the three in a row are each owner's own, this limit is the manager's."""
+    at = world()
+    async with at.manager() as manager:
+        for number in range(40):
+            session = await chat(manager, owner=f"u{number}", system=f"{number} {simulator.filler(2883)}")
+            await session.send("hello")
+            await at.clock.advance(30.0)
+        await at.clock.advance(2 * 3600.0)
+        costs = await manager.costs("kind")
+    spent, earned = float(costs["park"].total), float(costs["turn"].total)
+    assert 2 <= costs["park"].calls < 20
+    assert spent < (LOST_SHARE + LOST_OF_ONE / 40) * earned + spent / costs["park"].calls
+    at.check()
+
+
+async def test_who_comes_back_makes_room_for_the_next() -> None:
+    at = world()
+    async with at.manager(ttl=Parks()) as manager:
+        session = await chat(manager)
+        await talk(session, at, *[900.0] * 12)
+        assert (await kinds(session)).count("park") == 12, "more than may be lost, had nobody come back"
+        await at.clock.advance(10 * 3600.0)
+        lost = manager.runtime.forecaster.balance.lost
+        assert lost < 0.0, "all together they have saved more than they cost"
+    at.check()
+
+
 async def test_spending_in_one_hour_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sessions.core.idle.FREE_PER_HOUR", 700.0)
-    monkeypatch.setattr("sessions.core.idle.SHARE_PER_HOUR", 0.0)
+    monkeypatch.setattr("sessions.core.idle_limits.FREE_PER_HOUR", 700.0)
+    monkeypatch.setattr("sessions.core.idle_limits.SHARE_PER_HOUR", 0.0)
     at = world()
     async with at.manager() as manager:
         sessions = [await chat(manager) for _ in range(4)]

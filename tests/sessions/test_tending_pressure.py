@@ -16,19 +16,13 @@ from sessions import Fixed, ModelError, Option, Outlook, simulator
 from sessions.simulator import Fault, Scripted
 from sessions.upkeep.tending import AT_ONCE
 from storage.sqlite import database
-from tests.sessions.test_tending import chat, kinds, talk, world
+from tests.sessions.test_tending import Parks, chat, kinds, talk, world
 from tests.sessions.world import World, everywhere
 
 
-class Parks:
-    """Parks every conversation, however few have come back."""
-
-    def choose(self, outlook: Outlook) -> Option:
-        return "park" if "park" in outlook.options else "5m"
-
-
 @everywhere
-async def test_all_that_fall_due_at_once_are_parked(tmp_path: Path) -> None:
+async def test_all_that_fall_due_at_once_are_parked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sessions.core.idle_limits.LOST_OF_ONE", 100.0)
     for given in ({}, {"url": tmp_path / f"{anyio.current_time()}.db"}):
         at = world(**given)
         async with at.manager(ttl=Parks()) as manager:
