@@ -41,7 +41,7 @@ def clearing(prompt: Prompt, plan: Plan, warmth: Warmth, at: Circumstances) -> C
     lower = prices_for(prompt.profile, after) or prices
     read = min(after, _still_read(prompt, plan, warmth, at, results.message_of(before + 1)))
     price = lower.of(_written(at, read, after - read + again)) - prices.of(plan.expected)
-    requests = min(later_requests(at), tokens / (2 * _growth(prompt, results)))
+    requests = later_requests(at, tokens / (2 * _growth(prompt, results)))
     spared = Decimal(requests) * (tokens - again) * later_price(prompt, at, lower)
     return Clearing(count - before, count, tokens, requests, price, spared - price)
 

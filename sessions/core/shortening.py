@@ -6,6 +6,7 @@ costs is the request for it, writing it, and what the model reads again because 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -97,7 +98,7 @@ def shortening(prompt: Prompt, plan: Plan, closed: int, at: Circumstances) -> Sh
     # The request for the summary has read or written the head: it is there to be read.
     price = prices.of(asking) + lower.of(Usage(cache_read=head, cache_write_5m=after - head)) - prices.of(plan.expected)
     # Once the prompt is as long again, the same is decided anew.
-    requests = min(later_requests(at), (prompt.total - after) / _growth(prompt, head))
+    requests = later_requests(at, (prompt.total - after) / _growth(prompt, head))
     spared = Decimal(requests) * (
         prompt.total * later_price(prompt, at, prices) - after * later_price(prompt, at, lower)
     )
@@ -121,10 +122,10 @@ def _growth(prompt: Prompt, head: int) -> float:
     return max(1.0, (prompt.total - head - begun) / max(1, replies))
 
 
-def later_requests(at: Circumstances) -> float:
-    """How many requests are expected to follow this one, each as likely as the next."""
-    ever = at.forecast.ever
-    return min(_MOST_REQUESTS, ever / max(1e-9, 1.0 - ever))
+def later_requests(at: Circumstances, most: float) -> float:
+    """How many requests are expected to follow this one, each as likely as the next, if no more than `most` count."""
+    ever, most = at.forecast.ever, min(_MOST_REQUESTS, most)
+    return most if ever > 1.0 - 1e-9 else ever * (1.0 - math.pow(ever, most)) / (1.0 - ever)
 
 
 def later_price(prompt: Prompt, at: Circumstances, prices: Prices) -> Decimal:

@@ -30,11 +30,11 @@ class Outlook:
     `prefix`: tokens up to the last mark; `new`: those of them that no live entry covers, so that they are written.
     `forecast`: when the next request will come, counted from the start of the last one; `waited`: how long ago that was
     (0 when writing). `kept`: tokens of the prefix that a 1-hour entry covers until `kept_until`, counted likewise.
-    `parks`: a 5-minute write can be parked later, with a reply of `reply` tokens. `lasting`: a 1-hour entry outlives
-    the 5-minute prefix that it was written behind. `tended`: the conversation is looked after while idle. `told`: the
-    caller gave `expected_gap`. `stays`: tokens of the prefix that other sessions are expected to keep alive, whatever
-    becomes of this one. `recurs`: the prefix is one that many sessions use, again and again, and `forecast` is that of
-    their next use; `keeps`: where that pays, its 1-hour entry is refreshed while none of them asks.
+    `parks`: a 5-minute write can be parked later. `reply`: tokens by which the prefix grows with each turn. `lasting`:
+    a 1-hour entry outlives the 5-minute prefix that it was written behind. `tended`: the conversation is looked after
+    while idle. `told`: the caller gave `expected_gap`. `stays`: tokens of the prefix that other sessions are expected
+    to keep alive, whatever becomes of this one. `recurs`: the prefix is one that many sessions use, again and again,
+    and `forecast` is that of their next use; `keeps`: where that pays, its 1-hour entry is refreshed while none asks.
     """
 
     options: tuple[Option, ...]
@@ -112,9 +112,12 @@ class Outlook:
         return between * (self.prefix - self.stays) * (self.write_1h - self.write_5m)
 
     def _parked(self) -> float:
-        """The cost from now on if the prefix is parked unless the next request comes before."""
+        """The cost from now on if the prefix is parked unless the next request comes before.
+
+        The reply that is written with it is left out: the next turn would write it otherwise.
+        """
         late = 1.0 - self.forecast.within(PARK_AFTER)
-        park = self.prefix * self.read + self.reply * self.write_1h
+        park = self.prefix * self.read
         return late * park + self._following(PARK_AFTER + SECONDS["1h"])
 
     def _following(self, until: float, kept_until: float | None = None) -> float:
@@ -153,15 +156,9 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedCost:
-    """The option of the least expected cost; of equal ones the first, which is the least to do.
-
-    What can be parked later is written for 5 minutes: by then it is known whether the user is late, which no forecast
-    tells as well.
-    """
+    """The option of the least expected cost; of equal ones the first, which is the least to do."""
 
     def choose(self, outlook: Outlook) -> Option:
-        if outlook.parks and not outlook.told and "5m" in outlook.options:
-            return "5m"
         return min(outlook.options, key=outlook.cost)
 
 

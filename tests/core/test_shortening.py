@@ -100,7 +100,8 @@ def test_the_figures_add_up() -> None:
     price = at.prices.of(asked) + at.prices.of(behind) - at.prices.of(plan.expected)
     assert found.price == price
     growth = (prompt.total - head) / 40
-    assert found.requests == pytest.approx(min(at.forecast.ever / (1 - at.forecast.ever), found.shorter / growth))
+    ever, most = at.forecast.ever, found.shorter / growth
+    assert found.requests == pytest.approx(sum(ever**number for number in range(1, int(most) + 1)), rel=0.05)
     alive = at.forecast.within(3600) / at.forecast.ever
     each = alive * at.prices.read + (1 - alive) * at.prices.write_5m
     spared = found.requests * found.shorter * each * float(at.prices.input) / 1e6

@@ -197,7 +197,7 @@ def test_the_command_line_tells_it(tmp_path: Path, capsys: pytest.CaptureFixture
     async def had() -> None:
         world = World(script, url=tmp_path / "a.db")
         async with world.manager() as manager:
-            await (await opened(manager, id="one")).send("look 45")
+            await (await opened(manager, id="one")).send("look 60")
 
     anyio.run(had)
     for more in ([], ["--forecast"], ["--json"]):
