@@ -35,6 +35,8 @@ OWNERS = 10_000
 """Owners whose gaps are remembered, those read last."""
 _NOBODY = ""
 "Not the id of any session."
+_MOSTLY = 0.5
+"""The chance that a request is its turn's last from which on a session with tools counts as one that talks."""
 READ_AGAIN = 600.0
 """Seconds after which it is read again what other workers have asked for."""
 
@@ -70,25 +72,20 @@ class Forecaster:
         """What the next plan of this conversation stands on. `turns`: with the one that the plan is for, if it is for
         a turn."""
         prompt, told = conversation.prompt, conversation.gaps.told
-        expected = forecast(
-            conversation.gaps,
-            self.owner_gaps(conversation),
-            expected_gap=told,
-            tools=bool(conversation.settings.local_tools),
-            prior=self.prior(conversation, now, turns),
-        )
-        unsettled = self.is_unsettled(conversation)
+        prior, tools = self.prior(conversation, now, turns), bool(conversation.settings.local_tools)
+        owner, unsettled = self.owner_gaps(conversation), self.is_unsettled(conversation)
+        tended = self.tends(conversation) and not unsettled and not conversation.recent.was_left_alone(now)
         return Circumstances(
             now=now,
             policy=self.policy,
-            forecast=expected,
+            forecast=forecast(conversation.gaps, owner, expected_gap=told, tools=tools, prior=prior),
             prices=prices_for(prompt.profile, prompt.total),
             told=told is not None,
             own_marks=own_marks,
-            # With tools most requests are not a turn's last: an hour behind a small addition costs less than a park.
-            parks=self.can_park(conversation) and not conversation.settings.local_tools,
+            # Where most requests are not a turn's last, an hour behind a small addition costs less than a park.
+            parks=tended and self.can_park(conversation) and (not tools or prior.last_of_turn > _MOSTLY),
             lasting=None if unsettled else self._lasts(conversation),
-            tended=self.tends(conversation) and not unsettled,
+            tended=tended,
             others=self.others(conversation, now),
             keeps=self.keeps(conversation),
         )

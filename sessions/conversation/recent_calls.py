@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sessions.core.cache import SECONDS
 from sessions.core.diagnosis import KEPT, Past, Trail
 from sessions.core.lifetimes import written_for
 from sessions.core.settings import Settings
@@ -42,6 +43,7 @@ class RecentCalls:
     `asked`: when the last request of a turn started (epoch seconds). `parked`: the 1-hour points written behind a
     5-minute prefix, and when. `idle`: the newest parks and refreshes. `settings`: those of the calls in `trail`, by
     digest, where they are known. `unsummarized`: when a summary was last asked for and did not come (epoch seconds).
+    `is_long`: the last turn's deepest entry lives for an hour. `alone`: see `was_left_alone`.
     """
 
     def __init__(self, shared: Warmth) -> None:
@@ -51,6 +53,14 @@ class RecentCalls:
         self.parked: dict[str, float] = {}
         self.idle: list[Call] = []
         self.unsummarized: float | None = None
+        self.is_long = self.alone = False
+
+    def was_left_alone(self, now: float) -> bool:
+        """Whether what the last turn had written for five minutes lapsed although the user came back within the hour:
+        until now, or the last time that this could be seen. Then nobody looks after it, whatever was planned."""
+        if self.asked is None or not SECONDS["5m"] < now - self.asked <= SECONDS["1h"] or self.is_long:
+            return self.alone
+        return not any(one.started > self.asked for one in self.idle)
 
     def learn(self, call: Call, settings: Settings, digest: str, *, unasked: bool) -> None:
         """Takes in what a call that reached the model shows about the cache. `settings`, `digest`: the present ones.
@@ -59,11 +69,14 @@ class RecentCalls:
         """
         # Gaps and waits count between turns: what is sent while nobody talks is no sign of the user.
         if call.kind == "turn":
+            self.alone = self.was_left_alone(call.started)
             self.asked = max(self.asked or 0.0, call.started)
         if call.kind == "compact" and call.status != "ok":
             self.unsummarized = max(self.unsummarized or 0.0, call.started)
         if call.first_event is None or not call.points:
             return
+        if call.kind == "turn":
+            self.is_long = past_of(call).ttl == "1h"
         if call.kind in ("park", "refresh"):
             # Its row may be read again (`Conversation.catch_up`), and counts once.
             self.idle = [*(other for other in self.idle if other.id != call.id), call][-RECENT_CALLS:]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, compress
 from operator import sub
@@ -117,8 +117,12 @@ def _exposure(ended: Sequence[float], waiting: Iterable[float]) -> list[float]:
 
 @dataclass(slots=True)
 class _Group:
-    """The gaps of some sessions: by bin, in the order they ended, and when those that have not ended began."""
+    """The gaps of some sessions: by bin, in the order they ended, and when those that have not ended began.
 
+    `followed`: how many requests another one of the same turn has followed, as far as that is remembered.
+    """
+
+    followed: float = 0.0
     bins: deque[int] = field(default_factory=deque)
     counts: list[float] = field(default_factory=lambda: [0.0] * (len(EDGES) + 1))
     open: OrderedDict[str, float] = field(default_factory=OrderedDict)
@@ -129,6 +133,7 @@ class _Group:
         self.counts[place] += 1.0
         if len(self.bins) > REMEMBERED:
             self.counts[self.bins.popleft()] -= 1.0
+            self.followed *= REMEMBERED / (REMEMBERED + 1)
 
     def waits(self, session: str, since: float) -> None:
         self.open[session] = since
@@ -139,6 +144,11 @@ class _Group:
         exposed = _exposure(self.counts, ages)
         expected = foreseen(before, WEIGHT, self.counts, exposed)
         return survived(expected, WEIGHT, self.counts, exposed)
+
+    def last_of_turn(self, before: float, now: float) -> float:
+        """The chance that a request is its turn's last. Whoever has waited for five minutes waits for the user."""
+        last = sum(self.counts) + sum(now - since > SECONDS["5m"] for since in self.open.values())
+        return (WEIGHT * before + last) / (WEIGHT + last + self.followed)
 
 
 @dataclass(slots=True)
@@ -203,7 +213,10 @@ class Experience:
         if worked_out is not None and 0.0 <= now - worked_out[0] < STALE:
             return worked_out[1]
         group = self._groups.get(kind)
-        prior = before if group is None else Prior(tuple(group.shares(before.shares, now)))
+        prior = before
+        if group is not None:
+            last = group.last_of_turn(before.last_of_turn, now)
+            prior = replace(before, shares=tuple(group.shares(before.shares, now)), last_of_turn=last)
         self._priors[kind] = now, prior
         _put_last(self._priors, kind, PREFIXES)
         return prior
@@ -234,6 +247,9 @@ class Experience:
             number += 1
             for kind in before.kinds:
                 self._groups[kind].ended(request.started - max(before.started, request.since or before.started))
+        elif before is not None:
+            for kind in before.kinds:
+                self._groups[kind].followed += 1.0
         number = request.number or number
         present = kinds(request.settings, number)
         for kind in present:

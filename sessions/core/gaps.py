@@ -159,11 +159,15 @@ NONE = Gaps()
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What is known beforehand: the share of gaps in each bin, and how many gaps seen weigh as much as all of it."""
+    """What is known beforehand: the share of gaps in each bin, and how many gaps seen weigh as much as all of it.
+
+    `last_of_turn`: the chance that a request of a session with tools is its turn's last.
+    """
 
     shares: tuple[float, ...] = HUMAN_SHARES
     session_weight: float = SESSION_WEIGHT
     owner_weight: float = OWNER_WEIGHT
+    last_of_turn: float = LAST_OF_TURN
 
 
 FITTED = Prior()
@@ -196,4 +200,4 @@ def forecast(session: Gaps, owner: Gaps, *, expected_gap: float | None, tools: b
         user = human(session, owner, prior)
     elif (user := known(expected_gap)).within(_HOUR):
         return user  # the tools will be faster still
-    return TOOLS.mixed(user, LAST_OF_TURN) if tools else user
+    return TOOLS.mixed(user, prior.last_of_turn) if tools else user

@@ -109,7 +109,7 @@ class Outlook:
         if self.tended:
             return 0.0
         between = self.forecast.within(SECONDS["1h"]) - self.forecast.within(SECONDS["5m"])
-        return between * (self.prefix - self.stays) * (self.write_1h - self.write_5m)
+        return between * min(self.new, self.prefix - self.stays) * (self.write_1h - self.write_5m)
 
     def _parked(self) -> float:
         """The cost from now on if the prefix is parked unless the next request comes before.

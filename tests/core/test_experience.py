@@ -26,7 +26,7 @@ from sessions.core.experience import (
     survived,
 )
 from sessions.core.gap_prior import EDGES, HUMAN_SHARES
-from sessions.core.gaps import Forecast, Prior, human
+from sessions.core.gaps import NONE, Forecast, Prior, forecast, human
 from sessions.core.plan import make_plan
 from sessions.core.profiles import Ttl, profile_for
 from sessions.core.prompt import Prompt
@@ -114,6 +114,33 @@ def test_somebody_who_has_waited_for_a_moment_says_nothing_yet() -> None:
     for number in range(60):
         experience.take_in(visit(f"v{number}", 1000.0))
     assert within_the_hour(experience.prior("s", 1, 1000.0)) == pytest.approx(within_the_hour(Prior()))
+
+
+def test_how_often_a_request_is_its_turns_last_is_learnt_by_settings() -> None:
+    """Most sessions that have tools call them seldom; an agent calls them ten times a turn."""
+    experience = Experience()
+    for number in range(60):
+        at = 1000.0 * number
+        experience.take_in(visit(f"chat{number}", at, at + 60.0, at + 120.0, settings="chat"))
+        turns = [(turn, at + 100.0 * turn + 5.0 * step) for turn in range(3) for step in range(10)]
+        experience.take_in(Seen(f"agent{number}", f"{number} {turn}", "agent", start) for turn, start in turns)
+    now = 1000.0 * 60
+    chat, agent = experience.prior("chat", 1, now), experience.prior("agent", 1, now)
+    assert Prior().last_of_turn == Experience().prior("chat", 1, now).last_of_turn < 0.2
+    assert chat.last_of_turn > 0.9
+    assert 0.08 < agent.last_of_turn < 0.15
+    told = [forecast(NONE, NONE, expected_gap=None, tools=True, prior=prior).within(30.0) for prior in (chat, agent)]
+    assert told[0] < 0.5 < told[1]
+
+
+def test_what_was_seen_of_turns_long_ago_counts_less() -> None:
+    experience, now = Experience(), 0.0
+    for number in range(5 * REMEMBERED):
+        steps = 10 if number < REMEMBERED else 1
+        turn = [Seen("s", f"{number}", "s", now + step) for step in range(steps)]
+        experience.take_in(turn)
+        now += 100.0
+    assert experience.prior("s", 1, now).last_of_turn > 0.5
 
 
 def test_gaps_are_told_apart_by_settings_and_by_the_number_of_turns() -> None:

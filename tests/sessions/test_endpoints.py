@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -231,21 +233,37 @@ async def test_refused_parks_end_for_all_sessions_and_plans_do_not_count_on_them
         assert hours(at)[-1]
 
 
-@pytest.mark.parametrize("given", [{"tend": False}, {}], ids=["untended", "refused"])
-async def test_where_nothing_can_be_parked_an_hour_is_soon_written(given: dict[str, Any]) -> None:
-    """Eight minutes between turns, for which nobody can do anything: five minutes would be written anew each time."""
-    read = {}
-    for name, how in {"ours": given, "5m": {"ttl": Fixed("5m")}, "1h": {"ttl": Fixed("1h")}}.items():
-        at = World(profile=VLLM)
-        async with at.manager(**how) as manager:
-            session = await create(manager, system=simulator.filler(20_000))
-            for _ in range(20):
-                await session.send(LONG)
-                await at.clock.advance(480)
-        usage = at.engine.bill().usage
-        read[name] = usage.input + 0.1 * usage.cache_read + 1.25 * usage.cache_write_5m + 2 * usage.cache_write_1h
-    assert read["ours"] < 0.3 * read["5m"]
-    assert read["ours"] < 2 * read["1h"], "two turns are written anew until it is known"
+async def _eight_minutes_apart(at: World, *, tools: bool, each: bool = False, **how: Any) -> float:
+    """What twenty turns cost, in plain input tokens. `each`: every turn has a process of its own."""
+    given, id = {"tools": [look]} if tools else {}, ""
+    async with AsyncExitStack() as stack:
+        for _ in range(20):
+            if each or not id:
+                await stack.aclose()
+                manager = await stack.enter_async_context(at.manager(**how))
+                opened = manager.open(id, **given) if id else create(manager, system=simulator.filler(20_000), **given)
+                session = await opened
+                id = session.id
+            await session.send(LONG)
+            if each:
+                await stack.aclose()
+            await at.clock.advance(480)
+    usage = at.engine.bill().usage
+    return usage.input + 0.1 * usage.cache_read + 1.25 * usage.cache_write_5m + 2 * usage.cache_write_1h
+
+
+@pytest.mark.parametrize("tools", [False, True], ids=["bare", "tools"])
+@pytest.mark.parametrize("way", ["untended", "refused", "process for each turn"])
+async def test_where_nothing_is_parked_an_hour_is_soon_written(way: str, tools: bool, tmp_path: Path) -> None:
+    """Eight minutes between turns, for which nobody does anything: five minutes would be written anew each time."""
+    cost = {}
+    for name in ("ours", "5m", "1h"):
+        refuses = {"profile": VLLM} if way == "refused" else {}
+        at, how = World(url=tmp_path / f"{name}.db", **refuses), {} if name == "ours" else {"ttl": Fixed(name)}
+        given = {"tend": False} if way == "untended" and name == "ours" else {}
+        cost[name] = await _eight_minutes_apart(at, tools=tools, each=way.startswith("process"), **how, **given)
+    assert cost["ours"] < 0.42 * cost["5m"]
+    assert cost["ours"] < 2.7 * cost["1h"], "a few turns are written anew until it is known"
 
 
 async def test_the_end_of_parks_is_said_in_one_sentence(caplog: pytest.LogCaptureFixture) -> None:

@@ -17,6 +17,7 @@ from sessions.testing import ManualClock
 from sessions.upkeep.self_probe import CLAIM
 from storage import TrustRecord
 from storage.sql import SQLStore
+from tests.sessions.test_tending import Parks
 from tests.sessions.world import World, buckets, everywhere, marks
 
 OPUS = "claude-opus-5"
@@ -292,7 +293,7 @@ async def test_what_is_known_for_certain_is_not_written_again(tmp_path: Path) ->
             return await super().weigh_trust(*given, **more)
 
     at = world()
-    async with at.manager(store=Counting(f"sqlite:///{tmp_path}/counted.db")) as manager:
+    async with at.manager(store=Counting(f"sqlite:///{tmp_path}/counted.db"), ttl=Parks()) as manager:
         session = await chat(manager)
         await talk(session, at, *[100.0] * 5)
         assert asked == ["read"]
