@@ -140,7 +140,7 @@ def test_what_was_seen_of_turns_long_ago_counts_less() -> None:
         turn = [Seen("s", f"{number}", "s", now + step) for step in range(steps)]
         experience.take_in(turn)
         now += 100.0
-    assert experience.prior("s", 1, now).last_of_turn > 0.5
+    assert experience.prior("s", 9, now).last_of_turn > 0.8
 
 
 def test_gaps_are_told_apart_by_settings_and_by_the_number_of_turns() -> None:
