@@ -13,7 +13,7 @@ from sessions.calls.forecaster import Forecaster
 from sessions.calls.gate import WarmupGate
 from sessions.calls.heads import Heads
 from sessions.calls.prior_file import read_prior
-from sessions.calls.request import Requests
+from sessions.calls.requests import Requests
 from sessions.calls.schedule import Schedule
 from sessions.calls.trust import StoredTrust, TrustMode
 from sessions.calls.zero_token import ZeroToken
