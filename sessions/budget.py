@@ -16,7 +16,7 @@ MOST = Decimal(1_000_000)
 """The largest limit, in USD."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Budget:
     """At most `usd` in any `window`, for each owner, each session, or all sessions of the store together.
 
@@ -27,19 +27,19 @@ class Budget:
     """
 
     usd: Decimal
-    per: Per = "owner"
-    window: float = 86_400.0
+    per: Per
+    window: float
 
-    def __post_init__(self) -> None:
-        usd = arguments.dollars("usd", self.usd)
-        if usd is None or usd > MOST:
-            raise ConfigurationError(f"usd must be a number of USD, at most {MOST:,}, not {self.usd!r}")
-        arguments.check_choice("per", self.per, get_args(Per))
-        window = arguments.duration("window", self.window)
-        if not window:
+    def __init__(self, usd: Decimal | float, per: Per = "owner", window: float | timedelta = 86_400.0) -> None:
+        dollars = arguments.dollars("usd", usd)
+        if dollars is None or dollars > MOST:
+            raise ConfigurationError(f"usd must be a number of USD, at most {MOST:,}, not {usd!r}")
+        arguments.check_choice("per", per, get_args(Per))
+        seconds = arguments.duration("window", window)
+        if not seconds:
             raise ConfigurationError("window must be more than 0 seconds")
-        object.__setattr__(self, "usd", usd)
-        object.__setattr__(self, "window", window)
+        for name, value in (("usd", dollars), ("per", per), ("window", seconds)):
+            object.__setattr__(self, name, value)
 
     def __str__(self) -> str:
         whose = "all sessions" if self.per == "manager" else f"each {self.per}"

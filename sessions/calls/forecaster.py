@@ -77,6 +77,7 @@ class Forecaster:
             tools=bool(conversation.settings.local_tools),
             prior=self.prior(conversation, now, turns),
         )
+        unsettled = self.is_unsettled(conversation)
         return Circumstances(
             now=now,
             policy=self.policy,
@@ -86,8 +87,8 @@ class Forecaster:
             own_marks=own_marks,
             # With tools most requests are not a turn's last: an hour behind a small addition costs less than a park.
             parks=self.can_park(conversation) and not conversation.settings.local_tools,
-            lasting=self._lasts(conversation),
-            tended=self.tends(conversation),
+            lasting=None if unsettled else self._lasts(conversation),
+            tended=self.tends(conversation) and not unsettled,
             others=self.others(conversation, now),
             keeps=self.keeps(conversation),
         )

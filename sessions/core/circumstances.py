@@ -21,9 +21,9 @@ class Circumstances:
 
     `forecast`: when the next request will come. `told`: the caller gave `expected_gap`. `own_marks`: places where the
     user's content carried `cache_control`. `parks`: what is written for 5 minutes can be parked later.
-    `lasting`: a 1-hour entry outlives the 5-minute prefix that it was written behind. `tended`: the conversation is
-    looked after while nobody talks to it. `others`: how other sessions use a prefix, by its point. `keeps`: slots whose
-    1-hour entry is refreshed for all while nobody asks, where that pays.
+    `lasting`: a 1-hour entry outlives the 5-minute prefix that it was written behind (`None`: that is being found out).
+    `tended`: the conversation is looked after while nobody talks to it. `others`: how other sessions use a prefix, by
+    its point. `keeps`: slots whose 1-hour entry is refreshed for all while nobody asks, where that pays.
     """
 
     now: float
@@ -33,7 +33,7 @@ class Circumstances:
     told: bool = False
     own_marks: tuple[Where, ...] = ()
     parks: bool = False
-    lasting: bool = True
+    lasting: bool | None = True
     tended: bool = True
     others: Callable[[str], Others] = nobody
     keeps: tuple[Slot, ...] = ()

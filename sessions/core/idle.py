@@ -83,7 +83,7 @@ class Rest:
 class Ask:
     """The policy wishes for a request. `price`, and what it `saves` if the user comes back in time: plain input tokens.
 
-    `otherwise`: what follows if it is not allowed.
+    `otherwise`: what follows if it is not allowed. `told`: the caller has said when the user comes back.
     """
 
     kind: IdleKind
@@ -91,6 +91,7 @@ class Ask:
     price: float
     saves: float
     otherwise: Rest
+    told: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,13 +178,16 @@ def wish(facts: Facts) -> Rest | Ask:
     lost = (outlook.prefix - outlook.stays) * outlook.write_5m
     if sum(_weight(outlook, usage) for usage in facts.spent) + price > lost:
         return rest  # waiting never costs more than the rewrite that it saves
-    return Ask(kind, plan, price, lost, rest)
+    return Ask(kind, plan, price, lost, rest, told)
 
 
 def allowed(ask: Ask, evidence: Evidence, limit: HourLimit, balance: Balance) -> bool:
-    """Whether people came back for what was kept before, and the limits leave room."""
+    """Whether people came back for what was kept before, and the limits leave room.
+
+    What was lost on forecasts says nothing of a return that the caller knows of.
+    """
     now = evidence.now
-    has_room = limit.has_room(now, ask.price) and balance.has_room(now, ask.saves)
+    has_room = limit.has_room(now, ask.price) and (ask.told or balance.has_room(now, ask.saves))
     return has_room and unreturned(evidence.requests, now) < IN_A_ROW
 
 

@@ -249,7 +249,8 @@ def _outlook(prompt: Prompt, slots: Mapping[int, Slot], hit: int | None, warmth:
         kept=known if ttl == "1h" else 0,
         kept_until=float(SECONDS["1h"]),
         parks=at.parks,
-        lasting=at.lasting,
+        # A choice that is made while it is found out is no choice for good.
+        lasting=at.lasting is not False,
         tended=at.tended,
         told=at.told,
         stays=min(prefix, stays),

@@ -40,7 +40,6 @@ def shared_outlook(
         write_5m=write_5m,
         write_1h=write_1h,
         forecast=uses,
-        lasting=at.lasting,
         recurs=True,
     )
 

@@ -174,6 +174,7 @@ def test_requests_that_save_nothing_stay_a_small_share_of_what_turns_cost() -> N
     assert balance.has_room(now, 2 * wished.saves), "where more is to be saved, more may be tried"
     balance.earn(now - month, 0.0)
     assert sent() == 0, "a clock that was set back forgets nothing"
+    assert allowed(replace(wished, told=True), Evidence(now, []), HourLimit(), balance), "the caller knows better"
     now += 2 * month
     assert sent() == 4, "what was lost long ago counts no more"
 

@@ -339,7 +339,7 @@ async def test_what_a_turn_may_cost_can_be_said_with_each() -> None:
 
 
 def test_a_budget_is_a_value_that_is_checked() -> None:
-    assert Budget(5) == Budget(Decimal(5), "owner", timedelta(days=1))  # type: ignore[arg-type]
+    assert Budget(5) == Budget(Decimal(5), "owner", timedelta(days=1))
     assert Budget(0.1).usd == Decimal("0.1")
     assert str(Budget(5, "manager", 3600)) == "$5 for all sessions in 1:00:00"
     for given, what in (

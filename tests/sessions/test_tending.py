@@ -286,6 +286,19 @@ async def test_what_nobody_came_back_for_stays_a_small_share_of_the_bill() -> No
     at.check()
 
 
+async def test_whoever_says_when_they_come_back_is_waited_for_whatever_others_did() -> None:
+    at = world()
+    async with at.manager(ttl=Parks()) as manager:
+        for gap in (None, 1500.0):
+            sessions = [await chat(manager, system=f"{gap}{n} {simulator.filler(2883)}") for n in range(20)]
+            for session in sessions:
+                await session.send("hello", expected_gap=gap)
+            await at.clock.advance(400.0)
+            parked = [(await kinds(session)).count("park") for session in sessions]
+            assert sum(parked) == 20 if gap else 1 <= sum(parked) < 10
+    at.check()
+
+
 async def test_who_comes_back_makes_room_for_the_next() -> None:
     at = world()
     async with at.manager(ttl=Parks()) as manager:

@@ -359,20 +359,28 @@ async def test_what_the_simulator_shows_is_not_said_of_the_api(tmp_path: Path) -
 # -- what it costs -----------------------------------------------------------------------------------------------------
 
 
-# Not ("probe", 60.0): a process that ends at once never finds out, and until some ten gaps have been seen the shipped
-# prior expects longer ones. Six such conversations cost 1.14 times what they cost at 5m.
-@pytest.mark.parametrize(("trust", "gap"), [("assume", 60.0), ("assume", 480.0), ("probe", 480.0)])
+async def test_while_it_is_found_out_nothing_is_chosen_for_good() -> None:
+    """Users who have not come back yet: an hour would pay only if they did, again and again."""
+    for trust, ttl in (("probe", "5m"), ("never", "1h")):
+        at = world()
+        async with at.manager(trust=trust, tend=True) as manager:
+            await (await chat(manager)).send("hello")
+        assert {mark for body in at.bodies for _, mark in marks(body)} == {ttl}
+
+
+@pytest.mark.parametrize("gap", [60.0, 480.0])
+@pytest.mark.parametrize("trust", ["assume", "probe"])
 async def test_where_parks_end_early_it_costs_no_more_than_the_better_lifetime(
     trust: Any, gap: float, tmp_path: Path
 ) -> None:
-    """A process for each conversation, on one store: what the first two learn from requests, the others need not."""
+    """A process for each conversation, on one store: what the first two learn, the others need not."""
     totals: dict[str, Decimal] = {}
     ways: dict[str, dict[str, Any]] = {"5m": {"ttl": Fixed("5m")}, "1h": {"ttl": Fixed("1h")}, "ours": {"trust": trust}}
     for name, options in ways.items():
         at = world(parks_survive=False, url=tmp_path / f"{name}.db")
         learnt = Decimal(0)
         for number in range(6):
-            if number == 2 and trust == "assume":
+            if number == 2:
                 learnt = at.engine.bill().cost or learnt
             async with at.manager(**options) as manager:
                 await talk(await chat(manager, number, owner="u"), at, *[gap] * 6)

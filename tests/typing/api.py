@@ -11,8 +11,13 @@ from anthropic import AsyncAnthropic
 from anthropic.types import Message
 
 from sessions import (
+    Budget,
     Call,
+    ClearedResults,
+    Clearing,
+    Compaction,
     Cost,
+    CostForecast,
     Entry,
     ExpectedCost,
     Fixed,
@@ -25,6 +30,7 @@ from sessions import (
     SessionInfo,
     SessionManager,
     SessionsError,
+    Shortening,
     Step,
     Tool,
     ToolContext,
@@ -121,6 +127,22 @@ async def talk(session: Session) -> None:
     assert_type(await session.resume(in_doubt="rerun"), Reply | None)
     async with session.resume_stream() as stream:
         assert_type(await stream.get_final_reply(), Reply)
+
+
+async def spend(manager: SessionManager) -> None:
+    budget = Budget(20.0, per="owner", window=timedelta(days=1))
+    async with SessionManager("sqlite://", client=AsyncAnthropic(), budgets=[budget], prior="gaps.json") as limited:
+        session = await limited.create(
+            model="claude-sonnet-5-5", max_tokens=1024, compact="cheapest", clear_tool_results=True
+        )
+    forecast = await session.forecast()
+    assert_type(forecast, CostForecast)
+    assert_type(forecast.now.cost, Decimal | None)
+    assert_type(forecast.waiting_five_minutes, Decimal | None)
+    assert_type(forecast.compaction, Shortening | None)
+    assert_type(forecast.clearing, Clearing | None)
+    assert_type(await session.compactions(), list[Compaction])
+    assert_type(await session.clearings(), list[ClearedResults])
 
 
 async def follow(manager: SessionManager, session: Session) -> None:

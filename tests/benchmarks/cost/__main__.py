@@ -171,7 +171,7 @@ def _workloads(given: argparse.Namespace, policies: list[str], peers: bool) -> I
     asked = work.Asked(given.seed, given.scale, tuple(policies))
     yield from _told(given, "cost-workloads", workloads(asked, peers, given.processes))
     names = [*work.APART, *([] if given.no_recordings else [RECORDED])]
-    asked = work.Asked(given.seed, given.scale / 3, tuple(policies[-1:]), apart=True)
+    asked = work.Asked(given.seed, given.scale, tuple(policies[-1:]), apart=True)
     yield from _told(given, "cost-apart", alone(asked, names, given.processes))
 
 

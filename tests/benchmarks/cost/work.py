@@ -41,8 +41,8 @@ class Asked:
         return recorded(self.scale) if name == RECORDED else workload(name, self.seed, self.scale)
 
     def how(self, policy: str) -> How:
-        """How it is played with that policy. What the API would not do is found out first, as it is there."""
-        given = POLICIES[policy] | ({"trust": "probe"} if self.apart and policy == DEFAULT else {})
+        """How it is played with that policy. What becomes of parked entries is found out first, as at the API."""
+        given = POLICIES[policy] | ({"trust": "probe"} if policy == DEFAULT else {})
         return How(given, apart=self.apart, parks_survive=not self.apart)
 
 
