@@ -114,6 +114,12 @@ def duration(name: str, given: Any) -> float:
     return found
 
 
+def check_pause(name: str, given: Any) -> None:
+    """Seconds between two looks: more than none."""
+    if not seconds(name, given):
+        raise ConfigurationError(f"{name} must be a positive number of seconds, not {given!r}")
+
+
 def listed(name: str, given: Any, what: str) -> list[Any]:
     """What is given as several of these (`what`, in the plural), as a list."""
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
@@ -136,8 +142,11 @@ def metadata_text(metadata: Any) -> str:
         raise ConfigurationError(f"metadata must be a dict that JSON can hold: {error}") from error
 
 
-def tool_input(given: Any) -> dict[str, Any]:
-    """A tool's input: an object. Raises `ConfigurationError`."""
+def tool_input_text(given: Any) -> str:
+    """A tool's input, an object, as JSON text."""
     if not isinstance(given, Mapping):
         raise ConfigurationError(f"a tool's input must be a dict, not {shown(given)}")
-    return dict(given)
+    try:
+        return encode([dict(given)])[1:-1]
+    except Malformed as error:
+        raise ConfigurationError(str(error)) from error

@@ -269,6 +269,15 @@ class Cost:
         kinds: dict[str, Decimal] = {group.kind: group.cost} if group.unpriced < group.calls else {}
         return cls(group.cost, kinds, usage, group.calls, group.unpriced, losses)
 
+    @classmethod
+    def of_groups(cls, groups: Iterable[Subtotal], *, by_kind: bool) -> dict[str | None, Cost]:
+        """What the store has added up, by the groups' keys or by kind of call."""
+        found: dict[str | None, Cost] = {}
+        for group in groups:
+            key = group.kind if by_kind else group.key
+            found[key] = found.get(key, cls()) + cls.of_group(group)
+        return found
+
     def __add__(self, other: Cost) -> Cost:
         return Cost(
             self.total + other.total,

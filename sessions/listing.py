@@ -1,4 +1,4 @@
-"""Sessions as they are listed: what their rows say, without their history."""
+"""Sessions as they are listed, page by page: what their rows say, without their history."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from sessions.conversation.opening import is_set_up
 from sessions.core.settings import Settings
 from sessions.core.usage import Usage
 from sessions.translate import decoding
-from storage import SessionRecord
+from storage import SessionRecord, Store
 from storage.records import SessionState
 
 
@@ -62,3 +63,29 @@ def session_info(row: SessionRecord) -> SessionInfo:
         state=row.state,
         parent=row.forked_from,
     )
+
+
+async def list_sessions(
+    store: Store,
+    *,
+    owner: str | None,
+    limit: int,
+    before: str | None,
+    search: str | None,
+    state: SessionState | None,
+    parent: str | None,
+    branches: bool,
+) -> list[SessionInfo]:
+    """A page of sessions, newest first. Without `branches` those that were set up for our own requests are left out."""
+    found = list[SessionInfo]()
+    while True:
+        rows = await store.list(
+            owner=owner, limit=limit, before=before, search=search, state=state, parent=parent,
+            branches=branches or parent is not None,
+        )  # fmt: skip
+        wanted = [session_info(row) for row in rows if branches or not is_set_up(row)]
+        found += wanted
+        if not len(wanted) < len(rows) == limit:
+            return found
+        # The page was full, and is not any more.
+        before, limit = rows[-1].id, limit - len(wanted)

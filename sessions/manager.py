@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from hashlib import blake2b
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, get_args
 
@@ -15,12 +12,10 @@ import anyio
 from sessions.arguments import (
     check_choice,
     check_counts,
-    check_model_names,
     check_names,
     check_switches,
     check_texts,
     duration,
-    listed,
     metadata_text,
     moment,
     tool_list,
@@ -32,27 +27,25 @@ from sessions.clock import Clock, SystemClock
 from sessions.conversation.conversation import Conversation
 from sessions.conversation.linting import Linter
 from sessions.conversation.memory import TRANSCRIPT_BYTES
-from sessions.conversation.opening import is_set_up, new_record
-from sessions.conversation.pending import newest_turn
-from sessions.conversation.settings_changes import check_tools
+from sessions.conversation.opening import prewarmed_id
 from sessions.core.profiles import Profile
-from sessions.core.settings import Settings, make_settings
-from sessions.core.transcript import encode, shown
+from sessions.core.settings import make_settings
+from sessions.core.transcript import shown
 from sessions.core.ttl import ExpectedCost, Policy
 from sessions.core.usage import Usage
 from sessions.errors import ConfigurationError, SessionNotFound, SessionsError
 from sessions.ledger import Cost
-from sessions.listing import SessionInfo, session_info
-from sessions.model.client import ModelClient
+from sessions.listing import SessionInfo, list_sessions
 from sessions.runtime import Limits, assembled
 from sessions.session import Reply, Session, Turn
 from sessions.tools import Toolbox
-from sessions.translate import caller_errors, decoding, storage_errors
+from sessions.translate import caller_errors, storage_errors
+from sessions.turns.finding import find_turn
 from sessions.turns.outcome import Outcome
 from sessions.turns.tool_round import InDoubt, check_in_doubt
 from sessions.upkeep.recovery import Recovery, ToolsOf
 from sessions.upkeep.tending import tending_of
-from storage import SessionExists, Store, Stored, TurnRecord, open_store
+from storage import SessionExists, Store
 from storage.records import SessionState
 
 CostsBy: TypeAlias = Literal["session", "owner", "day", "kind", "model", "agent"]
@@ -106,41 +99,23 @@ class SessionManager:
         tools: Iterable[Any] | ToolsOf = (),
         budgets: Iterable[Budget] = (),
     ) -> None:
-        if isinstance(ttl, type) or not isinstance(ttl, Policy):
-            raise ConfigurationError(f"ttl must be a policy such as Fixed('1h') or ExpectedCost(), not {shown(ttl)}")
-        if not all(callable(getattr(clock, name, None)) for name in ("now", "sleep")):
-            raise ConfigurationError(f"clock must have now() and sleep(), as SystemClock() does, not {shown(clock)}")
-        if not isinstance(profile, Profile | str | os.PathLike | None):
-            raise ConfigurationError(f"profile must be a Profile or the path of a file, not {shown(profile)}")
-        if not isinstance(prior, str | os.PathLike | None):
-            raise ConfigurationError(f"prior must be the path of a file, not {shown(prior)}")
-        check_model_names(model_names)
-        if trust is not None:
-            check_choice("trust", trust, get_args(TrustMode))
         check_switches(tend=tend, warmup=warmup, recover=recover, diagnostics=diagnostics)
         check_counts(1, max_steps=max_steps)
         check_counts(0, transcript_bytes=transcript_bytes)
-        limits = listed("budgets", budgets, "Budget values")
-        if (wrong := next((one for one in limits if not isinstance(one, Budget)), None)) is not None:
-            raise ConfigurationError(f"budgets must be Budget values, such as Budget(5), not {shown(wrong)}")
         warmup_timeout = duration("warmup_timeout", warmup_timeout)
         busy_timeout = duration("busy_timeout", busy_timeout)
-        if not isinstance(store, str) and not hasattr(store, "commit"):
-            raise ConfigurationError(f"store must be a URL such as 'sqlite:///chat.db', or a Store, not {shown(store)}")
-        with storage_errors():
-            self._database: Store = open_store(store) if isinstance(store, str) else store
         self.ttl, self.clock = ttl, clock
         self.tend, self.warmup, self.warmup_timeout, self.recovers = tend, warmup, warmup_timeout, recover
         self.diagnostics, self.max_steps, self.busy_timeout = diagnostics, max_steps, busy_timeout
         self.runtime = assembled(
-            self._database,
+            store,
             clock,
-            ModelClient(client),
+            client,
             profile,
             ttl,
             model_names=model_names,
             limits=Limits(max_steps, diagnostics),
-            budgets=limits,
+            budgets=budgets,
             tend=tend,
             prior=prior,
             trust=trust,
@@ -157,7 +132,7 @@ class SessionManager:
 
     async def __aenter__(self) -> Self:
         with storage_errors():
-            await self._database.open()
+            await self.runtime.store.open()
         self.runtime.lifecycle.enter()
         if self.recovers:
             self.runtime.background.start(self._recovery.watch)
@@ -177,13 +152,13 @@ class SessionManager:
                 await self.runtime.background.close()
             finally:
                 self.runtime.lifecycle.leave()
-                await self._database.close()
+                await self.runtime.store.close()
 
     @property
     def _store(self) -> Store:
         """Raises `ConfigurationError` in another process or event loop than the manager was entered in."""
         self.runtime.lifecycle.check()
-        return self._database
+        return self.runtime.store
 
     async def drain(self, seconds: float = 0.0) -> None:
         """No new turns; those under way get `seconds` to end, then they are left to recovery. For a worker's SIGTERM.
@@ -243,13 +218,14 @@ class SessionManager:
                 clear_tool_results=clear_tool_results, local_tools=tuple(toolbox.functions),
             )  # fmt: skip
         self.runtime.endpoint.check(settings)
-        now, text = self.clock.now(), metadata_text(metadata)
+        text = metadata_text(metadata)
         self._linter.check(settings, owner, text)
-        name = id or uuid.uuid4().hex
-        record = replace(new_record(name, owner, title, text, settings.to_json(), now), forked_from=parent)
         with storage_errors():
-            await self._store.create(record)
-            return self._session(await self.runtime.conversations.loaded(Stored(record, [], []), toolbox))
+            return self._session(
+                await self.runtime.conversations.create(
+                    settings, toolbox, id=id, owner=owner, title=title, metadata=text, parent=parent
+                )
+            )
 
     async def prewarm(self, **settings: Any) -> Usage | None:
         """Writes the prefix of sessions that do not exist yet, with a zero-token request: what `create` would share.
@@ -263,10 +239,7 @@ class SessionManager:
         tools = tool_list(settings.pop("tools", None) or ())
         settings |= {"tools": Toolbox(tools).definitions}
         with caller_errors():
-            for setting, value in settings.items():
-                encode([{setting: value}], where=setting)
-            content = encode([settings])
-        name = f"prewarm-{blake2b(content.encode(), digest_size=8).hexdigest()}"
+            name = prewarmed_id(settings)
         try:
             session = await self.open(name, tools=tools)
         except SessionNotFound:
@@ -288,15 +261,9 @@ class SessionManager:
         """
         check_names(id=id, owner=owner)
         check_switches(rebase=rebase)
-        tools, conversations = tool_list(tools), self.runtime.conversations
+        tools = tool_list(tools)
         toolbox = Toolbox(tools)
-        stored = await conversations.read(id, owner)
-        with decoding(f"session {id!r}"):
-            settings = Settings.from_json(stored.record.settings)
-        if not rebase:
-            check_tools(settings, toolbox)
-        with storage_errors():
-            session = self._session(await conversations.loaded(stored, toolbox))
+        session = self._session(await self.runtime.conversations.bound(id, owner, toolbox, rebase=rebase))
         if rebase and toolbox.definitions:
             await session.update(tools=tools, rebase=True)
         return session
@@ -323,17 +290,10 @@ class SessionManager:
         if state is not None:
             check_choice("state", state, get_args(SessionState))
         with storage_errors():
-            rows = await self._store.list(
-                owner=owner, limit=limit, before=before, search=search, state=state, parent=parent,
-                branches=branches or parent is not None,
+            return await list_sessions(
+                self._store, owner=owner, limit=limit, before=before, search=search, state=state, parent=parent,
+                branches=branches,
             )  # fmt: skip
-        found = [session_info(row) for row in rows if branches or not is_set_up(row)]
-        if len(found) < len(rows) == limit:  # the page was full, and is not any more
-            before, limit = rows[-1].id, limit - len(found)
-            found += await self.list(
-                owner=owner, limit=limit, before=before, search=search, state=state, parent=parent, branches=branches
-            )
-        return found
 
     async def turn(
         self, session_id: str, turn_id: str | None = None, *, key: str | None = None, owner: str | None = None
@@ -347,28 +307,12 @@ class SessionManager:
         check_names(session_id=session_id, turn_id=turn_id, key=key, owner=owner)
         if turn_id is not None and key is not None:
             raise ConfigurationError("turn() takes a turn's id or its key, not both")
-        row = self._row_here(session_id, turn_id, owner)
-        if row is None:
-            await self.runtime.conversations.find(session_id, owner)
-            with storage_errors():
-                if turn_id is None and key is None:
-                    row = await newest_turn(self._store, session_id)
-                else:
-                    row = await self._store.turn(session_id, id=turn_id, key=key)
+        row = await find_turn(self.runtime, session_id, turn_id, key, owner)
 
         async def reply_of(outcome: Outcome) -> Reply:
             return Reply.of(outcome, await self.open(session_id, owner=owner))
 
         return None if row is None else Turn(self.runtime, row, reply_of)
-
-    def _row_here(self, session: str, turn: str | None, owner: str | None) -> TurnRecord | None:
-        """A turn that runs in this process, as it was last written, without a look into the store; `None` for others.
-
-        Of another owner's it says nothing: the store is asked then, as for one that is absent.
-        """
-        self.runtime.lifecycle.check()
-        channel = None if turn is None else self.runtime.following.own(session, turn)
-        return None if channel is None or owner not in (None, channel.owner) else channel.row
 
     def for_owner(self, owner: str) -> OwnedManager:
         """The same manager with every call limited to that owner: nothing of another's can be named through it.
@@ -402,11 +346,7 @@ class SessionManager:
             groups = await self._store.totals(
                 None if by == "kind" else by, session=session, owner=owner, since=since, until=until
             )
-        found: dict[str | None, Cost] = {}
-        for group in groups:
-            key = group.kind if by == "kind" else group.key
-            found[key] = found.get(key, Cost()) + Cost.of_group(group)
-        return found
+        return Cost.of_groups(groups, by_kind=by == "kind")
 
     async def delete(self, id: str, *, owner: str | None = None) -> None:
         """Really deletes a session; entries that a fork still reaches stay. Raises `SessionNotFound`."""

@@ -1,4 +1,4 @@
-"""What can be read of a session: its history, its records, what it is doing, and what it has cost."""
+"""What can be read of a session: its history, its records, what it is doing, what it has cost and will cost."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from sessions.conversation.conversation import Conversation
 from sessions.conversation.entries import Damage
 from sessions.conversation.reading import cost_of_family, damage_of, entries_before, exported
+from sessions.core.next_turn import CostForecast
 from sessions.core.prices import prices_for
 from sessions.core.settings import Settings
 from sessions.core.transcript import Entry, copied
@@ -18,6 +19,7 @@ from sessions.ledger import Call, ClearedResults, Compaction, Cost, clearings_of
 from sessions.runtime import Runtime
 from sessions.translate import decoding, storage_errors
 from sessions.turns.handle import TurnInfo, turns_of
+from sessions.upkeep.foreseeing import foreseen
 from storage import Store
 from storage.records import SessionState
 
@@ -152,6 +154,18 @@ class ReadableSession:
             return Cost.of(await self.calls())
         with storage_errors():
             return await cost_of_family(self._store, self.id)
+
+    async def forecast(self) -> CostForecast:
+        """What the next turn is expected to cost if it is sent now, in five minutes, in an hour; what waiting costs.
+
+        Calculated from the history, from what is believed to be in the cache and from published prices; nothing is sent
+        or written. Parks and refreshes that are to be expected until then are in it.
+        """
+        await self.refresh()
+        with storage_errors():
+            if not self.runtime.leases.is_held(self.id):
+                await self.conversation.reload_calls()  # what has kept it warm is no change of the session
+            return foreseen(self.conversation, self.runtime.forecaster, self.runtime.clock.now())
 
     @property
     def _store(self) -> Store:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, TypeAlias, get_args
@@ -12,16 +12,14 @@ from typing import Any, TypeAlias, get_args
 from sessions import arguments
 from sessions.branches.batching import Batching
 from sessions.branches.parallel import all_replied, fan_out, words_of
-from sessions.clock import within
 from sessions.conversation.conversation import Conversation
 from sessions.conversation.editing import Edit, check_instruction, editing, entitle, message_list
 from sessions.conversation.linting import Linter
 from sessions.conversation.pending import running_turn
-from sessions.conversation.settings_changes import new_settings, prefix_change, prefix_changes, unbinds_thinking
-from sessions.core.next_turn import CostForecast
-from sessions.core.transcript import canonical, encode
+from sessions.conversation.settings_changes import accepted, new_settings
+from sessions.core.transcript import canonical
 from sessions.core.usage import Usage
-from sessions.errors import ConfigurationError, ModelError, SessionsError
+from sessions.errors import ModelError, SessionsError
 from sessions.ledger import Call
 from sessions.readable import ReadableSession
 from sessions.runtime import Runtime
@@ -36,7 +34,6 @@ from sessions.turns.handle import TurnHandle
 from sessions.turns.loop import Loop
 from sessions.turns.outcome import Outcome, Step
 from sessions.turns.tool_round import InDoubt, check_in_doubt
-from sessions.upkeep.foreseeing import foreseen
 from storage import TurnRecord
 
 Gap: TypeAlias = float | int | timedelta | None
@@ -221,8 +218,7 @@ class Session(ReadableSession):
         goes on in this manager's background. Raises `Conflict` where it is decided already, or other words have come,
         `ConfigurationError` (naming what is open) for a call that does not wait here, `ToolsChanged`.
         """
-        with caller_errors():
-            changed = None if input is None else encode([arguments.tool_input(input)])[1:-1]
+        changed = None if input is None else arguments.tool_input_text(input)
         await self._decide(call_id, approved=True, input=changed)
 
     async def deny(self, call_id: str, reason: str | None = None) -> None:
@@ -295,10 +291,8 @@ class Session(ReadableSession):
         if limit is not None:
             arguments.check_counts(1, limit=limit)
         words = words_of(contents)
-        with storage_errors():
-            branches = [await self.runtime.conversations.fork(self.conversation, self.head) for _ in words]
-        outcomes = await fan_out(self.runtime, self._batching.collect, branches, words, limit)
-        return [self._reply_of(branch, outcome) for branch, outcome in zip(branches, outcomes, strict=True)]
+        ended = await fan_out(self.runtime, self._batching.collect, self.conversation, words, limit)
+        return [self._reply_of(branch, outcome) for branch, outcome in ended]
 
     def _reply_of(self, branch: Conversation, outcome: Outcome) -> Reply:
         return Reply.of(outcome, self._beside(branch))
@@ -320,24 +314,15 @@ class Session(ReadableSession):
         `reply.session.resume()`. Raises `BatchIncomplete`, which holds all outcomes, if any request has no reply.
         """
         self.conversation.check_tools()
-        if not arguments.seconds("poll", poll):
-            raise ConfigurationError(f"poll must be a positive number of seconds, not {poll!r}")
+        arguments.check_pause("poll", poll)
         timeout = arguments.seconds("timeout", timeout)
         arguments.check_key(idempotency_key)
         words = words_of(contents)
         if not words:
             return []
-
-        async def send() -> list[Reply]:
-            with storage_errors():
-                sent = await self._batching.send(self.conversation, words, idempotency_key, poll)
-            return all_replied([end if isinstance(end, ModelError) else self._reply_of(*end) for end in sent])
-
-        try:
-            return await self.runtime.lifecycle.unless_ended(lambda: within(self.runtime.clock, timeout, send))
-        except TimeoutError:
-            text = f"the batch had not ended after {timeout:g} seconds: it goes on"
-            raise TimeoutError(f"{text}, and the same idempotency_key or manager.recover() collects it") from None
+        with storage_errors():
+            sent = await self._batching.send(self.conversation, words, idempotency_key, poll, timeout)
+        return all_replied([end if isinstance(end, ModelError) else self._reply_of(*end) for end in sent])
 
     async def append(self, messages: Iterable[Any]) -> None:
         """Imports history without calling the model: all messages are checked first, then all are written or none.
@@ -367,21 +352,13 @@ class Session(ReadableSession):
             return
         toolbox = Toolbox(arguments.tool_list(changes["tools"])) if "tools" in changes else self.conversation.toolbox
         async with self._editing() as edit:
-            with caller_errors():
-                settings = new_settings(self.settings, changes, toolbox)
-            self.runtime.endpoint.check(settings)
-            broken = prefix_changes(self.settings, settings)
-            entries = self.conversation.entries
-            unbinds = unbinds_thinking(self.settings, settings, entries, self.runtime.endpoint.profile_of)
-            if broken and entries and not rebase:
-                raise prefix_change(self.conversation, settings, broken, unbinds=unbinds, now=self.runtime.clock.now())
-            if unbinds:
-                settings = replace(settings, unbound=len(entries))
+            endpoint, now = self.runtime.endpoint, self.runtime.clock.now()
+            settings = new_settings(self.settings, changes, toolbox)
+            endpoint.check(settings)
+            settings, broken = accepted(self.conversation, settings, endpoint.profile_of, rebase=rebase, now=now)
             if broken:
                 self._linter.check(settings, self.owner, metadata or self.conversation.record.metadata, self.settings)
-            await edit.commit(settings=settings, title=title, metadata=metadata)
-            self.conversation.use(settings)
-            self.conversation.toolbox = toolbox
+            await edit.change_settings(settings, toolbox, title=title, metadata=metadata)
 
     async def instruct(self, text: str) -> None:
         """New instructions of the operator, from the next call on; the system prompt and its cached prefix stay.
@@ -392,18 +369,6 @@ class Session(ReadableSession):
         check_instruction(text)
         async with self._editing() as edit:
             await edit.instruct(text)
-
-    async def forecast(self) -> CostForecast:
-        """What the next turn is expected to cost if it is sent now, in five minutes, in an hour; what waiting costs.
-
-        Calculated from the history, from what is believed to be in the cache and from published prices; nothing is sent
-        or written. Parks and refreshes that are to be expected until then are in it.
-        """
-        await self.refresh()
-        with storage_errors():
-            if not self.runtime.leases.is_held(self.id):
-                await self.conversation.reload_calls()  # what has kept it warm is no change of the session
-            return foreseen(self.conversation, self.runtime.forecaster, self.runtime.clock.now())
 
     async def prewarm(self) -> Usage | None:
         """Writes the prefix to the cache with a zero-token request, so that the next turn starts warm.

@@ -10,6 +10,7 @@ from typing import Any
 
 from sessions.background import log
 from sessions.branches.run import Branched, FanOut
+from sessions.clock import within
 from sessions.conversation.conversation import Conversation
 from sessions.errors import BudgetExceeded, ConfigurationError, ModelError, SessionBusy
 from sessions.model.batch_api import BatchClient
@@ -33,9 +34,28 @@ class Batching:
         self.live: set[str] = set()
 
     async def send(
+        self,
+        source: Conversation,
+        words: Sequence[list[dict[str, Any]]],
+        key: str | None,
+        poll: float,
+        timeout: float | None,
+    ) -> list[Branched]:
+        """One branch per content, in batches, after a first one has written the shared prefix; waits for all.
+
+        `poll` and `timeout` in seconds. Raises `TimeoutError`; then the batch goes on.
+        """
+        try:
+            return await self._runtime.lifecycle.unless_ended(
+                lambda: within(self._runtime.clock, timeout, lambda: self._sent(source, words, key, poll))
+            )
+        except TimeoutError:
+            text = f"the batch had not ended after {timeout:g} seconds: it goes on"
+            raise TimeoutError(f"{text}, and the same idempotency_key or manager.recover() collects it") from None
+
+    async def _sent(
         self, source: Conversation, words: Sequence[list[dict[str, Any]]], key: str | None, poll: float
     ) -> list[Branched]:
-        """One branch per content, in batches, after a first one has written the shared prefix; waits for all."""
         self.client.check()
         if (source.settings.params or {}).get("speed") == "fast":
             raise ConfigurationError('params["speed"]="fast" is not possible in a batch: use map()')

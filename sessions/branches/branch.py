@@ -19,12 +19,11 @@ from sessions.errors import ModelError, without_words
 from sessions.model.failures import api_type
 from sessions.runtime import Runtime
 from sessions.turns import states
-from sessions.turns.asking import Asking
 from sessions.turns.batched import Part
 from sessions.turns.beginning import Options, stored_outcome
 from sessions.turns.loop import Loop
 from sessions.turns.outcome import Outcome
-from sessions.turns.stopping import Stop
+from sessions.turns.receiving import Receiving
 from sessions.turns.writer import TurnWriter
 from storage import Reservation, TurnRecord
 
@@ -137,9 +136,8 @@ class BranchTurn:
         part = Part.of_row(self._writer.row)
         if part is None or self._conversation.head != part.head:
             return await self._unplaced()
-        asking = Asking(self._runtime, self._writer, Stop(), streams=False, branches=False)
         try:
-            _, outcome = await asking.receive(request.incoming)
+            _, outcome = await Receiving(self._runtime, self._writer).receive(request.incoming)
         except ModelError as error:
             await self._end(error, is_over=False)
             return error

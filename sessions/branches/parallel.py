@@ -11,7 +11,7 @@ from sessions.conversation.conversation import Conversation
 from sessions.core.transcript import canonical
 from sessions.errors import BatchIncomplete, ModelError
 from sessions.runtime import Runtime
-from sessions.translate import caller_errors
+from sessions.translate import caller_errors, storage_errors
 from sessions.turns.beginning import Options
 from sessions.turns.driver import Collect, Driver
 from sessions.turns.loop import Loop
@@ -21,12 +21,15 @@ R = TypeVar("R")
 
 
 async def fan_out(
-    runtime: Runtime, collect: Collect, branches: Sequence[Conversation], words: Sequence[Any], limit: int | None
-) -> list[Outcome]:
-    """Runs one turn a branch, `limit` of them at the same time; whoever comes first to the gate writes what is shared.
+    runtime: Runtime, collect: Collect, source: Conversation, words: Sequence[Any], limit: int | None
+) -> list[tuple[Conversation, Outcome]]:
+    """One branch of the source's head for each of these words, with what its turn gave.
 
-    If some fail, the others still finish; then the error of the first branch that failed is raised.
+    `limit` turns run at the same time; whoever comes first to the gate writes what is shared. If some fail, the others
+    still finish; then the error of the first branch that failed is raised.
     """
+    with storage_errors():
+        branches = [await runtime.conversations.fork(source, source.head) for _ in words]
     outcomes: dict[int, Outcome] = {}
     errors: dict[int, Exception] = {}
 
@@ -42,7 +45,7 @@ async def fan_out(
     await each(range(len(branches)), run, limit or max(1, len(branches)))
     if errors:
         raise errors[min(errors)]
-    return [outcomes[number] for number in sorted(outcomes)]
+    return [(branches[number], outcomes[number]) for number in sorted(outcomes)]
 
 
 def words_of(contents: Iterable[Any]) -> list[list[dict[str, Any]]]:

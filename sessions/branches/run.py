@@ -18,6 +18,7 @@ import anyio.lowlevel
 
 from sessions.background import each, log
 from sessions.branches.branch import BranchTurn, plan, store_words
+from sessions.branches.conversations import Branches
 from sessions.calls.request import Request
 from sessions.conversation.conversation import Conversation
 from sessions.conversation.leases import Hold
@@ -25,11 +26,10 @@ from sessions.errors import BudgetExceeded, ConfigurationError, ModelError, Sess
 from sessions.ledger import Call
 from sessions.model.batch_api import BatchClient, in_batches, may_be_made
 from sessions.runtime import Runtime
-from sessions.tools import Toolbox
 from sessions.turns import states
 from sessions.turns.batched import Part, branch_id, key_of
 from sessions.turns.outcome import Outcome
-from storage import BudgetFull, LeaseTaken, Reservation, SessionExists, SessionMissing, SessionRecord, TurnRecord
+from storage import BudgetFull, LeaseTaken, Reservation, SessionMissing, TurnRecord
 
 _FIRST_LOOK = 1.0
 _AT_ONCE = 16
@@ -64,7 +64,7 @@ class FanOut:
         self._runtime, self._client, self._store = runtime, client, runtime.store
         self.group, self.of, self._patience = group, of, patience
         self._key = key_of(group, of)
-        self._branches: dict[int, Conversation] = dict(branches or {})
+        self._branches = Branches(runtime, group, of, branches)
         self._rows: dict[int, TurnRecord] = {}
         self._lead = 0
         self.pending: dict[int, Part] = {}
@@ -81,49 +81,17 @@ class FanOut:
         whole = await self._store.turn(first, key=self._key) is not None
         if not whole and await self._store.turns(first, limit=1):
             raise ConfigurationError("idempotency_key was used with another number of contents: choose a new key")
-        base = await self._base(source)
+        base = await self._branches.base(source)
 
         async def write(index: int) -> None:
-            if whole and await self._record(index) is None:
+            if whole and not await self._branches.is_there(index):
                 return
-            branch = self._branches[index] = await self._made(index, source, base)
-            branch.recent.warmth.points.update(source.recent.warmth.points)
+            branch = await self._branches.make(index, source, base)
             part = Part(self.group, index, self.of)
             self._know(index, await store_words(self._runtime, branch, words[index], self._key, part.stored))
 
         await self._each(range(1, self.of), write)
         await write(0)
-
-    async def _made(self, index: int, source: Conversation, base: str | None) -> Conversation:
-        """The branch, made unless it is there: by an earlier call with the same key, or by one at the same time."""
-        id = branch_id(self.group, index)
-        if (branch := await self._opened(id, source.toolbox)) is not None:
-            return branch
-        try:
-            return await self._runtime.conversations.fork(source, base, id=id)
-        except SessionExists:
-            if (branch := await self._opened(id, source.toolbox)) is None:
-                raise
-            return branch
-
-    async def _base(self, source: Conversation) -> str | None:
-        """Where the branches start: at the head, or where those do that an earlier call with the same key has made."""
-        for index in range(self.of - 1, -1, -1):
-            if (record := await self._record(index)) is not None:
-                return record.base
-        return source.head
-
-    async def _record(self, index: int) -> SessionRecord | None:
-        try:
-            return await self._store.load(branch_id(self.group, index))
-        except SessionMissing:
-            return None
-
-    async def _opened(self, id: str, toolbox: Toolbox) -> Conversation | None:
-        try:
-            return await self._runtime.conversations.open(id, toolbox)
-        except SessionMissing:
-            return None
 
     async def load(self) -> bool:
         """Reads how far each branch is; False where the fan-out was never made whole, and so never sent."""
@@ -149,14 +117,8 @@ class FanOut:
         else:
             self.pending[index] = part
 
-    async def branch(self, index: int) -> Conversation:
-        """One of the branches; opened without tools where it was not made here."""
-        if index not in self._branches:
-            self._branches[index] = await self._runtime.conversations.open(branch_id(self.group, index), Toolbox())
-        return self._branches[index]
-
     async def _turn(self, index: int) -> BranchTurn:
-        return BranchTurn(self._runtime, await self.branch(index), self._rows[index], self._patience)
+        return BranchTurn(self._runtime, await self._branches.get(index), self._rows[index], self._patience)
 
     async def _each(self, indexes: Iterable[int], work: Callable[[int], Awaitable[None]]) -> None:
         """Does it for all of these. A branch that is gone is left out, and so is one that somebody else has, where
@@ -231,7 +193,7 @@ class FanOut:
             await self._learn_from_the_first(waiting)
             requests: dict[int, Request] = {}
             for index in waiting:
-                requests[index] = plan(self._runtime, await self.branch(index), alone=self.of == 1)
+                requests[index] = plan(self._runtime, await self._branches.get(index), alone=self.of == 1)
                 if index == 0 and len(waiting) > 1 and requests[0].plan.expected.cache_write:
                     break
                 # A plan awaits nothing: many thousands in a row would hold up all that runs beside them.
@@ -246,7 +208,7 @@ class FanOut:
         rows = await self._store.calls(branch_id(self.group, self._lead))
         for index in waiting:
             for row in rows:
-                (await self.branch(index)).learn(Call.of(row))
+                (await self._branches.get(index)).learn(Call.of(row))
 
     async def _send_chunk(self, chunk: Sequence[int], requests: dict[int, Request], lead: Hold) -> None:
         sending, asked = uuid.uuid4().hex, self._runtime.clock.now()
@@ -257,7 +219,7 @@ class FanOut:
             request = requests[index]
             part = replace(self.pending[index], sending=sending, size=len(chunk), asked=asked)
             part = replace(part, head=request.asked_from, flight=request.facts)
-            reserve = self._runtime.requests.reservation(request, await self.branch(index))
+            reserve = self._runtime.requests.reservation(request, await self._branches.get(index))
             try:
                 await self._change(index, part, hold=lead, reserve=reserve)
             except BudgetFull as full:
@@ -317,7 +279,7 @@ class FanOut:
 
     async def _put(self, index: int, row: TurnRecord, hold: Hold | None, reserve: Reservation | None = None) -> None:
         """Writes a branch's row; the first branch is held by whoever sends."""
-        turn = BranchTurn(self._runtime, await self.branch(index), row, self._patience)
+        turn = BranchTurn(self._runtime, await self._branches.get(index), row, self._patience)
         self._know(index, await turn.put(self.pending[index], hold if index == self._lead else None, reserve))
 
     # -- finding --
@@ -414,6 +376,6 @@ class FanOut:
         if outcome is None and row is not None:
             outcome = await (await self._turn(index)).stored()
         if isinstance(outcome, Outcome):
-            return await self.branch(index), outcome
+            return await self._branches.get(index), outcome
         why = row.error if row is not None and row.error else "its branch was deleted, or has gone on in another way"
         return outcome or ModelError(f"request {index} of the batch has no reply: {why}", retryable=False)

@@ -11,7 +11,7 @@ import anyio
 
 from sessions.calls.forecaster import Forecaster
 from sessions.calls.gate import WarmupGate
-from sessions.calls.request import Requests
+from sessions.calls.requests import Requests
 from sessions.clock import Clock
 from sessions.conversation.conversation import Conversation
 from sessions.conversation.entries import make_entry

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sessions.conversation.entries import Written, read_entry, read_messages
+from sessions.conversation.entries import Written, begins_with_summary, read_entry, read_messages
 from sessions.conversation.memory import Transcripts, size_of
+from sessions.conversation.open_turns import OpenTurns
 from sessions.conversation.pending import read_pending, state_after
 from sessions.conversation.recent_calls import RECENT_CALLS, RecentCalls
 from sessions.core.cleared import cleared_in
 from sessions.core.gaps import Gaps
 from sessions.core.prompt import Prompt, kept_text, text_digest
 from sessions.core.settings import Settings
-from sessions.core.transcript import Entry, is_summary, tool_calls
+from sessions.core.transcript import Entry, tool_calls
 from sessions.core.warmth import Warmth
 from sessions.errors import ToolsChanged
 from sessions.following.events import PendingCall
@@ -36,10 +37,6 @@ from storage import (
 )
 
 _KEPT = ("settings", "title", "metadata", "gaps")
-
-
-def _is_summary(entry: Entry) -> bool:
-    return is_summary({"role": entry.role, "content": entry.content})
 
 
 class Conversation:
@@ -73,8 +70,7 @@ class Conversation:
         self._loaded = self._borrows = False
         self._committed = 0
         self._token: int | None = None
-        self._open: list[TurnRecord] | None = None
-        self._older_open = False
+        self._open = OpenTurns(store, record.id)
         self._ids: set[str] = set()
         self._ids_of = 0
         self.pending: tuple[PendingCall, ...] = ()
@@ -82,7 +78,7 @@ class Conversation:
 
     def new_prompt(self, settings: Settings, entries: Sequence[Entry]) -> Prompt:
         """The prompt that other settings or entries would make at this endpoint."""
-        compacted = bool(entries) and _is_summary(entries[0])
+        compacted = begins_with_summary(entries)
         profile = self._endpoint.profile_of(settings.model)
         cleared = cleared_in(settings, entries)
         prompt = Prompt(settings, profile, endpoint=self._url, compacted=compacted, cleared=cleared)
@@ -200,10 +196,11 @@ class Conversation:
         if self._loaded and token is not None and self._token == token - 1:
             self._token = token
             if self.record.state == "waiting":  # decisions need no lease: the turn may be open again
-                self._open = None
+                self._open.forget()
         else:
             # Forgotten before the reads: where one of them fails, the next lease proves nothing.
-            self._token, self._open = None, None
+            self._token = None
+            self._open.forget()
             if not (self._loaded and await self._load_new()):
                 await self.take(await self._store.read(self.record.id, calls=RECENT_CALLS))
             self._token = token
@@ -319,7 +316,7 @@ class Conversation:
     def stage(self, written: Sequence[Written]) -> None:
         """Adds entries that the next commit will write."""
         new = [entry.entry for entry in written]
-        if not self.entries and new and _is_summary(new[0]):
+        if not self.entries and begins_with_summary(new):
             self._forget_derived()  # the prompt was made without the beta that a summary needs
         self._extend(new)
         self.size += size_of([entry.record.content for entry in written])
@@ -329,7 +326,7 @@ class Conversation:
         new: dict[str, Any] = {name: text for name in _KEPT if (text := getattr(change, name)) is not None}
         new["state"] = state_after(change, self.record.state)
         if (turn := change.turn) is not None:
-            self._note_turn(turn)
+            self._open.note(turn)
             if turn.sequence > self.record.totals.turns:
                 new["totals"] = replace(self.record.totals, turns=turn.sequence)
         self.record = replace(self.record, head=change.head, updated_at=change.updated_at, **new)
@@ -350,21 +347,9 @@ class Conversation:
         self._committed = len(self.entries)
         self._forget_derived()
 
-    def _note_turn(self, turn: TurnRecord) -> None:
-        if self._open is None:
-            return
-        others = [row for row in self._open if row.id != turn.id]
-        if turn.is_open:
-            self._open = sorted([*others, turn], key=lambda row: row.sequence)
-        elif len(others) < len(self._open):
-            self._open = others or None if self._older_open else others
-
     async def open_turn(self) -> TurnRecord | None:
         """The newest turn that never came to its end; read from the store once, then kept up."""
-        if self._open is None:
-            row = await self._store.open_turn(self.record.id)
-            self._open, self._older_open = [row] if row else [], row is not None
-        return self._open[-1] if self._open else None
+        return await self._open.newest()
 
     @property
     def tool_ids(self) -> set[str]:

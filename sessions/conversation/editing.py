@@ -15,6 +15,7 @@ from sessions.conversation.settings_changes import has_thinking, without_foreign
 from sessions.core.settings import Settings
 from sessions.core.transcript import check_history, encode, lift_marks, shown
 from sessions.errors import ConfigurationError, Conflict, InvalidHistory, ModelError
+from sessions.tools import Toolbox
 from sessions.translate import caller_errors, storage_errors
 from storage import Change, Lease, Store
 
@@ -131,6 +132,14 @@ class Edit:
             conversation.use(settings)
         else:
             await self.move(to)
+
+    async def change_settings(
+        self, settings: Settings, toolbox: Toolbox, *, title: str | None = None, metadata: str | None = None
+    ) -> None:
+        """Other settings, with the tools that are bound to them here, and what else is given (as `commit`)."""
+        await self.commit(settings=settings, title=title, metadata=metadata)
+        self._conversation.use(settings)
+        self._conversation.toolbox = toolbox
 
     async def instruct(self, text: Any) -> None:
         """Instructions of the operator, to go out with the next request."""

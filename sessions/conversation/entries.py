@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sessions.core.transcript import Entry, Role, decode, decode_all, encode, entry_id
+from sessions.core.transcript import Entry, Role, decode, decode_all, encode, entry_id, is_summary
 from sessions.errors import ConfigurationError
 from storage import EntryRecord
 
@@ -48,6 +48,11 @@ def make_entry(parent: Entry | None, role: Role, content: Sequence[Any], now: fl
         model=entry.model,
     )
     return Written(entry, record)
+
+
+def begins_with_summary(entries: Sequence[Entry]) -> bool:
+    """Whether the API's summary of what was said before stands first."""
+    return bool(entries) and is_summary({"role": entries[0].role, "content": entries[0].content})
 
 
 def read_content(record: EntryRecord) -> list[dict[str, Any]]:

@@ -1,25 +1,28 @@
-"""How conversations are found, read and branched: what a manager, a fan-out and the recovery have in common."""
+"""How conversations are made, found, read and branched: what a manager, a fan-out and the recovery have in common."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from hashlib import blake2b
+from typing import Any, Literal, TypeAlias
 
 from sessions.arguments import metadata_text
 from sessions.clock import Clock
 from sessions.conversation.conversation import Conversation
 from sessions.conversation.memory import Transcripts
 from sessions.conversation.recent_calls import RECENT_CALLS
+from sessions.conversation.settings_changes import check_tools
 from sessions.core.settings import Settings
+from sessions.core.transcript import encode
 from sessions.core.warmth import Warmth
 from sessions.errors import Conflict, SessionNotFound
 from sessions.lifecycle import Lifecycle
 from sessions.model.endpoint import Endpoint
 from sessions.tools import Toolbox
-from sessions.translate import storage_errors
+from sessions.translate import decoding, storage_errors
 from storage import SessionExists, SessionMissing, SessionRecord, Store, Stored
 
 Purpose: TypeAlias = Literal["keep", "probe"]
@@ -62,9 +65,43 @@ class Conversations:
         except SessionExists:
             return  # of an earlier time, or another worker's
 
+    async def create(
+        self,
+        settings: Settings,
+        toolbox: Toolbox,
+        *,
+        id: str | None,
+        owner: str | None,
+        title: str | None,
+        metadata: str,
+        parent: str | None,
+    ) -> Conversation:
+        """An empty one. `metadata`: JSON text; `parent`: the session that it is a subagent of.
+
+        Raises `storage.SessionExists` for an `id` that is taken.
+        """
+        self._lifecycle.check()
+        row = new_record(id or uuid.uuid4().hex, owner, title, metadata, settings.to_json(), self._clock.now())
+        record = replace(row, forked_from=parent)
+        await self._store.create(record)
+        return await self.loaded(Stored(record, [], []), toolbox)
+
     async def open(self, id: str, toolbox: Toolbox) -> Conversation:
         """A conversation with these tools bound. Raises `storage.SessionMissing`."""
         return await self.loaded(await self._read(id), toolbox)
+
+    async def bound(self, id: str, owner: str | None, toolbox: Toolbox, *, rebase: bool) -> Conversation:
+        """A stored conversation with the caller's tools, which must be those that it was made with, unless `rebase`.
+
+        Raises `SessionNotFound` as `find` does, and `ToolsChanged`.
+        """
+        stored = await self.read(id, owner)
+        with decoding(f"session {id!r}"):
+            settings = Settings.from_json(stored.record.settings)
+        if not rebase:
+            check_tools(settings, toolbox)
+        with storage_errors():
+            return await self.loaded(stored, toolbox)
 
     async def loaded(self, stored: Stored, toolbox: Toolbox) -> Conversation:
         """The conversation that has just been read, or made."""
@@ -118,6 +155,16 @@ def is_set_up(row: SessionRecord) -> bool:
     """Whether it is one of those that `Conversations.set_up` makes, in which nobody says anything."""
     purpose = _SET_UP.get(row.id.partition("-")[0] + "-")
     return purpose is not None and (row.owner, row.head, row.metadata) == (None, None, purpose)
+
+
+def prewarmed_id(settings: Mapping[str, Any]) -> str:
+    """The id of the empty session that prefixes with these settings, as they were given, are pre-warmed in.
+
+    Raises `Malformed` naming the setting that is no JSON.
+    """
+    for setting, value in settings.items():
+        encode([{setting: value}], where=setting)
+    return f"prewarm-{blake2b(encode([settings]).encode(), digest_size=8).hexdigest()}"
 
 
 def new_record(

@@ -11,10 +11,11 @@ from sessions.core.cache import THINKING, text_of
 from sessions.core.plan import lost_tokens
 from sessions.core.profiles import Profile
 from sessions.core.settings import PREFIX_FIELDS, PREFIX_PARAMS, Settings, make_settings
-from sessions.core.transcript import Entry, Malformed, encode
-from sessions.errors import ModelError, PrefixChange, ToolsChanged
+from sessions.core.transcript import Entry, encode
+from sessions.errors import ConfigurationError, ModelError, PrefixChange, ToolsChanged
 from sessions.model.failures import belongs_elsewhere
 from sessions.tools import Toolbox
+from sessions.translate import caller_errors
 
 ProfileOf = Callable[[str], Profile]
 _CHANGEABLE = frozenset(
@@ -34,15 +35,16 @@ _CHANGEABLE = frozenset(
 
 
 def new_settings(old: Settings, changes: Mapping[str, Any], toolbox: Toolbox) -> Settings:
-    """The settings with these changes; raises `Malformed` for one that is unknown or wrong."""
+    """The settings with these changes; raises `ConfigurationError` for one that is unknown or wrong."""
     if unknown := sorted(set(changes) - _CHANGEABLE):
-        raise Malformed(f"{unknown[0]!r} is no setting that can be changed: {', '.join(sorted(_CHANGEABLE))}")
+        raise ConfigurationError(f"{unknown[0]!r} is no setting that can be changed: {', '.join(sorted(_CHANGEABLE))}")
     values: dict[str, Any] = {name: getattr(old, name) for name in _CHANGEABLE - {"system", "tools"}}
     values |= {"system": list(old.system), "tools": list(old.tools), "context": list(old.context)}
     values |= {**changes, "local_tools": old.local_tools}
     if "tools" in changes:
         values |= {"tools": toolbox.definitions, "local_tools": tuple(toolbox.functions)}
-    settings = make_settings(**values)
+    with caller_errors():
+        settings = make_settings(**values)
     # Marks of what is given anew went with it: `make_settings` has read the new ones.
     kept = tuple(mark for mark in old.marks if mark[0] not in changes)
     facts = {"instructions": old.instructions, "unbound": old.unbound, "foreign": old.foreign}
@@ -50,7 +52,21 @@ def new_settings(old: Settings, changes: Mapping[str, Any], toolbox: Toolbox) ->
     return replace(settings, marks=(*kept, *settings.marks), **facts)  # type: ignore[arg-type]
 
 
-def prefix_changes(old: Settings, new: Settings) -> list[str]:
+def accepted(
+    conversation: Conversation, new: Settings, profile_of: ProfileOf, *, rebase: bool, now: float
+) -> tuple[Settings, list[str]]:
+    """The new settings as they are stored, and the names of those that differ and are part of the cached prefix.
+
+    `now`: seconds since the epoch. Raises `PrefixChange` where something is lost, unless `rebase` says that it may be.
+    """
+    old, entries = conversation.settings, conversation.entries
+    broken, unbinds = _prefix_changes(old, new), _unbinds_thinking(old, new, entries, profile_of)
+    if broken and entries and not rebase:
+        raise _prefix_change(conversation, new, broken, unbinds=unbinds, now=now)
+    return (replace(new, unbound=len(entries)) if unbinds else new), broken
+
+
+def _prefix_changes(old: Settings, new: Settings) -> list[str]:
     """The names of the settings that differ and are part of the cached prefix."""
     fields = [name for name in sorted(PREFIX_FIELDS) if _text(getattr(old, name)) != _text(getattr(new, name))]
     before, after = old.params or {}, new.params or {}
@@ -62,7 +78,21 @@ def prefix_changes(old: Settings, new: Settings) -> list[str]:
     return [*fields, *params, *compact, *clears]
 
 
-def unbinds_thinking(old: Settings, new: Settings, entries: Sequence[Entry], profile_of: ProfileOf) -> bool:
+def _prefix_change(
+    conversation: Conversation, new: Settings, broken: Sequence[str], *, unbinds: bool, now: float
+) -> PrefixChange:
+    """What the change costs. `unbinds`: whether thinking is lost with it."""
+    prompt = conversation.new_prompt(new, conversation.entries)
+    tokens = lost_tokens(conversation.prompt, prompt, conversation.recent.warmth, now)
+    price = f"makes about {tokens} cached tokens be billed again" if tokens else "breaks the cached prefix"
+    also = ", and earlier thinking, which is bound to it, is no longer shown to the model" if unbinds else ""
+    return PrefixChange(
+        f"changing {', '.join(broken)} {price}{also}; pass rebase=True to accept that, or fork the session first",
+        tokens=tokens,
+    )
+
+
+def _unbinds_thinking(old: Settings, new: Settings, entries: Sequence[Entry], profile_of: ProfileOf) -> bool:
     """Whether thinking in these entries is bound to what changes: system, or the set of tools (September 2026)."""
     # In any order: thinking is bound to the set of tools (docs/provider.md, 6).
     same_tools = sorted(map(_text, old.tools)) == sorted(map(_text, new.tools))
@@ -95,21 +125,6 @@ def check_tools(settings: Settings, toolbox: Toolbox) -> None:
 
 
 _WAYS_OUT = "give the same tools as on create, or pass rebase=True to store these (the prefix is then billed again)"
-
-
-def prefix_change(
-    conversation: Conversation, new: Settings, broken: Sequence[str], *, unbinds: bool, now: float
-) -> PrefixChange:
-    """What a change of settings costs. `broken`: what differs and is part of the cached prefix; `unbinds`: whether
-    thinking is lost with it."""
-    prompt = conversation.new_prompt(new, conversation.entries)
-    tokens = lost_tokens(conversation.prompt, prompt, conversation.recent.warmth, now)
-    price = f"makes about {tokens} cached tokens be billed again" if tokens else "breaks the cached prefix"
-    also = ", and earlier thinking, which is bound to it, is no longer shown to the model" if unbinds else ""
-    return PrefixChange(
-        f"changing {', '.join(broken)} {price}{also}; pass rebase=True to accept that, or fork the session first",
-        tokens=tokens,
-    )
 
 
 def without_foreign_thinking(conversation: Conversation, error: ModelError) -> Settings | None:

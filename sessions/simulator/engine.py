@@ -7,7 +7,6 @@ event: entries become readable, the prompt is charged), `generated` and `end`. `
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -28,6 +27,7 @@ from sessions.simulator.checks.context import Context
 from sessions.simulator.checks.refusal import Refusal
 from sessions.simulator.checks.settings import check_batched
 from sessions.simulator.exchange import Exchange
+from sessions.simulator.exchanges import Exchanges
 from sessions.simulator.faults import Fault, Faults, fault_for
 from sessions.simulator.fingerprints import Fingerprints, fingerprint, tier_sizes
 from sessions.simulator.prompt import Prompt, charge, cumulative, indexes, usage_of
@@ -67,12 +67,10 @@ class Engine:
         self.faults, self.profile = faults, profile
         self.refreshes_shorter, self.grants_hours = refreshes_shorter, grants_hours
         self.cache = PromptCache(parks_survive and (profile is None or profile.parks))
-        self.requests: deque[Exchange] = deque()
+        self._exchanges = Exchanges(keep, keep_messages)
+        self.requests = self._exchanges.kept
         self.batches: dict[str, Batch] = {}
         self.blocks = frozenset(blocks)
-        self._keep, self._keep_messages = keep, keep_messages
-        self._bodies: deque[tuple[Exchange, int]] = deque()
-        self._held = 0
         self._seed = seed
         self._key = hashlib.blake2b(f"warmline simulator {seed}".encode(), digest_size=32).digest()
         self._count = 0
@@ -371,20 +369,10 @@ class Engine:
         self._bill = replace(self._bill, refused=self._bill.refused + 1)
 
     def _taken(self, path: str, now: float, body: dict[str, Any] | None = None) -> Exchange:
-        """The next exchange, kept; the oldest bodies and then the oldest exchanges are forgotten."""
+        """The next exchange, kept."""
         index, self._count = self._count, self._count + 1
         exchange = Exchange(index, self.new_id("req"), now, body, path)
-        self.requests.append(exchange)
-        if len(self.requests) > self._keep:
-            self.requests.popleft()
-        messages = exchange.body.get("messages") if exchange.body else None
-        size = len(messages) if isinstance(messages, list) else 0
-        self._bodies.append((exchange, size))
-        self._held += size
-        while self._held > self._keep_messages and len(self._bodies) > 1 and self._bodies[0][0].state != "open":
-            old, size = self._bodies.popleft()
-            self._held -= size
-            old.forget()
+        self._exchanges.add(exchange)
         return exchange
 
     def new_id(self, kind: str) -> str:

@@ -588,3 +588,11 @@ async def test_a_name_of_ones_own_takes_the_facts_of_its_model() -> None:
 async def test_names_that_say_nothing_are_refused(names: Any) -> None:
     with pytest.raises(ConfigurationError, match="model_names"):
         SessionManager("sqlite://", client=simulator.client(), model_names=names)
+
+
+async def test_a_model_that_nobody_knows_is_told_at_the_line_that_names_it() -> None:
+    async with World().manager() as manager:
+        session = await create(manager)
+        with pytest.warns(UserWarning, match="nothing is known about the model 'claude-sonet-9'") as caught:
+            await session.update(model="claude-sonet-9")
+        assert [one.filename for one in caught] == [__file__]
