@@ -114,8 +114,8 @@ class Outlook:
     def _parked(self) -> float:
         """The cost from now on if the prefix is parked unless the next request comes before.
 
-        The reply that is written with it is left out where the return is a guess: the next turn would write it otherwise.
-        Whoever tells of a return gets the hour for it, unless a park costs far less.
+        The reply that is written with it is left out where the return is a guess: the next turn would write it
+        otherwise. Whoever tells of a return gets the hour for it, unless a park costs far less.
         """
         late = 1.0 - self.forecast.within(PARK_AFTER)
         park = self.prefix * self.read + (self.reply * self.write_1h if self.told else 0.0)
