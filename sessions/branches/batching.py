@@ -1,4 +1,4 @@
-"""Fan-outs at half price, as sessions and the recovery of a manager ask for them; `batch run` carries each of them."""
+"""Fan-outs at half price, as sessions and the recovery of a manager ask for them."""
 
 from __future__ import annotations
 

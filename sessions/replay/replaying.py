@@ -192,13 +192,23 @@ async def replay_series(
         options = {"max_steps": longest + 1, **settings}
         manager = await stack.enter_async_context(SessionManager(store, client=api, clock=clock, **options))
         manager.runtime.leases.seconds, manager.runtime.leases.renew_after = 2 * _LEASE, _LEASE
+        before = await _ledger(manager)
         replays = []
         for segments in answered:
             moved = _after(segments, clock.now())
             replays.append(await _Replaying(moved, meter, clock, progress).run(partial(manager.create, owner=owner)))
-        ids = [id for played in replays for id in played.sessions]
-        ledger = [call.usage for id in ids for call in await (await manager.open(id)).calls()]
-        return Series(tuple(replays), meter.bill().usage, sum(ledger, start=Usage()))
+        return Series(tuple(replays), meter.bill().usage, _without(await _ledger(manager), before))
+
+
+async def _ledger(manager: SessionManager) -> Usage:
+    """What all rows of the store add up to, those among them that belong to no conversation."""
+    return sum((cost.usage for cost in (await manager.costs("kind")).values()), start=Usage())
+
+
+def _without(after: Usage, before: Usage) -> Usage:
+    """What has been added."""
+    names = [field.name for field in fields(Usage) if field.name != "counters"]
+    return replace(after, **{name: getattr(after, name) - getattr(before, name) for name in names})
 
 
 def _after(segments: Sequence[RecordedConversation], now: float) -> Sequence[RecordedConversation]:
