@@ -102,6 +102,17 @@ async def test_a_series_has_one_owner_and_one_clock_and_its_ledgers_are_the_bill
         assert {info.owner for info in await manager.list()} == {"somebody"}
 
 
+async def test_rows_that_belong_to_no_conversation_are_in_the_ledger_of_a_series(tmp_path: Path) -> None:
+    """What is sent to find out whether parked entries live is on the bill; rows from an earlier series are not."""
+    recorded = recordings(read(DATA / "traces.jsonl.gz").conversations)[4:5]
+    store = f"sqlite:///{tmp_path / 'sessions.db'}"
+    for _ in range(2):
+        series = await replay_series(recorded, store=store, model="claude-opus-5", trust="probe")
+        assert series.billed == series.ledger
+    async with client() as api, SessionManager(store, client=api) as manager:
+        assert (await manager.costs("kind"))["probe"].calls == 3, "the second one knows"
+
+
 async def test_automatic_caching_is_charged_as_the_simulator_charges_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every request of a replay again, with top-level `cache_control`, to a simulator of its own."""
     (recording,) = recordings(read(DATA / "interrupts_and_compaction.jsonl.gz").conversations)
