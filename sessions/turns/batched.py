@@ -16,7 +16,7 @@ class Part:
 
     `sending` names the batch that was being made from `asked` on (seconds since the epoch), with `size` requests at
     most; `batch` is that batch's id once it is known. Neither: the request waits. `head` is the entry it was asked
-    from, `flight` the call as `Flight.facts` has it; its `id` is the request's custom id.
+    from, `flight` the facts of its call; its `id` is the request's custom id.
     """
 
     group: str
