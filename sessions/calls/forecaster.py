@@ -73,7 +73,8 @@ class Forecaster:
         a turn."""
         prompt, told = conversation.prompt, conversation.gaps.told
         prior, tools = self.prior(conversation, now, turns), bool(conversation.settings.local_tools)
-        owner, unsettled = self.owner_gaps(conversation), self.is_unsettled(conversation)
+        owner, lasting = self.owner_gaps(conversation), self._lasts(conversation)
+        unsettled = self.is_unsettled(conversation)
         tended = self.tends(conversation) and not unsettled and not conversation.recent.was_left_alone(now)
         return Circumstances(
             now=now,
@@ -83,8 +84,8 @@ class Forecaster:
             told=told is not None,
             own_marks=own_marks,
             # Where most requests are not a turn's last, an hour behind a small addition costs less than a park.
-            parks=tended and self.can_park(conversation) and (not tools or prior.last_of_turn > _MOSTLY),
-            lasting=None if unsettled else self._lasts(conversation),
+            parks=tended and lasting and (not tools or prior.last_of_turn > _MOSTLY),
+            lasting=None if unsettled else lasting,
             tended=tended,
             others=self.others(conversation, now),
             keeps=self.keeps(conversation),

@@ -2,7 +2,8 @@
 
 JSON, one object: `warmline_prior` (the version of the format), `fitted_at`, `edges` (seconds at which the bins end) and
 `kinds`. Each of these has the digest of its `settings` ("": all sessions), the number of `turns` from which on it holds
-(0: any), the `gaps` that it was fitted to, and the `shares` of gaps that fall into each bin, the last one for none.
+(0: any), the `gaps` that it was fitted to, the `shares` of gaps that fall into each bin, the last one for none, and
+`last_of_turn`, the share of requests that were their turn's last (where that is missing, the shipped one).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from sessions.core.experience import STEPS, Kind
 from sessions.core.gap_prior import EDGES
-from sessions.core.gaps import Prior
+from sessions.core.gaps import FITTED, Prior
 from sessions.errors import ConfigurationError
 
 VERSION = 1
@@ -28,7 +29,7 @@ def prior_text(priors: Mapping[Kind, tuple[int, Prior]], fitted_at: str) -> str:
     `fitted_at`: ISO 8601.
     """
     kinds = [
-        {"settings": settings, "turns": turns, "gaps": gaps, "shares": prior.shares}
+        {"settings": settings, "turns": turns, "gaps": gaps, "shares": prior.shares, "last_of_turn": prior.last_of_turn}
         for (settings, turns), (gaps, prior) in priors.items()
     ]
     values = {"warmline_prior": VERSION, "fitted_at": fitted_at, "edges": EDGES, "kinds": kinds}
@@ -71,12 +72,22 @@ def _read(one: Any, where: str, path: object) -> tuple[Kind, Prior]:
             f"the prior {path} has wrong 'shares' in {where}: {len(EDGES) + 1} numbers that add up to 1 are needed, "
             "of which the last one is neither 0 nor 1"
         )
-    return (settings, turns), Prior(tuple(float(share) for share in shares))
+    last = values.get("last_of_turn", FITTED.last_of_turn)
+    if not _is_share(last):
+        raise ConfigurationError(
+            f"the prior {path} has a wrong 'last_of_turn' in {where}: a share from 0 to 1 is needed"
+        )
+    return (settings, turns), Prior(tuple(float(share) for share in shares), last_of_turn=float(last))
 
 
 def _are_shares(values: Sequence[Any]) -> bool:
     if len(values) != len(EDGES) + 1:
         return False
-    if not all(isinstance(one, int | float) and not isinstance(one, bool) and 0.0 <= one <= 1.0 for one in values):
-        return False  # no number that is none (NaN) either
+    if not all(map(_is_share, values)):
+        return False
     return abs(sum(map(float, values)) - 1.0) < 1e-6 and 0.0 < float(values[-1]) < 1.0
+
+
+def _is_share(value: Any) -> bool:
+    # No number that is none (NaN) either.
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0.0 <= value <= 1.0

@@ -83,5 +83,4 @@ def wish_for_all(prompt: Prompt, point: str, warmth: Warmth, uses: Others, at: C
         return Rest()
     # What lies behind the last mark is not sent.
     plan = replace(plan, expected=replace(plan.expected, input=0))
-    price, saves = (plan.expected.cache_read * each for each in relative_prices(at)[::2])
-    return Ask("refresh", plan, price, saves, Rest())
+    return Ask("refresh", plan, plan.expected.cache_read * relative_prices(at)[0], Rest())

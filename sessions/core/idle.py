@@ -89,8 +89,8 @@ class Ask:
     kind: IdleKind
     plan: Plan
     price: float
-    saves: float
     otherwise: Rest
+    saves: float = 0.0
     told: bool = False
 
 
@@ -178,7 +178,7 @@ def wish(facts: Facts) -> Rest | Ask:
     lost = (outlook.prefix - outlook.stays) * outlook.write_5m
     if sum(_weight(outlook, usage) for usage in facts.spent) + price > lost:
         return rest  # waiting never costs more than the rewrite that it saves
-    return Ask(kind, plan, price, lost, rest, told)
+    return Ask(kind, plan, price, rest, lost, told)
 
 
 def allowed(ask: Ask, evidence: Evidence, limit: HourLimit, balance: Balance) -> bool:

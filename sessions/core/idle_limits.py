@@ -76,7 +76,7 @@ class Balance:
         self.lost += price
 
     def save(self, started: float, amount: float) -> None:
-        """A turn found what only idle requests had kept, and cost so much less."""
+        """A turn found what only idle requests had kept, and cost so much less; or such a request was not billed."""
         self._decay(started)
         self.lost -= amount
 

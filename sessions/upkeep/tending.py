@@ -161,7 +161,10 @@ class Tending:
         balance.spend(evidence.now, wished.price)
         try:
             return await self._send(conversation, wished)
-        except BudgetExceeded as error:
+        except (BudgetExceeded, ModelError) as error:
+            balance.save(evidence.now, wished.price)  # what was not answered was not billed
+            if isinstance(error, ModelError):
+                raise
             log.info("session %s is not kept warm: %s", conversation.record.id, error)
             return wished.otherwise.again
 

@@ -19,7 +19,7 @@ from sessions.testing import simulated_manager
 SHARES = (0.5, *[0.0] * (len(EDGES) - 1), 0.5)
 PRIORS: dict[Kind, tuple[int, Prior]] = {
     ("", 0): (40, Prior(SHARES)),
-    ("5a", 0): (30, Prior(tuple(reversed(SHARES)))),
+    ("5a", 0): (30, Prior(tuple(reversed(SHARES)), last_of_turn=0.9)),
     ("5a", 2): (12, Prior((*[1 / 36] * 17, 1 - 17 / 36))),
 }
 
@@ -38,6 +38,8 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     expected = {kind: prior for kind, (_, prior) in PRIORS.items()}
     assert read_prior(path) == expected
     assert read_prior(str(path)) == expected
+    path.write_text(json.dumps(kind()))
+    assert read_prior(path) == {("", 0): Prior(SHARES)}, "a file of an earlier time says nothing of requests"
 
 
 BAD: dict[str, tuple[Any, str]] = {
@@ -55,6 +57,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "turns as a switch": (kind(settings="a", turns=True), "wrong 'turns'"),
     "turns of all": (kind(turns=1), "wrong 'turns'"),
     "no shares": (kind(shares=None), r"wrong 'shares' in kinds\[0\]: 18 numbers that add up to 1"),
+    "no share of requests": (kind(last_of_turn="often"), r"wrong 'last_of_turn' in kinds\[0\]: a share from 0 to 1"),
+    "more than all requests": (kind(last_of_turn=1.5), "wrong 'last_of_turn'"),
     "too few shares": (kind(shares=[0.5, 0.5]), "wrong 'shares'"),
     "text": (kind(shares=["0.5", *SHARES[1:]]), "wrong 'shares'"),
     "switches": (kind(shares=[True, *SHARES[1:]]), "wrong 'shares'"),

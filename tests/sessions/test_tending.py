@@ -351,6 +351,7 @@ async def test_a_park_that_fails_is_a_row_and_harms_nothing(caplog: pytest.LogCa
             await at.clock.advance(400.0)
         assert [(one.kind, one.status) for one in await session.calls()] == [("turn", "ok"), ("park", "error")]
         assert "could not be kept warm" in caplog.text
+        assert manager.runtime.forecaster.balance.lost == 0.0, "what was not answered was not billed"
         await session.send("again")
         await at.clock.advance(400.0)
         assert (await kinds(session))[-1] == "park"
